@@ -1,0 +1,1 @@
+"""Commented example configs; also data of the installed package."""

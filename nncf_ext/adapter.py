@@ -1,0 +1,92 @@
+"""What the core asks of a framework. Each adapter package implements this once; it knows no algorithm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from nncf_ext.edits import Edit, Plan, Var
+from nncf_ext.graph import Graph, Site
+
+Values = Mapping[str, Mapping[str, Var]]  # edit key -> variable name -> first value
+
+
+class Traced(Protocol):
+    """A graph together with what the adapter needs to find the operators again in the model."""
+
+    graph: Graph
+
+
+class Attached(Protocol):
+    """A plan that lives in a model: the model computes with the transforms, and this reads and writes their variables."""
+
+    model: Any
+    plan: Plan
+
+    def variables(self, edit: Edit) -> Mapping[str, Any]:
+        """The edit's variables as arrays of the framework, attached to its autodiff."""
+        ...
+
+    def assign(self, edit: Edit, name: str, value: Any) -> None:
+        """Overwrite one variable in place (an array of the framework, or numpy)."""
+        ...
+
+    def parameter(self, site: Site) -> Any:
+        """The raw parameter at a parameter site, before any transform, attached to autodiff."""
+        ...
+
+    def set_enabled(self, edit: Edit, enabled: bool) -> None:
+        """Switch one edit off (its transform becomes the identity) or on again."""
+        ...
+
+    def strip(self) -> None:
+        """Make the model plain again. Parameters keep what their transforms make of them; activation transforms go."""
+        ...
+
+
+class Adapter(Protocol):
+    name: str
+    xp: Any
+
+    def trace(self, model: Any, example: Any) -> Traced: ...
+
+    def apply(self, model: Any, traced: Traced, plan: Plan, values: Values) -> Attached:
+        """Place `plan` in `model`, in place. On any error the model is as it was."""
+        ...
+
+    def observe(
+        self, model: Any, traced: Traced, sites: Iterable[Site], batches: Iterable[Any], visit: Callable[[Site, Any], None]
+    ) -> None:
+        """Run `batches` (model inputs) in inference mode; call `visit(site, array)` for every tensor that passes a site."""
+        ...
+
+    def adapt_batchnorm(self, model: Any, batches: Iterable[Any]) -> None:
+        """Re-estimate the BatchNorm statistics of `model` on `batches`; nothing else changes."""
+        ...
+
+    def frozen_copy(self, model: Any) -> Any:
+        """An independent copy in inference mode without gradients (a teacher)."""
+        ...
+
+    def tap(self, model: Any, after_forward: Callable[[Any, Any], None]) -> None:
+        """Have `after_forward(inputs, outputs)` called in every training forward of the compressed `model`."""
+        ...
+
+    def infer(self, model: Any, inputs: Any) -> Any:
+        """Outputs of `model` for `inputs` as `tap` or a batch gives them, in inference mode, without gradients."""
+        ...
+
+    def flatten(self, outputs: Any) -> list[Any]:
+        """The floating-point arrays in a model's (nested) outputs, in a fixed order."""
+        ...
+
+    def to_numpy(self, array: Any) -> np.ndarray: ...
+
+    def export_marked(self, attached: Attached, example: Any, input_names: list[str] | None, output_names: list[str] | None) -> Any:
+        """The model in inference mode as an `onnx_ir.Model` in which every quantizer is one `nncf_ext::Quantizer` node.
+
+        The node has a string attribute `key` (the edit's). Masks are already multiplied into the weights; weights are float.
+        """
+        ...

@@ -1,0 +1,112 @@
+"""What an algorithm asks for: transforms on sites, as plain data that prints, compares and is saved as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from nncf_ext.graph import Site
+
+MASK, QUANTIZE = 10, 20  # stages: at one site a lower stage is applied first, so a quantizer sees the masked tensor
+
+
+@dataclass(frozen=True)
+class Var:
+    """A variable that a transform needs; the adapter makes a parameter (trainable), a buffer or a Keras variable of it."""
+
+    value: np.ndarray
+    trainable: bool = False
+
+
+@dataclass(frozen=True)
+class Range:
+    """Smallest and largest values seen at a site, in the quantizer's broadcastable shape (all ones for per-tensor)."""
+
+    low: np.ndarray
+    high: np.ndarray
+
+
+class Transform(BaseModel):
+    """A pure function of one tensor: its settings are the fields, its variables live in the model.
+
+    `calibrate` fixes what depends on data (so that the plan in a checkpoint is complete) and gives the first values.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: str
+    stage: ClassVar[int]
+    needs_range: ClassVar[bool] = False
+
+    def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:
+        raise NotImplementedError
+
+    def apply(self, xp: Any, x: Any, variables: Mapping[str, Any], training: bool) -> Any:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Edit:
+    """`transform` on every one of `sites`, which share its variables (more than one: a unified scale, a tied weight)."""
+
+    sites: tuple[Site, ...]
+    transform: Transform
+    algorithm: str
+
+    @property
+    def site(self) -> Site:
+        return self.sites[0]
+
+    @property
+    def key(self) -> str:
+        """Unique in a plan; names the edit's variables in checkpoints."""
+        return f"{self.site}|{self.transform.kind}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "sites": [str(site) for site in self.sites],
+            "transform": self.transform.model_dump(),
+            "algorithm": self.algorithm,
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Edits in the order in which they are applied, and why the layers that an algorithm left out were left out."""
+
+    edits: tuple[Edit, ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()
+
+    def __iter__(self) -> Iterator[Edit]:
+        return iter(self.edits)
+
+    def __len__(self) -> int:
+        return len(self.edits)
+
+    def of(self, algorithm: str) -> tuple[Edit, ...]:
+        return tuple(edit for edit in self.edits if edit.algorithm == algorithm)
+
+    def at(self, site: Site) -> tuple[Edit, ...]:
+        return tuple(edit for edit in self.edits if site in edit.sites)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"edits": [edit.to_json() for edit in self.edits], "skipped": [list(item) for item in self.skipped]}
+
+    def __str__(self) -> str:
+        return "\n".join(f"{edit.key}: {edit.transform!r}" for edit in self.edits)
+
+
+def compose(plans: Iterable[Plan]) -> Plan:
+    """One plan out of several: by stage, then in the order of the algorithms. ValueError where two edits collide."""
+    plans = tuple(plans)
+    edits = sorted((edit for plan in plans for edit in plan), key=lambda edit: edit.transform.stage)
+    seen: dict[tuple[Site, str], str] = {}
+    for edit in edits:
+        for site in edit.sites:
+            other = seen.setdefault((site, edit.transform.kind), edit.algorithm)
+            if other != edit.algorithm:
+                raise ValueError(f"{site}: both {other} and {edit.algorithm} place a {edit.transform.kind} there")
+    return Plan(tuple(edits), tuple(item for plan in plans for item in plan.skipped))

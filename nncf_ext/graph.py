@@ -1,0 +1,130 @@
+"""A read-only snapshot of a traced model: what the algorithms see of it.
+
+Operators are named by their ONNX operator type ("Conv", "Gemm", "MatMul", "Add", ...), in both frameworks; an operator that
+has none keeps the framework's own name and is opaque: it is never compressed, and reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+INPUT = "Input"
+OUTPUT = "Output"
+
+
+@dataclass(frozen=True, order=True)
+class Site:
+    """A tensor of the model, where a transform can be placed: a parameter (`weight`, `bias`, ...), `input:<port>` or `output`."""
+
+    node: str
+    slot: str
+
+    def __str__(self) -> str:
+        return f"{self.node}|{self.slot}"
+
+    @classmethod
+    def parse(cls, text: str) -> Site:
+        node, _, slot = text.rpartition("|")
+        return cls(node, slot)
+
+    @property
+    def is_parameter(self) -> bool:
+        return self.slot != "output" and not self.slot.startswith("input:")
+
+    @property
+    def port(self) -> int | None:
+        """Input port of an `input:<port>` site, else None."""
+        return int(self.slot.partition(":")[2]) if self.slot.startswith("input:") else None
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A weight that a node owns.
+
+    slot: its name in the layer (`weight`, `kernel`, ...); always `weight` for the main one and `bias` for the bias.
+    name: the framework's own full name. Two nodes that share a parameter show the same name.
+    channel_axis: axis of the output channels in `shape` (for an embedding: the axis of the embedding vector).
+    port: the input port that ONNX's operator gives this parameter (Conv, Gemm, MatMul 1, Gather 0; bias 2).
+    """
+
+    slot: str
+    name: str
+    shape: tuple[int, ...]
+    channel_axis: int | None = None
+    port: int | None = None
+    trainable: bool = True
+
+
+@dataclass(frozen=True)
+class Node:
+    """One executed operator. `module` is the framework's path of the layer that ran it ("" where none did)."""
+
+    name: str
+    op: str
+    module: str = ""
+    parameters: tuple[Parameter, ...] = ()
+    attrs: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    def parameter(self, slot: str) -> Parameter | None:
+        return next((p for p in self.parameters if p.slot == slot), None)
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A tensor on its way from one node's output port to another's input port. Unknown dimensions are -1."""
+
+    source: str
+    target: str
+    source_port: int = 0
+    target_port: int = 0
+    shape: tuple[int, ...] = ()
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes in execution order and the tensors between them. Inputs and outputs of the model are nodes too."""
+
+    nodes: tuple[Node, ...]
+    edges: tuple[Edge, ...]
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Node]:
+        return MappingProxyType({node.name: node for node in self.nodes})
+
+    @cached_property
+    def inputs_of(self) -> Mapping[str, tuple[Edge, ...]]:
+        return _group(self.edges, key=lambda edge: edge.target, order=lambda edge: edge.target_port)
+
+    @cached_property
+    def outputs_of(self) -> Mapping[str, tuple[Edge, ...]]:
+        return _group(self.edges, key=lambda edge: edge.source, order=lambda edge: edge.source_port)
+
+    def __getitem__(self, name: str) -> Node:
+        return self.by_name[name]
+
+    def shape_of(self, site: Site) -> tuple[int, ...]:
+        """Shape of the tensor at `site`; KeyError where the graph has no such tensor."""
+        if site.is_parameter:
+            parameter = self[site.node].parameter(site.slot)
+            if parameter is None:
+                raise KeyError(str(site))
+            return parameter.shape
+        if site.port is None:
+            edges = self.outputs_of.get(site.node, ())
+        else:
+            edges = tuple(e for e in self.inputs_of.get(site.node, ()) if e.target_port == site.port)
+        if not edges:
+            raise KeyError(str(site))
+        return edges[0].shape
+
+
+def _group(edges: Iterable[Edge], key: Any, order: Any) -> Mapping[str, tuple[Edge, ...]]:
+    groups: dict[str, list[Edge]] = {}
+    for edge in edges:
+        groups.setdefault(key(edge), []).append(edge)
+    return MappingProxyType({name: tuple(sorted(group, key=order)) for name, group in groups.items()})

@@ -1,0 +1,67 @@
+"""The mathematics, written once over an array namespace `xp`.
+
+`xp` is numpy (`nncf_ext.reference`), torch (`nncf_ext_torch.xp`) or keras.ops (`nncf_ext_tensorflow.xp`). Besides array functions with
+numpy's names and arguments it has `stop_gradient(x)`; it may offer `fused`, a dict of replacements for functions below by name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def straight_through(xp: Any, value: Any, x: Any) -> Any:
+    """`value` forward, the gradient of `x` backward. In this order the forward value is bit-exact (Bengio et al. 2013)."""
+    return xp.stop_gradient(value) + (x - xp.stop_gradient(x))
+
+
+def fake_quantize(xp: Any, x: Any, low: Any, step: Any, intervals: int) -> Any:
+    """Round `x` to the grid {low + k*step, k = 0..intervals}, shifted by less than a step so that it contains zero.
+
+    low, step: broadcastable to x (0 <= -low/step <= intervals, step > 0); rounding is half to even.
+    Gradients (Esser et al. 2020, eq. 3, for a grid with an offset): with v = x/step, z = round(-low/step),
+    I = [-z <= v <= intervals - z], H above and L below it:  dx = I,  dlow = H + L,  dstep = I*(round(v) - v) + H*intervals.
+    """
+    fused = getattr(xp, "fused", {}).get("fake_quantize")
+    if fused is not None:
+        return fused(x, low, step, intervals)
+    return fake_quantize_composite(xp, x, low, step, intervals)
+
+
+def fake_quantize_composite(xp: Any, x: Any, low: Any, step: Any, intervals: int) -> Any:
+    """`fake_quantize` as the framework differentiates it by itself; what every fused form is compared with."""
+    zero = xp.round(-xp.stop_gradient(low) / xp.stop_gradient(step))
+    v = xp.stop_gradient(x) / xp.stop_gradient(step)
+    below, above = v < -zero, v > intervals - zero
+    code = xp.clip(xp.round(v), -zero, intervals - zero)
+    value = code * xp.stop_gradient(step)
+    inside = x + (step - xp.stop_gradient(step)) * (code - v)
+    outside = low + step * intervals * xp.cast_like(above, x)
+    return straight_through(xp, value, xp.where(below | above, outside, inside))
+
+
+def quantize_codes(xp: Any, x: Any, low: Any, step: Any, intervals: int) -> Any:
+    """Integer codes 0..intervals of `fake_quantize(x)`: value = (code - zero_point) * step with `zero_point` below."""
+    zero = zero_point(xp, low, step)
+    return xp.clip(xp.round(x / step), -zero, intervals - zero) + zero
+
+
+def zero_point(xp: Any, low: Any, step: Any) -> Any:
+    return xp.round(-low / step)
+
+
+def grid_through_zero(xp: Any, low: Any, span: Any, intervals: int) -> tuple[Any, Any]:
+    """The range [low, low + span], widened as little as possible until it holds zero on the grid of `intervals` steps.
+
+    Returns (low, span). Gradients pass unchanged. (NNCF 2.x `TuneRange`.)
+    """
+    low0, high0 = xp.minimum(low, xp.zeros_like(low)), xp.maximum(low + span, xp.zeros_like(low))
+    low0, high0 = xp.stop_gradient(low0), xp.stop_gradient(high0)
+    zero = xp.round(-low0 * intervals / (high0 - low0))
+    safe_low = xp.where(zero < intervals, zero - intervals, -xp.ones_like(zero))
+    safe_high = xp.where(zero > 0, zero, xp.ones_like(zero))
+    low1 = xp.where(zero < intervals, zero / safe_low * high0, low0)
+    high1 = xp.where(zero > 0, (zero - intervals) / safe_high * low0, high0)
+    widen_low = (high0 - low1) > (high1 - low0)
+    new_low = xp.where(widen_low, low1, low0)
+    new_span = xp.where(widen_low, high0, high1) - new_low
+    return straight_through(xp, new_low, low), straight_through(xp, new_span, span)

@@ -29,6 +29,10 @@ class Attached(Protocol):
         """The edit's variables as arrays of the framework, attached to its autodiff."""
         ...
 
+    def tensor_names(self, edit: Edit) -> Mapping[str, str]:
+        """The names of the edit's variables in `Adapter.tensors`, by variable name."""
+        ...
+
     def assign(self, edit: Edit, name: str, value: Any) -> None:
         """Overwrite one variable in place (an array of the framework, or numpy)."""
         ...
@@ -51,6 +55,10 @@ class Adapter(Protocol):
     xp: Any
 
     def trace(self, model: Any, example: Any) -> Traced: ...
+
+    def parameter(self, model: Any, traced: Traced, site: Site) -> np.ndarray:
+        """The value of the parameter at a site of a model that is not compressed yet."""
+        ...
 
     def apply(self, model: Any, traced: Traced, plan: Plan, values: Values) -> Attached:
         """Place `plan` in `model`, in place. On any error the model is as it was."""
@@ -78,13 +86,31 @@ class Adapter(Protocol):
         """Outputs of `model` for `inputs` as `tap` or a batch gives them, in inference mode, without gradients."""
         ...
 
+    def batch_size(self, inputs: Any) -> int:
+        """Number of samples in one batch of model inputs."""
+        ...
+
     def flatten(self, outputs: Any) -> list[Any]:
         """The floating-point arrays in a model's (nested) outputs, in a fixed order."""
         ...
 
+    def strip(self, model: Any, do_copy: bool) -> Any:
+        """The plain model (see `Attached.strip`): `model` itself, or a copy that leaves `model` compressed."""
+        ...
+
+    def tensors(self, model: Any) -> dict[str, np.ndarray]:
+        """All weights, statistics and transform variables of the model by name, for a checkpoint."""
+        ...
+
+    def load_tensors(self, model: Any, tensors: Mapping[str, np.ndarray]) -> None:
+        """Overwrite what `tensors` gave, name by name."""
+        ...
+
     def to_numpy(self, array: Any) -> np.ndarray: ...
 
-    def export_marked(self, attached: Attached, example: Any, input_names: list[str] | None, output_names: list[str] | None) -> Any:
+    def export_marked(
+        self, attached: Attached, example: Any, input_names: list[str] | None, output_names: list[str] | None
+    ) -> Any:
         """The model in inference mode as an `onnx_ir.Model` in which every quantizer is one `nncf_ext::Quantizer` node.
 
         The node has a string attribute `key` (the edit's). Masks are already multiplied into the weights; weights are float.

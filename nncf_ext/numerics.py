@@ -1,7 +1,7 @@
 """The mathematics, written once over an array namespace `xp`.
 
-`xp` is numpy (`nncf_ext.reference`), torch (`nncf_ext_torch.xp`) or keras.ops (`nncf_ext_tensorflow.xp`). Besides array functions with
-numpy's names and arguments it has `stop_gradient(x)`; it may offer `fused`, a dict of replacements for functions below by name.
+`xp` is numpy (`nncf_ext.reference`), torch (`nncf_ext_torch.xp`) or keras.ops (`nncf_ext_tensorflow.xp`). Besides array functions
+with numpy's names and arguments it has `stop_gradient(x)`; it may offer `fused`, a dict of replacements for functions below by name.
 """
 
 from __future__ import annotations
@@ -50,9 +50,10 @@ def zero_point(xp: Any, low: Any, step: Any) -> Any:
 
 
 def grid_through_zero(xp: Any, low: Any, span: Any, intervals: int) -> tuple[Any, Any]:
-    """The range [low, low + span], widened as little as possible until it holds zero on the grid of `intervals` steps.
+    """The range [low, low + span], widened until zero is on its grid of `intervals` steps; an end closer to zero than half a
+    step becomes zero.
 
-    Returns (low, span). Gradients pass unchanged. (NNCF 2.x `TuneRange`.)
+    Returns (low, span). Gradients pass unchanged. (NNCF 2.x `TuneRange`, which misses that last case.)
     """
     low0, high0 = xp.minimum(low, xp.zeros_like(low)), xp.maximum(low + span, xp.zeros_like(low))
     low0, high0 = xp.stop_gradient(low0), xp.stop_gradient(high0)
@@ -61,7 +62,7 @@ def grid_through_zero(xp: Any, low: Any, span: Any, intervals: int) -> tuple[Any
     safe_high = xp.where(zero > 0, zero, xp.ones_like(zero))
     low1 = xp.where(zero < intervals, zero / safe_low * high0, low0)
     high1 = xp.where(zero > 0, (zero - intervals) / safe_high * low0, high0)
-    widen_low = (high0 - low1) > (high1 - low0)
+    widen_low = (zero == 0) | ((zero < intervals) & ((high0 - low1) > (high1 - low0)))
     new_low = xp.where(widen_low, low1, low0)
     new_span = xp.where(widen_low, high0, high1) - new_low
     return straight_through(xp, new_low, low), straight_through(xp, new_span, span)

@@ -1,0 +1,29 @@
+"""The algorithms by their names in a config. An algorithm is its config: its class is the schema of its entry."""
+
+from typing import Any
+
+from nncf_ext.algorithms.algorithm import Algorithm
+from nncf_ext.algorithms.knowledge_distillation import KnowledgeDistillation
+from nncf_ext.algorithms.magnitude_sparsity import MagnitudeSparsity
+from nncf_ext.algorithms.quantization import Quantization
+
+ALGORITHMS: dict[str, type[Any]] = {
+    "quantization": Quantization,
+    "magnitude_sparsity": MagnitudeSparsity,
+    "knowledge_distillation": KnowledgeDistillation,
+}
+
+# Algorithms of NNCF 2.x that a config may name and nncf_ext cannot run yet.
+KNOWN_NOT_BUILT = frozenset(
+    {
+        "binarization",
+        "bootstrapNAS",
+        "const_sparsity",
+        "experimental_quantization",
+        "filter_pruning",
+        "movement_sparsity",
+        "rb_sparsity",
+    }
+)
+
+__all__ = ["ALGORITHMS", "KNOWN_NOT_BUILT", "Algorithm"]

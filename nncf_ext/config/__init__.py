@@ -1,0 +1,202 @@
+"""The config: a dictionary in NNCF 2.x's JSON language, and its typed reading."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic.json_schema import models_json_schema
+
+from nncf_ext.config import loader
+from nncf_ext.config.errors import ConfigError, choose, json_path, nearest, parse, shown
+from nncf_ext.config.models import InputInfo, ScopedConfig, TopLevel
+from nncf_ext.scopes import Inherited
+
+if TYPE_CHECKING:
+    from nncf_ext.algorithms import Algorithm
+
+__all__ = ["ConfigError", "NNCFConfig", "json_schema", "validate_file"]
+
+# The table of algorithms is imported in the functions that need it: its classes are made of `nncf_ext.config.models`.
+
+
+class NNCFConfig(dict[str, Any]):
+    """The config as a dictionary, with what a run needs beside JSON ("extra structs": data loaders and the like).
+
+    `from_json` and `from_dict` validate. `NNCFConfig({...})` and `update` do not, as in NNCF 2.x; the readings below do.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._extra_structs: dict[str, Any] = {}
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> NNCFConfig:
+        """OSError where the file cannot be read, ConfigError where it is no valid config."""
+        return cls._validated(loader.load(path))
+
+    @classmethod
+    def from_dict(cls, nncf_dict: Mapping[str, Any]) -> NNCFConfig:
+        """A deep copy. ConfigError where it is no valid config."""
+        return copy.deepcopy(cls._validated(nncf_dict))
+
+    @classmethod
+    def _validated(cls, content: Any) -> NNCFConfig:
+        if not isinstance(content, Mapping):
+            raise ConfigError(f"top level: found {shown(content)}, expected an object")
+        config = cls(content)
+        config.algorithms()
+        return config
+
+    @staticmethod
+    def schema() -> dict[str, Any]:
+        """The JSON Schema of a config."""
+        return json_schema()
+
+    def algorithms(self) -> tuple[Algorithm, ...]:
+        """The entries of `compression` as instances of their classes, with the scopes of the top level merged in."""
+        from nncf_ext.algorithms import ALGORITHMS
+
+        top = self._top_level()
+        algorithms: dict[str, Any] = {}
+        for location, entry in self._entries():
+            name = _algorithm_name(location, entry)
+            if name in algorithms:
+                raise ConfigError(f"{json_path(location)}: found a second entry for {name!r}, expected one per algorithm")
+            algorithm = parse(ALGORITHMS[name], entry, location)
+            if isinstance(algorithm, ScopedConfig):
+                algorithm = _with_scopes_of(top, algorithm)
+                algorithm._where = json_path(location)
+            algorithms[name] = algorithm
+        return tuple(algorithms.values())
+
+    def input_infos(self) -> tuple[InputInfo, ...]:
+        """The model's inputs; none where the config leaves them to the data."""
+        return self._top_level().input_info or ()
+
+    @property
+    def target_device(self) -> str:
+        return self._top_level().target_device
+
+    def register_extra_structs(self, struct_list: Iterable[Any]) -> None:
+        """Remember objects by their class. ValueError for a second one of a class."""
+        for struct in struct_list:
+            name = type(struct).__name__
+            if name in self._extra_structs:
+                raise ValueError(f"the config already has a {name}, expected one at most")
+            self._extra_structs[name] = struct
+
+    def get_extra_struct(self, struct_cls: type) -> Any:
+        """The registered object of a class; KeyError where there is none."""
+        return self._extra_structs[struct_cls.__name__]
+
+    def has_extra_struct(self, struct_cls: type) -> bool:
+        return struct_cls.__name__ in self._extra_structs
+
+    def get_all_extra_structs(self) -> dict[str, Any]:
+        return self._extra_structs
+
+    def get_redefinable_global_param_value_for_algo(self, param_name: str, algo_name: str) -> Any:
+        """A key's value in the entry of an algorithm or, where it has none there, at the top level; None where in neither."""
+        entries = {entry.get("algorithm"): entry for _, entry in self._entries() if isinstance(entry, Mapping)}
+        if algo_name not in entries:
+            raise ConfigError(f"compression: found no entry for {algo_name!r}{_listed(entries)}")
+        value = entries[algo_name].get(param_name)
+        return self.get(param_name) if value is None else value
+
+    def _top_level(self) -> TopLevel:
+        return parse(TopLevel, {key: value for key, value in self.items() if key != "compression"})
+
+    def _entries(self) -> list[tuple[tuple[str | int, ...], Any]]:
+        """The entries of `compression`, each with where it stands."""
+        compression = self.get("compression", [])
+        if isinstance(compression, Mapping):
+            return [(("compression",), compression)]
+        if isinstance(compression, list | tuple):
+            return [(("compression", index), entry) for index, entry in enumerate(compression)]
+        raise ConfigError(f"compression: found {shown(compression)}, expected an object or an array of objects")
+
+
+def validate_file(path: str | Path) -> str:
+    """What a config file asks for, for people. OSError where it cannot be read, ConfigError where it is no valid config."""
+    config = NNCFConfig.from_json(path)
+    algorithms = config.algorithms()
+    lines = [f"{path}: valid", f"  target device: {config.target_device}"]
+    lines += [f"  input: {list(info.sample_size)} {info.type}" for info in config.input_infos()]
+    lines += [f"  {algorithm.algorithm}{_given(algorithm)}" for algorithm in algorithms]
+    if not algorithms:
+        lines.append("  no compression")
+    for key in config:
+        if key not in TopLevel.model_fields and key != "compression":
+            close = nearest(key, [*TopLevel.model_fields, "compression"])
+            lines.append(f"  {key}: left to the training script{f'; did you mean {close!r}?' if close else ''}")
+    return "\n".join(lines)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of a config: what `validate_file` accepts, for editors."""
+    from nncf_ext.algorithms import ALGORITHMS
+
+    refs, definitions = models_json_schema([(model, "validation") for model in (TopLevel, *ALGORITHMS.values())])
+    top = definitions["$defs"].pop(TopLevel.__name__)
+    for model in ALGORITHMS.values():
+        definition = definitions["$defs"][refs[model, "validation"]["$ref"].rpartition("/")[2]]
+        definition["required"] = ["algorithm", *definition.get("required", [])]
+    entry = {"oneOf": [refs[model, "validation"] for model in ALGORITHMS.values()]}
+    top["properties"]["compression"] = {
+        "anyOf": [entry, {"type": "array", "items": entry}],
+        "description": "The algorithms, each at most once. They are applied together.",
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **top,
+        "title": "nncf_ext config",
+        "description": "How to compress a model while it trains.",
+        **definitions,
+    }
+
+
+def _algorithm_name(location: tuple[str | int, ...], entry: Any) -> str:
+    from nncf_ext.algorithms import ALGORITHMS, KNOWN_NOT_BUILT
+
+    if not isinstance(entry, Mapping):
+        raise ConfigError(f"{json_path(location)}: found {shown(entry)}, expected an object")
+    if "algorithm" not in entry:
+        raise ConfigError(f"{json_path(location)}: the key 'algorithm' is missing, {choose(None, ALGORITHMS)}")
+    name = entry["algorithm"]
+    path = json_path((*location, "algorithm"))
+    if isinstance(name, str) and name in ALGORITHMS:
+        return name
+    if isinstance(name, str) and name in KNOWN_NOT_BUILT:
+        raise ConfigError(f"{path}: {name!r} is known, not built yet, {choose(None, ALGORITHMS)}")
+    raise ConfigError(f"{path}: found {shown(name)}, {choose(name, ALGORITHMS)}")
+
+
+def _with_scopes_of(top: TopLevel, algorithm: ScopedConfig) -> ScopedConfig:
+    """Ignored scopes add up; the algorithm's own target scopes replace those of the top level."""
+    ignored = algorithm.ignored_scopes + tuple(map(Inherited, top.ignored_scopes))
+    target = algorithm.target_scopes
+    if target is None and top.target_scopes is not None:
+        target = tuple(map(Inherited, top.target_scopes))
+    return algorithm.model_copy(update={"ignored_scopes": ignored, "target_scopes": target})
+
+
+def _given(algorithm: Any) -> str:
+    """The keys that differ from the defaults, as `: key value, key.key value`."""
+    given = algorithm.model_dump(mode="json", exclude={"algorithm"}, exclude_defaults=True)
+    return f": {', '.join(_flat(given))}" if given else ""
+
+
+def _flat(section: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
+    for key, value in section.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key} {shown(value)}"
+
+
+def _listed(names: Iterable[Any]) -> str:
+    names = [str(name) for name in names]
+    return f", it has {', '.join(names)}" if names else ""

@@ -1,0 +1,517 @@
+"""A Keras model as a `Graph` of ONNX operators, and where in the running model each of its tensors passes.
+
+Functional and Sequential models keep their own graph. A subclassed model, or a layer that the tables do not know, is called on
+symbolic tensors, which gives a graph of layers and keras operations (raw `tf.*` calls included). What cannot be called that way
+(control flow on data, shapes taken from the data) becomes one opaque node; the layers inside it are still found.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+
+from nncf_ext.graph import INPUT, OUTPUT, Edge, Graph, Node, Parameter, Site
+from nncf_ext_tensorflow import keras_private
+from nncf_ext_tensorflow.operators import Stage, operation_op, stages_of, tf_function_op
+
+Path = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor passes while the model runs: during the n-th call of `owner` (a layer, or an operation of a Functional model).
+
+    point: `input` or `output` of the call, or the name of a tensor inside of it. at: which of several, as a path into the
+    structure of the arguments (args, kwargs) or of the outputs.
+    """
+
+    owner: Any
+    call: int
+    point: str
+    at: Path = ()
+
+
+@dataclass(frozen=True)
+class KerasTrace:
+    """places: for activation sites. variables: for parameter sites, the layer, its attribute and the Keras variable.
+
+    programs: for every layer whose `call` was traced symbolically, its operators' names in order (see `Program`).
+    """
+
+    graph: Graph
+    places: Mapping[Site, Place]
+    variables: Mapping[Site, tuple[Any, str, keras.Variable]]
+    programs: Mapping[int, Program]
+    batch_norms: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Program:
+    """The operations, other than layers, in one symbolic call of a layer."""
+
+    signatures: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """A tensor of the graph being built: made by a node's output port, or (`variable`) a weight, or a constant."""
+
+    source: str = ""
+    port: int = 0
+    shape: tuple[int | None, ...] = ()
+    dtype: str = "float32"
+    variable: keras.Variable | None = None
+
+
+def trace(model: keras.Model, example: Any = None) -> KerasTrace:
+    """Trace `model` in inference mode.
+
+    example: inputs of the model (arrays, of any batch size); needed for a model that has not been built, or one that is neither
+    Functional nor Sequential and takes several inputs. ValueError where it is needed and missing.
+    """
+    inputs = _symbolic_inputs(model, example)
+    tracer = _Tracer(model, inputs)
+    tracer.run()
+    return tracer.result()
+
+
+def symbolic_call(layer: Any, args: Any, kwargs: Mapping[str, Any]) -> tuple[list[Any], Any]:
+    """(recorded calls in the order of evaluation, output structure) of `layer.call` on symbolic tensors.
+
+    args, kwargs hold KerasTensors without history. Whatever `call` raises passes through; ValueError where its result does not
+    depend on the arguments alone.
+    """
+    with keras_private.recording_tf_ops():
+        outputs = keras_private.unpatched_class(layer).call(layer, *args, **kwargs)
+    if keras_private.drop_symbolic_losses(layer):
+        raise ValueError(f"{layer.name} adds a loss that depends on its inputs")
+    nodes = list(_calls_that_make(keras.tree.flatten(outputs)))
+    for node in nodes:
+        if _has_unknown_size(node):
+            raise ValueError(f"{layer.name} takes a size from the data")
+    return nodes, outputs
+
+
+def _calls_that_make(outputs: Sequence[Any]) -> Iterator[Any]:
+    """Recorded calls that `outputs` depend on, each after those that it depends on, depth first in the order of the arguments."""
+    done: set[int] = set()
+    stack = [keras_private.producer_of(x) for x in reversed(outputs) if isinstance(x, keras.KerasTensor)]
+    while stack:
+        node = stack[-1]
+        if node is None or id(node) in done:
+            stack.pop()
+            continue
+        waiting = [p for x in reversed(node.arguments.keras_tensors) if (p := keras_private.producer_of(x)) and id(p) not in done]
+        if waiting:
+            stack.extend(waiting)
+            continue
+        done.add(id(node))
+        stack.pop()
+        yield node
+
+
+def _has_unknown_size(node: Any) -> bool:
+    """Whether an operation was given a shape with an unknown dimension: fine for shape inference, an error when it runs."""
+    if isinstance(node.operation, keras.Layer):
+        return False
+    given = [getattr(node.operation, name, ()) for name in ("shape", "newshape", "repeats")]
+    given += [a for a in (*node.arguments.args, *node.arguments.kwargs.values()) if isinstance(a, (list, tuple))]
+    return any(isinstance(sizes, (list, tuple)) and any(size is None for size in sizes) and not any(
+        isinstance(size, (keras.KerasTensor, slice)) or size is Ellipsis for size in sizes) for sizes in given)
+
+
+def _symbolic_inputs(model: Any, example: Any) -> Any:
+    functional = keras_private.functional_of(model)
+    if functional is None and example is not None and not (model.built and _all_built(model)):
+        model(example, training=False)
+        functional = keras_private.functional_of(model)
+    if functional is not None:
+        return list(functional.inputs)
+    if not model.built:
+        raise ValueError(f"model {model.name!r} has not been built: call it once on data, or pass an example of its inputs")
+    if example is not None:
+        return keras.tree.map_structure(_symbolic_like, example)
+    shape = keras_private.build_shape(model)
+    if isinstance(shape, (list, tuple)) and all(d is None or isinstance(d, int) for d in shape):
+        return keras.KerasTensor((None, *shape[1:]), dtype=model.input_dtype)
+    raise ValueError(f"model {model.name!r} is neither Functional nor Sequential: pass an example of its inputs")
+
+
+def _all_built(model: Any) -> bool:
+    return all(layer.built for layer in keras_private.sublayers(model))
+
+
+def _symbolic_like(array: Any) -> keras.KerasTensor:
+    return keras.KerasTensor((None, *array.shape[1:]), dtype=keras.backend.standardize_dtype(array.dtype))
+
+
+def is_tensor(x: Any) -> bool:
+    """Whether an argument of a call is a tensor (symbolic, eager, graph, numpy) or a variable."""
+    return isinstance(x, (keras.KerasTensor, keras.Variable)) or keras.ops.is_tensor(x) or type(x).__module__ == "numpy"
+
+
+def tensors_in(args: Any, kwargs: Any) -> list[tuple[Path, Any]]:
+    """The tensors among the arguments of a call, with their paths into (args, kwargs)."""
+    return [(tuple(path), x) for path, x in keras.tree.flatten_with_path((tuple(args), dict(kwargs))) if is_tensor(x)]
+
+
+def signature_of(operation: Any) -> str:
+    """Kind of an operation: what operators of two traces of one layer are matched by."""
+    if isinstance(operation, keras_private.TFOp):
+        return operation.function_name
+    return _snake_case(keras_private.unpatched_class(operation).__name__)
+
+
+def names_of(signatures: Sequence[str]) -> list[str]:
+    """`add_0`, `relu_0`, `add_1`, ... for the operations of one symbolic call."""
+    counts: Counter[str] = Counter()
+    names = []
+    for signature in signatures:
+        names.append(f"{signature}_{counts[signature]}")
+        counts[signature] += 1
+    return names
+
+
+def _snake_case(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+@dataclass
+class _Tracer:
+    model: Any
+    inputs: Any
+    nodes: dict[str, Node] = field(default_factory=dict)
+    edges: list[Edge] = field(default_factory=list)
+    places: dict[Site, Place] = field(default_factory=dict)
+    variables: dict[Site, tuple[Any, str, keras.Variable]] = field(default_factory=dict)
+    programs: dict[int, Program] = field(default_factory=dict)
+    calls: Counter[int] = field(default_factory=Counter)
+    paths: dict[int, str] = field(default_factory=dict)
+    variable_names: dict[int, str] = field(default_factory=dict)
+    owners: dict[int, tuple[Any, str]] = field(default_factory=dict)
+    batch_norms: dict[int, Any] = field(default_factory=dict)
+
+    def run(self) -> None:
+        self._find_layers(self.model, "")
+        tensors = []
+        for index, x in enumerate(keras.tree.flatten(self.inputs)):
+            name = f"/nncf_model_input_{index}"
+            self._add(Node(name, INPUT), [])
+            self.places[Site(name, "output")] = Place(self.model, 0, "input", (index,))
+            tensors.append(_Tensor(name, 0, x.shape, x.dtype))
+        outputs = self._container(self.model, "", (self.inputs,), {}, tensors)
+        for index, tensor in enumerate(outputs):
+            name = f"/nncf_model_output_{index}"
+            self._add(Node(name, OUTPUT), [(0, tensor)])
+            self.places[Site(name, "input:0")] = Place(self.model, 0, "output", (index,))
+
+    def result(self) -> KerasTrace:
+        graph = Graph(tuple(self.nodes.values()), tuple(self.edges))
+        return KerasTrace(graph, self.places, self.variables, self.programs, tuple(self.batch_norms.values()))
+
+    # Layers ---------------------------------------------------------------------------------------------------------------
+
+    def _find_layers(self, layer: Any, path: str) -> None:
+        """Give every layer and variable its name: stable between two builds of the model."""
+        for attribute, value in vars(layer).items():
+            if isinstance(value, keras.Variable) and id(value) not in self.owners:
+                self.owners[id(value)] = (layer, attribute)
+                self.variable_names[id(value)] = f"{path}/{value.name}".lstrip("/")
+        if isinstance(layer, keras.layers.BatchNormalization):
+            self.batch_norms[id(layer)] = layer
+        taken = {self.paths[id(each)] for each in keras_private.sublayers(layer) if id(each) in self.paths}
+        for child in keras_private.sublayers(layer):
+            if id(child) in self.paths or child is self.model:
+                continue
+            name = f"{path}/{_name_in(layer, child)}".lstrip("/")
+            while name in taken:
+                name += "_"
+            taken.add(name)
+            self.paths[id(child)] = name
+            self._find_layers(child, name)
+
+    def _container(self, layer: Any, path: str, args: Any, kwargs: Mapping[str, Any], tensors: Sequence[_Tensor]) -> list[_Tensor]:
+        """Trace what runs inside of a layer; `tensors` are those in (args, kwargs), in order."""
+        functional = keras_private.functional_of(layer)
+        if functional is not None:
+            known = {id(x): tensor for x, tensor in zip(functional.inputs, tensors, strict=False)}
+            return self._walk(path, keras_private.nodes_of(functional), known, functional.outputs, functional)
+        symbolic = iter([keras.KerasTensor(t.shape, t.dtype) for t in tensors])
+        given: list[keras.KerasTensor] = []
+
+        def fresh(x: Any) -> Any:
+            if not is_tensor(x):
+                return x
+            given.append(next(symbolic))
+            return given[-1]
+
+        args, kwargs = keras.tree.map_structure(fresh, (tuple(args), dict(kwargs)))
+        if keras_private.has_training_argument(layer):
+            kwargs = {**kwargs, "training": False}
+        try:
+            nodes, outputs = symbolic_call(layer, args, kwargs)
+        except Exception:  # whatever a user's `call` may raise on symbolic tensors
+            return self._opaque(layer, path, tensors)
+        self.programs[id(layer)] = Program(
+            tuple(signature_of(n.operation) for n in nodes if not isinstance(n.operation, keras.Layer))
+        )
+        known = {id(x): tensor for x, tensor in zip(given, tensors, strict=True)}
+        return self._walk(path, nodes, known, [x for x in keras.tree.flatten(outputs) if isinstance(x, keras.KerasTensor)], layer)
+
+    def _walk(self, path: str, nodes: Any, known: dict[int, _Tensor], outputs: Sequence[Any], owner: Any) -> list[_Tensor]:
+        """Trace recorded calls. `known` maps symbolic tensors (by id) to tensors of the graph."""
+        keep_names = keras_private.is_functional(owner)
+        call = self.calls[id(owner)] - 1 if owner is not self.model else 0
+        counts: Counter[str] = Counter()
+        for node in nodes:
+            arguments = tensors_in(node.arguments.args, node.arguments.kwargs)
+            if keep_names and any(isinstance(x, keras.KerasTensor) and id(x) not in known for _, x in arguments):
+                continue  # not needed for the outputs from these inputs, Keras skips it too
+            tensors = [(at, self._tensor(x, known)) for at, x in arguments]
+            operation = node.operation
+            if isinstance(operation, keras.Layer):
+                made = self._layer(operation, path, node, tensors)
+            else:
+                signature = signature_of(operation)
+                local = operation.name if keep_names else f"{signature}_{counts[signature]}"
+                counts[signature] += 1
+                made = self._operation(operation, f"{path}/{local}".lstrip("/"), local, tensors, node, None if keep_names else (owner, call))
+            for x, tensor in zip(node.outputs, made, strict=False):
+                known[id(x)] = _Tensor(tensor.source, tensor.port, x.shape, x.dtype)
+        return [known.get(id(x)) or self._tensor(x, known) for x in outputs]
+
+    def _tensor(self, x: Any, known: Mapping[int, _Tensor]) -> _Tensor:
+        if id(x) in known:
+            return known[id(x)]
+        if isinstance(x, keras.Variable):
+            return _Tensor(shape=tuple(x.shape), dtype=x.dtype, variable=x)
+        return _Tensor(shape=tuple(x.shape))
+
+    def _layer(self, layer: Any, path: str, node: Any, tensors: list[tuple[Path, _Tensor]]) -> list[_Tensor]:
+        name = self.paths.setdefault(id(layer), f"{path}/{layer.name}".lstrip("/"))
+        call = self.calls[id(layer)]
+        self.calls[id(layer)] += 1
+        if call:
+            name = f"{name}^{call}"
+        shape = tensors[0][1].shape if tensors else ()
+        stages = stages_of(layer, shape)
+        if stages is not None:
+            return self._stages(layer, name, call, stages, tensors, node.outputs)
+        if isinstance(layer, keras.layers.MultiHeadAttention) and _plain_attention(layer):
+            return self._attention(layer, name, call, tensors, node)
+        if keras_private.functional_of(layer) is None and keras_private.unpatched_class(layer).__module__.startswith("keras.src."):
+            made = self._opaque(layer, name, [t for _, t in tensors], len(node.outputs))
+            self._place_ends(layer, name, call, tensors, len(node.outputs))
+            return made
+        inner = [tensor for _, tensor in tensors]
+        return self._container(layer, name, node.arguments.args, node.arguments.kwargs, inner)
+
+    def _stages(
+        self, layer: Any, name: str, call: int, stages: Sequence[Stage], tensors: list[tuple[Path, _Tensor]], outputs: Sequence[Any]
+    ) -> list[_Tensor]:
+        """Nodes of a layer that is a chain of operators: its inputs go to the first, its outputs come from the last."""
+        made = [_Tensor(name, 0, x.shape, x.dtype) for x in outputs]
+        current, arriving = [tensor for _, tensor in tensors], [Place(layer, call, "input", at) for at, _ in tensors]
+        for index, stage in enumerate(stages):
+            is_last = index == len(stages) - 1
+            stage_name = f"{name}/{stage.name}" if stage.name else name
+            parameters = tuple(self._parameter(layer, stage_name, weight) for weight in stage.weights)
+            ports = range(stage.data_port, stage.data_port + len(current))
+            self._add_operator(stage.op, stage_name, layer, parameters, stage.attrs, list(zip(ports, current, strict=True)))
+            for port, place in zip(ports, arriving, strict=True):
+                if place.point:
+                    self.places[Site(stage_name, f"input:{port}")] = place
+            leaving = Place(layer, call, "output" if is_last else stage.point, (0,) if is_last else ())
+            if leaving.point:
+                self.places[Site(stage_name, "output")] = leaving
+            first = outputs[0]
+            current, arriving = [_Tensor(stage_name, 0, first.shape, first.dtype)], [leaving]
+            made = [_Tensor(stage_name, port, x.shape, x.dtype) for port, x in enumerate(outputs)]
+        return made
+
+    def _parameter(self, layer: Any, node: str, weight: Any) -> Parameter:
+        variable = getattr(layer, weight.attribute)
+        self.variables[Site(node, weight.slot)] = (layer, weight.attribute, variable)
+        return Parameter(
+            weight.slot, self.variable_names[id(variable)], tuple(variable.shape), weight.channel_axis, weight.port, variable.trainable
+        )
+
+    def _attention(self, layer: Any, name: str, call: int, tensors: list[tuple[Path, _Tensor]], node: Any) -> list[_Tensor]:
+        """MultiHeadAttention as its projections, two products and a softmax (apply.py runs it that way where a site needs it)."""
+        given = _bind(node, ("query", "value", "key"))
+        by_id = {id(x): tensor for (_, tensor), (_, x) in zip(tensors, tensors_in(node.arguments.args, node.arguments.kwargs), strict=True)}
+        query, value = by_id[id(given["query"])], by_id[id(given["value"])]
+        key = by_id[id(given["key"])] if given.get("key") is not None else value
+
+        def project(dense: Any, x: _Tensor) -> _Tensor:
+            spec = dense.compute_output_spec(keras.KerasTensor(x.shape, x.dtype))
+            self.paths.setdefault(id(dense), f"{name}/{dense.name}")
+            count = self.calls[id(dense)]
+            self.calls[id(dense)] += 1
+            dense_name = f"{self.paths[id(dense)]}^{count}" if count else self.paths[id(dense)]
+            stages = stages_of(dense, x.shape) or []
+            return self._stages(dense, dense_name, count, stages, [((0, 0), x)], [spec])[0]
+
+        def inner(part: str, op: str, shape: Any, *inputs: _Tensor) -> _Tensor:
+            part_name = f"{name}/{part}"
+            self._add_operator(op, part_name, layer, (), {}, list(enumerate(inputs)))
+            for port in range(len(inputs)):
+                self.places[Site(part_name, f"input:{port}")] = Place(layer, call, f"{part}|input:{port}")
+            self.places[Site(part_name, "output")] = Place(layer, call, f"{part}|output")
+            return _Tensor(part_name, 0, shape, inputs[0].dtype)
+
+        gate = project(layer._gate_dense, query) if layer._use_gate else None
+        q, k, v = project(layer.query_dense, query), project(layer.key_dense, key), project(layer.value_dense, value)
+        scaled = inner("scale", "Mul", q.shape, q)
+        scores_shape = _einsum_shape(layer._dot_product_equation, k.shape, q.shape)
+        scores = inner("scores", "MatMul", scores_shape, scaled, k)
+        weights = inner("softmax", "Softmax", scores_shape, scores)
+        context = inner("context", "MatMul", _einsum_shape(layer._combine_equation, scores_shape, v.shape), weights, v)
+        if gate is not None:
+            context = inner("gated", "Mul", context.shape, context, gate)
+        made = [project(layer.output_dense, context)]
+        return [*made, weights][: len(node.outputs)]
+
+    def _opaque(self, layer: Any, name: str, tensors: Sequence[_Tensor], outputs: int = 1) -> list[_Tensor]:
+        """One node for what is not known, with the known layers inside of it hanging on it."""
+        name = name or layer.name
+        self._add(Node(name, keras_private.unpatched_class(layer).__name__, name), list(enumerate(tensors)))
+        self._inner_layers(layer, name)
+        shapes = _output_shapes(layer, tensors) or [()] * outputs
+        return [_Tensor(name, port, shape) for port, shape in enumerate(shapes)]
+
+    def _inner_layers(self, layer: Any, source: str) -> None:
+        for child in keras_private.sublayers(layer):
+            shape = keras_private.build_shape(child)
+            simple = isinstance(shape, (list, tuple)) and all(d is None or isinstance(d, int) for d in shape)
+            stages = stages_of(child, tuple(shape)) if simple and not self.calls[id(child)] else None
+            if stages is None or not child.built or not any(stage.weights for stage in stages):
+                self._inner_layers(child, source)
+                continue
+            self.calls[id(child)] += 1
+            given = [((0, 0), _Tensor(source, 0, (None, *shape[1:])))]
+            output = keras.KerasTensor(child.compute_output_shape((None, *shape[1:])))
+            self._stages(child, self.paths[id(child)], 0, stages, given, [output])
+
+    def _place_ends(self, layer: Any, name: str, call: int, tensors: list[tuple[Path, _Tensor]], outputs: int) -> None:
+        for port, (at, _) in enumerate(tensors):
+            self.places[Site(name, f"input:{port}")] = Place(layer, call, "input", at)
+        if outputs == 1:
+            self.places[Site(name, "output")] = Place(layer, call, "output", (0,))
+
+    # Operations -----------------------------------------------------------------------------------------------------------
+
+    def _operation(
+        self,
+        operation: Any,
+        name: str,
+        local: str,
+        tensors: list[tuple[Path, _Tensor]],
+        node: Any,
+        program: tuple[Any, int] | None,
+    ) -> list[_Tensor]:
+        """Node of a keras.ops or tf.* call. program: (layer, call) whose symbolic call it is part of; None in a Functional model."""
+        is_tf = isinstance(operation, keras_private.TFOp)
+        op = tf_function_op(operation.function_name) if is_tf else operation_op(operation)
+        weighted = [port for port, (_, tensor) in enumerate(tensors) if tensor.variable is not None]
+        parameters = tuple(self._operand(name, op, port, tensors[port][1].variable) for port in weighted)
+        attrs = {k: v for k, v in vars(operation).items() if k in _OPERATION_ATTRS and isinstance(v, (int, float, str, tuple, list))}
+        self._add_operator(op, name, None, tuple(p for p in parameters if p), attrs, [(port, t) for port, (_, t) in enumerate(tensors)])
+        owner, call = (operation, 0) if program is None else program
+        prefix = "" if program is None else f"{local}|"
+        for port, (at, tensor) in enumerate(tensors):
+            if tensor.source:
+                self.places[Site(name, f"input:{port}")] = Place(owner, call, f"{prefix}input", at)
+        if len(node.outputs) == 1:
+            self.places[Site(name, "output")] = Place(owner, call, f"{prefix}output", (0,))
+        return [_Tensor(name, port, x.shape, x.dtype) for port, x in enumerate(node.outputs)]
+
+    def _operand(self, node: str, op: str, port: int, variable: Any) -> Parameter | None:
+        """A variable that an operation was given directly."""
+        if id(variable) not in self.owners or op not in ("MatMul", "Gemm", "Conv", "ConvTranspose", "Gather", "Add", "Mul"):
+            return None
+        slot = "bias" if op == "Add" else "weight"
+        self.variables[Site(node, slot)] = (*self.owners[id(variable)], variable)
+        axis = len(variable.shape) - 1 if slot == "weight" else 0
+        return Parameter(slot, self.variable_names[id(variable)], tuple(variable.shape), axis, port, variable.trainable)
+
+    # Nodes and edges ------------------------------------------------------------------------------------------------------
+
+    def _add_operator(
+        self, op: str, name: str, layer: Any, parameters: tuple[Parameter, ...], attrs: Mapping[str, Any], inputs: list[tuple[int, _Tensor]]
+    ) -> None:
+        module = self.paths.get(id(layer), "") if layer is not None else ""
+        if op != "Silu":
+            self._add(Node(name, op, module, parameters, dict(attrs)), inputs)
+            return
+        # ONNX has no Silu: x * sigmoid(x)
+        gate = f"{name}/sigmoid"
+        self._add(Node(gate, "Sigmoid", module), inputs)
+        x = inputs[0][1]
+        self._add(Node(name, "Mul", module, parameters, dict(attrs)), [(0, x), (1, _Tensor(gate, 0, x.shape, x.dtype))])
+
+    def _add(self, node: Node, inputs: Sequence[tuple[int, _Tensor]]) -> None:
+        assert node.name not in self.nodes, node.name
+        self.nodes[node.name] = node
+        for port, tensor in inputs:
+            if tensor.source:
+                shape = tuple(-1 if size is None else int(size) for size in tensor.shape)
+                self.edges.append(Edge(tensor.source, node.name, tensor.port, port, shape, tensor.dtype))
+
+
+_OPERATION_ATTRS = ("axis", "axes", "data_format", "strides", "padding", "dilation_rate", "keepdims", "subscripts")
+
+
+def _name_in(parent: Any, child: Any) -> str:
+    """Name of a layer within its parent. Where Keras made the name up and does not save it, the attribute that holds the layer."""
+    if isinstance(parent, keras.Sequential) or keras_private.is_functional(parent) or not keras_private.has_automatic_name(child):
+        return child.name
+    for attribute, value in vars(parent).items():
+        if attribute.startswith("_layers") or attribute == "_tracker":
+            continue
+        for at, item in _items(attribute, value):
+            if item is child:
+                return at.lstrip("_")
+    return child.name
+
+
+def _items(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _items(f"{name}/{index}", item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _items(f"{name}/{key}", item)
+    else:
+        yield name, value
+
+
+def _bind(node: Any, names: Sequence[str]) -> dict[str, Any]:
+    """Arguments of a recorded call by name, for a `call` whose first parameters are `names`."""
+    return {**dict(zip(names, node.arguments.args, strict=False)), **node.arguments.kwargs}
+
+
+def _plain_attention(layer: Any) -> bool:
+    cls, base = keras_private.unpatched_class(layer), keras.layers.MultiHeadAttention
+    return cls.call is base.call and cls._compute_attention is base._compute_attention and not layer._flash_attention
+
+
+def _einsum_shape(equation: str, a: Sequence[int | None], b: Sequence[int | None]) -> tuple[int | None, ...]:
+    operands, output = equation.split("->")
+    sizes = {label: size for labels, shape in zip(operands.split(","), (a, b), strict=True) for label, size in zip(labels, shape, strict=True)}
+    return tuple(sizes[label] for label in output)
+
+
+def _output_shapes(layer: Any, tensors: Sequence[_Tensor]) -> list[tuple[int | None, ...]]:
+    """Output shapes of a layer that cannot be called symbolically, as far as it tells them."""
+    try:
+        specs = [keras.KerasTensor(t.shape, t.dtype) for t in tensors]
+        outputs = layer.compute_output_spec(*specs) if len(specs) > 1 else layer.compute_output_spec(specs[0])
+    except Exception:  # a layer that does not say
+        return []
+    return [tuple(x.shape) for x in keras.tree.flatten(outputs)]

@@ -1,0 +1,47 @@
+"""`create_compressed_model` for PyTorch, with NNCF 2.x's arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from nncf_ext import ConfigError, NNCFConfig
+from nncf_ext.compress import compress
+from nncf_ext.controller import Controller
+from nncf_ext.initialization import QuantizationRangeInitArgs, registered_batches
+from nncf_ext_torch.adapter import TorchAdapter
+from nncf_ext_torch.initialization import example_of
+
+
+def create_compressed_model(
+    model: torch.nn.Module,
+    config: NNCFConfig,
+    compression_state: Mapping[str, Any] | None = None,
+    dummy_forward_fn: Callable[[torch.nn.Module], Any] | None = None,
+    wrap_inputs_fn: Any = None,
+    wrap_outputs_fn: Any = None,
+    dump_graphs: bool = True,
+    *,
+    teacher: torch.nn.Module | None = None,
+) -> tuple[Controller, torch.nn.Module]:
+    """Compress `model` in place as `config` says; returns (controller, model).
+
+    compression_state: of an earlier controller's `get_compression_state`; nothing is initialised then, load the weights after.
+    dummy_forward_fn(model): how to run the model once for tracing, where `input_info` or data cannot tell. wrap_inputs_fn,
+    wrap_outputs_fn, dump_graphs: NNCF 2.x's, without use here (models are traced without marking their inputs).
+    teacher: another model for knowledge_distillation than a copy of `model`.
+    Raises ConfigError for mistakes in the config, ValueError for a model that is compressed already; the model is then as it was.
+    """
+    example: Any = dummy_forward_fn or example_of(config, model)
+    if example is None:
+        batches = registered_batches(config, QuantizationRangeInitArgs)
+        example = next(iter(batches()), None) if batches is not None else None
+    if example is None:
+        raise ConfigError(
+            "input_info: missing, and neither a data loader (register_default_init_args) nor dummy_forward_fn "
+            "tells how to run the model"
+        )
+    controller = compress(TorchAdapter(), model, config, example, compression_state, teacher)
+    return controller, model

@@ -1,0 +1,91 @@
+"""What the user's data loader gives, as model inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+
+from nncf_ext import ConfigError, NNCFConfig
+from nncf_ext.initialization import register_loader
+from nncf_ext_torch.trace import ExampleInput
+
+_TARGETS = ("labels", "label", "target", "targets")  # entries of a mapping that the loss takes, not the model
+
+
+def register_default_init_args(
+    config: NNCFConfig,
+    train_loader: Iterable[Any],
+    criterion: Any = None,
+    criterion_fn: Any = None,
+    train_steps_fn: Any = None,
+    validate_fn: Any = None,
+    val_loader: Any = None,
+    autoq_eval_fn: Any = None,
+    model_eval_fn: Any = None,
+    distributed_callbacks: Any = None,
+    execution_parameters: Any = None,
+    legr_train_optimizer: Any = None,
+    device: Any = None,
+) -> NNCFConfig:
+    """Give the config the data for range initialisation and BatchNorm adaptation; returns the same config.
+
+    train_loader yields (inputs, target) pairs, mappings (Hugging Face batches; `labels` is left out), or bare inputs; a
+    loader with `get_inputs(batch) -> (args, kwargs)` decides itself (NNCF's PTInitializingDataLoader). Arguments after it are NNCF 2.x's,
+    accepted for its order; those of algorithms that are not built yet have no use so far.
+    """
+    return register_loader(config, lambda: _batches(train_loader, device))
+
+
+def _batches(loader: Iterable[Any], device: Any) -> Iterator[ExampleInput]:
+    split: Callable[[Any], ExampleInput] = inputs_of
+    if hasattr(loader, "get_inputs"):
+        split = lambda batch: ExampleInput(*loader.get_inputs(batch))  # noqa: E731
+    for batch in loader:
+        example = split(batch)
+        yield ExampleInput(*_moved((example.args, example.kwargs), device)) if device is not None else example
+
+
+def inputs_of(batch: Any) -> ExampleInput:
+    """The model inputs in one batch of a loader."""
+    if isinstance(batch, ExampleInput):
+        return batch
+    if isinstance(batch, Mapping):
+        return ExampleInput((), {key: value for key, value in batch.items() if key not in _TARGETS})
+    if isinstance(batch, tuple | list):
+        if not batch:
+            raise ConfigError("range initialisation: the data loader gave an empty batch")
+        first = batch[0]
+        if isinstance(first, Mapping):
+            return ExampleInput((), dict(first))
+        return ExampleInput(tuple(first) if isinstance(first, tuple | list) else (first,), {})
+    return ExampleInput((batch,), {})
+
+
+def example_of(config: NNCFConfig, model: torch.nn.Module) -> ExampleInput | None:
+    """Inputs made from the config's `input_info`, on the model's device; None where it has none."""
+    infos = config.input_infos()
+    if not infos:
+        return None
+    device = next(iter(model.parameters()), torch.empty(0)).device
+    args, kwargs = [], {}
+    for info in infos:
+        dtype = torch.long if info.type == "long" else torch.float32
+        fill = {"ones": torch.ones, "zeros": torch.zeros, "random": torch.rand}[info.filler]
+        value = fill(tuple(info.sample_size)).to(device, dtype)
+        if info.keyword is None:
+            args.append(value)
+        else:
+            kwargs[info.keyword] = value
+    return ExampleInput(tuple(args), kwargs)
+
+
+def _moved(value: Any, device: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {key: _moved(item, device) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(_moved(item, device) for item in value)
+    return value

@@ -1,0 +1,351 @@
+"""Capture of a PyTorch model's operators: one forward under a `TorchFunctionMode`, with hooks that tell which module is running."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import types
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, is_dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from nncf_ext.graph import INPUT, OUTPUT, Edge, Graph, Node, Parameter
+from nncf_ext_torch import operators
+
+
+@dataclass(frozen=True)
+class ExampleInput:
+    """Arguments of one forward."""
+
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Argument:
+    """Where a tensor is among the arguments of a call: positional and/or by name, and deeper inside by `item`s."""
+
+    position: int | None = None
+    name: str | None = None
+    item: tuple[int | str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Call:
+    """How to find a node's operator in a later forward.
+
+    It is the `index`-th call of `function` inside module `container`, the innermost around it that runs once per forward.
+    With `whole_module` that module runs nothing else and the tensors are its own arguments and output.
+    inputs: input port -> argument; output: where the tensor is in what the call returns, None where that is not one tensor.
+    """
+
+    container: str
+    function: Callable[..., Any] | None
+    index: int
+    whole_module: bool
+    inputs: Mapping[int, Argument]
+    output: tuple[int | str, ...] | None
+
+
+@dataclass(frozen=True)
+class TorchTrace:
+    """The graph; the call behind each node; how often each function is called inside each container."""
+
+    graph: Graph
+    calls: Mapping[str, Call]
+    totals: Mapping[tuple[str, Callable[..., Any]], int]
+
+
+def trace(model: nn.Module, example: ExampleInput | Callable[[nn.Module], Any]) -> TorchTrace:
+    """Run `model` once, in eval mode and without gradients, and record its operators.
+
+    example: arguments of the forward, or a function that calls the model exactly once.
+    Raises ValueError where the model did not run exactly once.
+    """
+    recorder = _Recorder(model)
+    with evaluating(model), torch.no_grad(), recorder.watching(), recorder:
+        model(*example.args, **example.kwargs) if isinstance(example, ExampleInput) else example(model)
+    if recorder.runs[""] != 1:
+        raise ValueError(f"the example forward ran {type(model).__name__} {recorder.runs['']} times; expected exactly once")
+    return recorder.result()
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Every module of `model` in eval mode, and afterwards each in the mode it had."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def leaves(value: Any, path: tuple[int | str, ...] = ()) -> Iterator[tuple[tuple[int | str, ...], torch.Tensor]]:
+    """Tensors in nested tuples, lists, mappings and dataclasses, each with the items that lead to it."""
+    if isinstance(value, torch.Tensor):
+        yield path, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from leaves(item, (*path, key))
+    elif isinstance(value, (tuple, list)):
+        for index, item in enumerate(value):
+            yield from leaves(item, (*path, index))
+    elif is_dataclass(value) and not isinstance(value, type):
+        for key, item in vars(value).items():
+            yield from leaves(item, (*path, key))
+
+
+# `multi_head_attention_forward` reaches a function mode as one call; the operators are inside. Its body, which does not ask again:
+_attention_forward = types.FunctionType(
+    torch.nn.functional.multi_head_attention_forward.__code__,
+    {**torch.nn.functional.__dict__, "has_torch_function": lambda tensors: False},
+    "multi_head_attention_forward",
+    torch.nn.functional.multi_head_attention_forward.__defaults__,
+)
+
+
+def unfolded(function: Callable[..., Any]) -> Callable[..., Any] | None:
+    """The Python body of a function that is made of operators, to be run under the mode again; None for an operator."""
+    return _attention_forward if function is torch.nn.functional.multi_head_attention_forward else None
+
+
+def is_bookkeeping(function: Callable[..., Any], args: Sequence[Any]) -> bool:
+    """Counting of batches, which BatchNorm does in training only: not a call of the model's arithmetic."""
+    return function is torch.Tensor.add_ and not args[0].is_floating_point()
+
+
+@dataclass
+class _Frame:
+    """A module that is running."""
+
+    name: str
+    inputs: dict[int, Argument]  # id of a tensor -> which argument of the module it is
+    operators: list[_Recorded] = field(default_factory=list)
+
+
+@dataclass
+class _Recorded:
+    node: Node
+    function: Callable[..., Any] | None
+    counts: dict[str, int]  # container around it -> how often the function had been called there
+    inputs: dict[int, Argument]
+    module_inputs: dict[int, Argument]  # the same as arguments of the innermost module, as far as they are that
+    output: tuple[int | str, ...] | None
+    output_id: int
+    whole_module: bool = False
+
+
+class _Recorder(TorchFunctionMode):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.names = {id(module): name for name, module in reversed(list(model.named_modules(remove_duplicate=False)))}
+        self.scopes = _scopes(model)
+        self.constants = WeakTensorKeyDictionary({tensor: None for tensor in model.buffers()})
+        self.constants.update({tensor: name for name, tensor in model.named_parameters()})
+        self.producers = WeakTensorKeyDictionary()  # tensor -> (node name, output port)
+        self.overwritten = WeakTensorKeyDictionary()  # tensor -> the operator that wrote into it
+        self.stack: list[_Frame] = []
+        self.runs: Counter[str] = Counter()
+        self.totals: Counter[tuple[str, Callable[..., Any]]] = Counter()
+        self.node_names: Counter[str] = Counter()
+        self.recorded: list[_Recorded] = []
+        self.edges: list[Edge] = []
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Hooks on every module that keep the stack of running modules."""
+        handles = []
+        try:
+            for module in self.model.modules():
+                handles.append(module.register_forward_pre_hook(self._enter_module, prepend=True, with_kwargs=True))
+                handles.append(module.register_forward_hook(self._leave_module))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _enter_module(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        name = self.names[id(module)]
+        self.runs[name] += 1
+        frame = _Frame(name, {})
+        for argument, tensor in _module_arguments(module, args, kwargs):
+            frame.inputs.setdefault(id(tensor), argument)
+            if not self.stack and tensor not in self.producers:
+                node = Node(f"/nncf_model_input_{self.node_names['input']}", INPUT)
+                self.node_names["input"] += 1
+                self.recorded.append(_Recorded(node, None, {"": 0}, {}, {}, (), id(tensor), whole_module=True))
+                self.recorded[-1].inputs[0] = argument
+                self.producers[tensor] = (node.name, 0)
+        self.stack.append(frame)
+
+    def _leave_module(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        frame = self.stack.pop()
+        if len(frame.operators) == 1 and isinstance(output, torch.Tensor):
+            only = frame.operators[0]
+            if only.output == () and only.output_id == id(output) and set(only.module_inputs) == set(only.inputs):
+                only.whole_module = True
+        if self.stack:
+            self.stack[-1].operators.extend(frame.operators)
+            return
+        for index, (path, tensor) in enumerate(leaves(output)):
+            node = Node(f"/nncf_model_output_{index}", OUTPUT)
+            self.recorded.append(_Recorded(node, None, {"": 0}, {0: Argument(item=path)}, {}, None, 0, whole_module=True))
+            self._connect(tensor, node.name, 0)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        body = unfolded(func)
+        if body is not None:
+            with self:
+                return body(*args, **kwargs)
+        output = func(*args, **kwargs)
+        if not self.stack or is_bookkeeping(func, args):
+            return output
+        counts = {frame.name: self.totals[frame.name, func] for frame in self.stack}
+        for container in counts:
+            self.totals[container, func] += 1
+        return self._record(func, args, kwargs, output, counts)
+
+    def _record(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, counts: dict[str, int]) -> Any:
+        result = args[0] if getattr(function, "__name__", "") == "__setitem__" else output
+        produced = list(leaves(result))
+        if not produced or (isinstance(result, torch.Tensor) and result in self.constants):
+            return output
+        inputs, arguments = _inputs(function, args, kwargs)
+        given = result if any(result is tensor for _, tensor, _ in inputs.values()) else None
+        if given is not None and output is given:
+            # `dropout` in inference, `contiguous`, ... return their input, in-place functions write into it: the new tensor
+            # tells who reads the result and who the argument
+            output = result = torch.ops.aten.alias.default(output)
+            produced = [((), result)]
+
+        frame = self.stack[-1]
+        name = self._name(frame.name, operators.function_name(function))
+        op = operators.operator_type(function, arguments, args, output)
+        ports: dict[int, Argument] = {}
+        module_ports: dict[int, Argument] = {}
+        parameters = []
+        for port, (argument, tensor, formal) in sorted(inputs.items()):
+            if tensor in self.constants:
+                slot = formal and operators.parameter_slot(function, formal)
+                if slot and self.constants[tensor]:
+                    parameters.append(self._parameter(slot, tensor, function, formal, port))
+                continue
+            ports[port] = argument
+            if id(tensor) in frame.inputs:
+                module_ports[port] = frame.inputs[id(tensor)]
+            self._connect(tensor, name, port)
+        attrs = types.MappingProxyType(operators.attributes(op, arguments, args, kwargs))
+        node = Node(name, op, frame.name, tuple(parameters), attrs)
+        floating = [path for path, tensor in produced if tensor.is_floating_point()]
+        where = produced[0][0] if len(produced) == 1 else floating[0] if len(floating) == 1 else None
+        recorded = _Recorded(node, function, counts, ports, module_ports, where, id(result))
+        self.recorded.append(recorded)
+        frame.operators.append(recorded)
+        for port, (_, tensor) in enumerate(produced):
+            self.producers[tensor] = (name, port)
+        if given is not None and _in_place(function):
+            self.producers[given], self.overwritten[given] = (name, 0), recorded
+        return output
+
+    def _parameter(self, slot: str, tensor: torch.Tensor, function: Any, formal: str, port: int) -> Parameter:
+        shape = tuple(tensor.shape)
+        axis = operators.channel_axis(function, formal, shape)
+        return Parameter(slot, self.constants[tensor], shape, axis, port, tensor.requires_grad)
+
+    def _connect(self, tensor: torch.Tensor, target: str, port: int) -> None:
+        source = self.producers.get(tensor)
+        if source is not None:
+            overwriter = self.overwritten.get(tensor)
+            if overwriter is not None:  # read through the argument, where a transform of the result does not get to
+                overwriter.output = None
+                overwriter.inputs.pop(0, None)
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            self.edges.append(Edge(source[0], target, source[1], port, tuple(tensor.shape), dtype))
+
+    def _name(self, module: str, function: str) -> str:
+        prefix = f"{self.scopes[module]}/{function}"
+        self.node_names[prefix] += 1
+        return f"{prefix}_{self.node_names[prefix] - 1}"
+
+    def result(self) -> TorchTrace:
+        calls = {}
+        for entry in self.recorded:
+            container = next(name for name in reversed(entry.counts) if self.runs[name] == 1)
+            whole = entry.whole_module and (entry.function is None or container == entry.node.module)
+            inputs = entry.module_inputs if whole and entry.function is not None else entry.inputs
+            calls[entry.node.name] = Call(container, entry.function, entry.counts[container], whole, inputs, entry.output)
+        totals = {key: count for key, count in self.totals.items() if self.runs[key[0]] == 1}
+        return TorchTrace(Graph(tuple(entry.node for entry in self.recorded), tuple(self.edges)), calls, totals)
+
+
+def _in_place(function: Callable[..., Any]) -> bool:
+    name = getattr(function, "__name__", "")
+    return name == "__setitem__" or (name.endswith("_") and not name.endswith("__")) or name.startswith("__i")
+
+
+def _inputs(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[dict[int, tuple[Argument, torch.Tensor, str | None]], dict[str, Any]]:
+    """Tensor arguments by input port: (where, tensor, argument's name), and all arguments by name, as far as these are known.
+
+    Without a known signature an argument's port is its position; a list of tensors takes one port for each.
+    """
+    signature = operators.signature(function)
+    if signature is not None:
+        arguments = {**dict(zip(signature.arguments, args, strict=False)), **kwargs}
+        found: dict[int, tuple[Argument, torch.Tensor, str | None]] = {}
+        for name, port in signature.ports.items():
+            tensor = arguments.get(name)
+            if isinstance(tensor, torch.Tensor):
+                where = Argument(name=name) if name in kwargs else Argument(signature.arguments.index(name))
+                found[port] = (where, tensor, name)
+        return found, arguments
+    found = {}
+    port = 0
+    for where, value in [(Argument(i), v) for i, v in enumerate(args)] + [(Argument(name=k), v) for k, v in kwargs.items()]:
+        tensors = list(leaves(value))
+        for offset, (path, tensor) in enumerate(tensors):
+            found[port + offset] = (Argument(where.position, where.name, path), tensor, None)
+        port += max(1, len(tensors))
+    return found, kwargs
+
+
+def _module_arguments(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Iterator[tuple[Argument, torch.Tensor]]:
+    """Tensors among a module's arguments; each argument by its name in `forward` and, where it has one, its position."""
+    names = [
+        name
+        for name, parameter in inspect.signature(module.forward).parameters.items()
+        if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    ]
+    for position, value in enumerate(args):
+        name = names[position] if position < len(names) else None
+        for path, tensor in leaves(value):
+            yield Argument(position, name, path), tensor
+    for name, value in kwargs.items():
+        position = names.index(name) if name in names else None
+        for path, tensor in leaves(value):
+            yield Argument(position, name, path), tensor
+
+
+def _scopes(model: nn.Module) -> dict[str, str]:
+    """Each module's path in NNCF's spelling: `ResNet/Sequential[layer1]/BasicBlock[0]`."""
+    scopes = {"": type(model).__name__}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if name:
+            parent, _, attribute = name.rpartition(".")
+            scopes[name] = f"{scopes[parent]}/{type(module).__name__}[{attribute}]"
+    return scopes

@@ -1,0 +1,9 @@
+"""Compress neural networks while they train, driven by one JSON config. Importing this loads no framework."""
+
+from importlib.metadata import version
+
+from nncf_ext.config import NNCFConfig
+from nncf_ext.config.errors import ConfigError
+
+__version__ = version("nncf_ext")
+__all__ = ["ConfigError", "NNCFConfig", "__version__"]

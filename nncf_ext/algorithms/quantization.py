@@ -1,0 +1,219 @@
+"""Quantization-aware training with learned ranges (NNCF 2.x `quantization`; gradients after Esser et al. 2020)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from nncf_ext import numerics
+from nncf_ext.algorithms.algorithm import Algorithm, State, Training
+from nncf_ext.config.models import QuantizationConfig, QuantizationSettings
+from nncf_ext.edits import QUANTIZE, Edit, Plan, Range, Transform, Var
+from nncf_ext.graph import INPUT, Graph, Site
+from nncf_ext.ops import has_weight
+from nncf_ext.placement import Constraints, Placement, place
+from nncf_ext.schedules import Clock
+from nncf_ext.scopes import considered, select
+
+_TINY = 1e-16  # keeps a learned range from becoming zero
+_SMALLEST_SHARE = 0.01  # no channel's range is below this share of the widest channel's
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The numbers a quantizer can represent: low + k * step, k = 0..intervals. Arrays in the quantizer's broadcastable shape."""
+
+    low: Any
+    step: Any
+    intervals: int
+
+
+class Quantizer(Transform):
+    """Rounds a tensor to 2^bits levels between learned bounds.
+
+    symmetric: bounds are -+scale (signed) or 0..scale; otherwise low..low+span, shifted so that zero is a level.
+    signed: None until it is known from data. narrow: one level fewer, so that signed levels are symmetric around zero.
+    half: use `bits - 1` bits, for processors whose 8-bit multiply-add saturates (NNCF's overflow fix).
+    channel_axis: axis with a range per index; None for one range per tensor.
+    """
+
+    kind: Literal["quantizer"] = "quantizer"
+    stage: ClassVar[int] = QUANTIZE
+    needs_range: ClassVar[bool] = True
+
+    bits: int
+    symmetric: bool
+    signed: bool | None = None
+    narrow: bool = False
+    half: bool = False
+    channel_axis: int | None = None
+
+    @property
+    def levels(self) -> tuple[int, int]:
+        """Lowest and highest integer level."""
+        bits = self.bits - 1 if self.half else self.bits
+        if self.symmetric and self.signed:
+            return -(2 ** (bits - 1)) + self.narrow, 2 ** (bits - 1) - 1
+        return int(self.narrow), 2**bits - 1
+
+    def variable_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        axis = None if self.channel_axis is None else self.channel_axis % len(shape)
+        return tuple(size if a == axis else 1 for a, size in enumerate(shape))
+
+    def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:
+        if seen is None:
+            ones = np.ones(self.variable_shape(shape), np.float32)
+            seen = Range(-ones, ones)
+        low, high = np.asarray(seen.low, np.float32), np.asarray(seen.high, np.float32)
+        if self.symmetric:
+            signed = bool((low < 0).any()) if self.signed is None else self.signed
+            scale = np.maximum(np.abs(low), np.abs(high))
+            floor = max(_SMALLEST_SHARE * float(scale.max()), 1e-6)
+            return self.model_copy(update={"signed": signed}), {"scale": Var(np.maximum(scale, floor), trainable=True)}
+        span = high - low
+        widened = np.maximum(span, max(_SMALLEST_SHARE * float(span.max()), 1e-6))
+        low = low - (widened - span) / 2
+        return self.model_copy(update={"signed": False}), {"low": Var(low, trainable=True), "span": Var(widened, trainable=True)}
+
+    def grid(self, xp: Any, variables: Any) -> Grid:
+        lowest, highest = self.levels
+        if self.symmetric:
+            step = (xp.abs(variables["scale"]) + _TINY) / highest
+            return Grid(step * lowest, step, highest - lowest)
+        low, span = numerics.grid_through_zero(xp, variables["low"], xp.abs(variables["span"]) + _TINY, highest - lowest)
+        return Grid(low, span / (highest - lowest), highest - lowest)
+
+    def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
+        grid = self.grid(xp, variables)
+        return numerics.fake_quantize(xp, x, grid.low, grid.step, grid.intervals)
+
+
+@dataclass(frozen=True)
+class QuantizationStatistics:
+    """Numbers of quantizers by (`weights` | `activations`, bits, `symmetric` | `asymmetric`, `per-channel` | `per-tensor`)."""
+
+    quantizers: Counter[tuple[str, int, str, str]]
+    weights_quantized: int
+    weights_total: int
+    skipped: tuple[tuple[str, str], ...]
+
+
+class Quantization(QuantizationConfig, Algorithm):
+    transforms: ClassVar[tuple[type[Transform], ...]] = (Quantizer,)
+
+    def plan(self, graph: Graph, target_device: str) -> Plan:
+        names = [node.name for node in graph.nodes]
+        select(names, self.ignored_scopes, self.target_scopes, self.validate_scopes, self.where)
+        ignored = [name for name in names if not considered(name, self.ignored_scopes, self.target_scopes)]
+        placements = place(
+            graph,
+            preset=self.preset,
+            target_device=target_device,
+            weights=_constraints(self.weights),
+            activations=_constraints(self.activations),
+            quantize_inputs=self.quantize_inputs,
+            quantize_outputs=self.quantize_outputs,
+            ignored=ignored,
+        )
+        half = self._half_range_nodes(graph, target_device)
+        wanted = [placement for placement in placements if self._in_group_scopes(names, placement)]
+        edits = tuple(self._edit(graph, placement, half) for placement in wanted)
+        quantized = {site.node for edit in edits for site in edit.sites if site.is_parameter}
+        skipped = tuple(
+            (
+                node.name,
+                "outside the scopes of quantization" if node.name in ignored else f"{node.op}: not quantized on {target_device}",
+            )
+            for node in graph.nodes
+            if has_weight(node) and node.name not in quantized
+        )
+        return Plan(edits, skipped)
+
+    def report(self, training: Training, clock: Clock, state: State) -> QuantizationStatistics:
+        quantizers: Counter[tuple[str, int, str, str]] = Counter()
+        for edit in training.edits:
+            transform = edit.transform
+            assert isinstance(transform, Quantizer)
+            quantizers[
+                "weights" if edit.site.is_parameter else "activations",
+                transform.bits,
+                "symmetric" if transform.symmetric else "asymmetric",
+                "per-tensor" if transform.channel_axis is None else "per-channel",
+            ] += 1
+        weights = {p.name: int(np.prod(p.shape)) for node in training.graph.nodes for p in node.parameters}
+        quantized = {
+            training.graph[site.node].parameter(site.slot).name  # pyright: ignore[reportOptionalMemberAccess]
+            for edit in training.edits
+            for site in edit.sites
+            if site.is_parameter
+        }
+        return QuantizationStatistics(
+            quantizers,
+            sum(size for name, size in weights.items() if name in quantized),
+            sum(weights.values()),
+            training.attached.plan.skipped,
+        )
+
+    def _edit(self, graph: Graph, placement: Placement, half: Collection[str]) -> Edit:
+        site, spec = placement.sites[0], placement.spec
+        is_weight = site.is_parameter
+        axis = _channel_axis(graph, site) if spec.per_channel else None
+        halved = is_weight and spec.bits == 8 and site.node in half
+        transform = Quantizer(
+            bits=spec.bits,
+            symmetric=spec.mode == "symmetric",
+            signed=True if is_weight and spec.signed is None else spec.signed,
+            narrow=is_weight and spec.bits == 8 and not halved,
+            half=halved,
+            channel_axis=axis,
+        )
+        return Edit(placement.sites, transform, self.algorithm)
+
+    def _in_group_scopes(self, names: Collection[str], placement: Placement) -> bool:
+        """Whether the scopes of the `weights` or `activations` section keep it."""
+        group = self.weights if placement.sites[0].is_parameter else self.activations
+        kept = select(names, group.ignored_scopes, group.target_scopes, group.validate_scopes, self.where)
+        return all(site.node in kept for site in placement.sites)
+
+    def _half_range_nodes(self, graph: Graph, target_device: str) -> Collection[str]:
+        """Nodes whose 8-bit weights use 7 bits (`overflow_fix`)."""
+        if self.overflow_fix == "disable" or target_device not in ("ANY", "CPU"):
+            return ()
+        if self.overflow_fix == "enable":
+            return graph.by_name
+        return _first_weighted(graph)
+
+
+def _constraints(settings: QuantizationSettings) -> Constraints:
+    return Constraints(settings.mode, settings.bits, settings.signed, settings.per_channel)
+
+
+def _first_weighted(graph: Graph) -> set[str]:
+    """The nodes with weights that the model's inputs reach first."""
+    found: set[str] = set()
+    seen: set[str] = set()
+    frontier = [node.name for node in graph.nodes if node.op == INPUT]
+    while frontier:
+        name = frontier.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        if graph[name].parameter("weight") is not None:
+            found.add(name)
+        else:
+            frontier.extend(edge.target for edge in graph.outputs_of.get(name, ()))
+    return found
+
+
+def _channel_axis(graph: Graph, site: Site) -> int:
+    """Axis of the channels at a site: of a weight, the output channels; of an activation, what its node states."""
+    node = graph[site.node]
+    if site.is_parameter:
+        parameter = node.parameter(site.slot)
+        assert parameter is not None
+        return 0 if parameter.channel_axis is None else parameter.channel_axis
+    return -1 if node.attrs.get("data_format") == "channels_last" else 1

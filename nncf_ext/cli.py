@@ -1,0 +1,98 @@
+"""The command line: nncf-ext validate | schema | demo | inspect."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from nncf_ext import __version__
+
+FRAMEWORKS = {"torch": ("torch", "nncf_ext_torch"), "tensorflow": ("tensorflow", "nncf_ext_tensorflow")}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code 0, or 1 for a problem that is the user's to solve (one line on stderr), or 2 for a wrong command line."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except (ValueError, OSError) as error:
+        Console(stderr=True).print(f"nncf-ext: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="nncf-ext", description="Compress neural networks while they train.")
+    parser.add_argument("--version", action="version", version=f"nncf_ext {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    validate = commands.add_parser("validate", help="check a config file and show what it asks for")
+    validate.add_argument("file", type=Path, metavar="FILE.json")
+    validate.set_defaults(run=_validate)
+
+    schema = commands.add_parser("schema", help="print the JSON Schema of config files, for editors")
+    schema.set_defaults(run=_schema)
+
+    demo = commands.add_parser("demo", help="train, compress, export and verify a small network on scans of digits")
+    demo.add_argument("--framework", choices=sorted(FRAMEWORKS), help="default: every one that is installed")
+    demo.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder for the files (default: %(default)s)")
+    demo.set_defaults(run=_demo)
+
+    inspect = commands.add_parser("inspect", help="show per layer what was compressed")
+    inspect.add_argument("path", type=Path, metavar="RUN_OR_CHECKPOINT", help="a checkpoint, or a folder with one")
+    inspect.set_defaults(run=_inspect)
+    return parser
+
+
+def _validate(options: argparse.Namespace) -> int:
+    from nncf_ext.config import validate_file
+
+    print(validate_file(options.file))
+    return 0
+
+
+def _schema(options: argparse.Namespace) -> int:
+    from nncf_ext.config import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    wanted = [options.framework] if options.framework else list(FRAMEWORKS)
+    present = [name for name in wanted if importlib.util.find_spec(FRAMEWORKS[name][0])]
+    if not present:
+        extra = options.framework or "torch"
+        raise ValueError(f"demo: {' and '.join(wanted)} not installed: pip install 'nncf_ext[{extra},demo]'")
+    if not importlib.util.find_spec("sklearn"):
+        raise ValueError("demo: scikit-learn, which has the data, is not installed: pip install 'nncf_ext[demo]'")
+    for name in present:  # one process each: the two frameworks do not share one well
+        folder = (options.output / name).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", f"{FRAMEWORKS[name][1]}.demo", str(folder)]
+        code = subprocess.run(command, env={"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ}).returncode
+        if code:
+            raise ValueError(f"demo: the {name} part ended with exit code {code}")
+    return 0
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from nncf_ext.inspection import describe, find_checkpoint
+
+    console = Console()
+    for table in describe(find_checkpoint(options.path)):
+        console.print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""From a model and a config to a compressed model and its controller: the order in which things happen, for every framework."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from nncf_ext.adapter import Adapter, Traced
+from nncf_ext.algorithms.algorithm import Algorithm
+from nncf_ext.checkpoint import check_plan_fits, plan_from_json
+from nncf_ext.config import ConfigError, NNCFConfig
+from nncf_ext.controller import Controller
+from nncf_ext.edits import Edit, Plan, Range, Var, compose
+from nncf_ext.graph import Graph, Site
+from nncf_ext.initialization import BNAdaptationInitArgs, QuantizationRangeInitArgs, registered_batches, take_samples
+from nncf_ext.ranges import RangeCollector
+from nncf_ext.report import progress
+
+_KEPT_SAMPLES = 4  # calibration batches kept for the parity check at export
+
+
+def compress(
+    adapter: Adapter,
+    model: Any,
+    config: NNCFConfig,
+    example: Any,
+    compression_state: Mapping[str, Any] | None = None,
+    teacher: Any = None,
+) -> Controller:
+    """Compress `model` in place.
+
+    example: inputs to trace with. Data for the initialisation comes from the config's extra structs. With `compression_state`
+    (of `get_compression_state`) nothing is initialised: the values come with the weights.
+    """
+    range_batches = registered_batches(config, QuantizationRangeInitArgs)
+    algorithms = config.algorithms()
+    traced = adapter.trace(model, example)
+    if teacher is None and any(a.needs_teacher for a in algorithms):
+        teacher = adapter.frozen_copy(model)
+    if compression_state is not None:
+        plan = plan_from_json(compression_state["builder_state"]["plan"])
+        check_plan_fits(plan, traced.graph)
+        plan, values = _calibrated(plan, traced.graph, {})
+    else:
+        plan = compose(a.plan(traced.graph, config.target_device) for a in algorithms)
+        ranges = _ranges(adapter, model, traced, plan, algorithms, range_batches)
+        plan, values = _calibrated(plan, traced.graph, ranges)
+    samples = list(islice(range_batches(), _KEPT_SAMPLES)) if range_batches is not None else []
+    attached = adapter.apply(model, traced, plan, values)
+    controller = Controller(adapter, attached, traced.graph, algorithms, example, samples, teacher)
+    if compression_state is not None:
+        controller.load_state(compression_state)
+    else:
+        _adapt_batchnorm(adapter, model, algorithms, registered_batches(config, BNAdaptationInitArgs))
+    return controller
+
+
+def _ranges(
+    adapter: Adapter,
+    model: Any,
+    traced: Traced,
+    plan: Plan,
+    algorithms: Sequence[Algorithm],
+    batches: Callable[[], Iterable[Any]] | None,
+) -> dict[str, Range]:
+    """Ranges by edit key: weights' from their values, activations' from one pass over the calibration batches."""
+    settings = {a.algorithm: getattr(getattr(a, "initializer", None), "range", None) for a in algorithms}
+    collectors: dict[str, RangeCollector] = {}
+    at_site: dict[Site, list[RangeCollector]] = {}
+    for edit in plan:
+        if not edit.transform.needs_range:
+            continue
+        collector = _collector(edit, settings[edit.algorithm])
+        collectors[edit.key] = collector
+        if edit.site.is_parameter:
+            collector.update(adapter.parameter(model, traced, edit.site))
+        else:
+            for site in edit.sites:
+                at_site.setdefault(site, []).append(collector)
+    wanted = max((s.num_init_samples for s in settings.values() if s is not None), default=0)
+    if at_site and wanted and batches is not None:
+
+        def visit(site: Site, array: Any) -> None:
+            values = adapter.to_numpy(array)
+            if not np.isfinite(values).all():
+                raise ConfigError(
+                    f"range initialisation: {site} saw NaN or infinite values: check the data and the model's weights"
+                )
+            for collector in at_site[site]:
+                collector.update(values)
+
+        adapter.observe(model, traced, at_site, _samples(adapter, batches, wanted, "range initialisation"), visit)
+        if all(collector.is_empty for group in at_site.values() for collector in group):
+            raise ConfigError("range initialisation: the data loader gave no batch")
+    return {key: collector.result() for key, collector in collectors.items() if not collector.is_empty}
+
+
+def _collector(edit: Edit, settings: Any) -> RangeCollector:
+    transform: Any = edit.transform
+    return RangeCollector(
+        settings.type,
+        transform.channel_axis,
+        transform.symmetric,
+        edit.site.is_parameter,
+        (settings.params.min_percentile, settings.params.max_percentile),
+    )
+
+
+def _calibrated(plan: Plan, graph: Graph, ranges: Mapping[str, Range]) -> tuple[Plan, dict[str, dict[str, Var]]]:
+    """The plan with all that depends on data fixed, and the first values of its variables."""
+    edits, values = [], {}
+    for edit in plan:
+        transform, variables = edit.transform.calibrate(graph.shape_of(edit.site), ranges.get(edit.key))
+        edits.append(Edit(edit.sites, transform, edit.algorithm))
+        values[edit.key] = variables
+    return Plan(tuple(edits), plan.skipped), values
+
+
+def _adapt_batchnorm(
+    adapter: Adapter, model: Any, algorithms: Sequence[Algorithm], batches: Callable[[], Iterable[Any]] | None
+) -> None:
+    settings = [getattr(getattr(a, "initializer", None), "batchnorm_adaptation", None) for a in algorithms]
+    wanted = max((s.num_bn_adaptation_samples for s in settings if s is not None), default=0)
+    if wanted and batches is not None:
+        adapter.adapt_batchnorm(model, _samples(adapter, batches, wanted, "batch-norm adaptation"))
+
+
+def _samples(adapter: Adapter, batches: Callable[[], Iterable[Any]], wanted: int, what: str) -> Iterable[Any]:
+    return progress(take_samples(batches(), wanted, adapter.batch_size), wanted, what, adapter.batch_size)

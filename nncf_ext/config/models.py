@@ -1,0 +1,340 @@
+"""The sections of a config: schema, defaults and documentation in one place. Keys and defaults are NNCF 2.x's.
+
+The class of an algorithm is a subclass of its section here, so an algorithm is its config.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, Strict, model_validator
+
+from nncf_ext.config.errors import choose, nearest, refusal
+from nncf_ext.scopes import compile_scope
+
+
+def _whole(value: Any) -> Any:
+    """8.0 is an integer in JSON."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _as_array(value: Any) -> Any:
+    """One item stands for an array of one."""
+    return value if isinstance(value, list | tuple) or value is None else [value]
+
+
+def _compiles(pattern: str) -> str:
+    try:
+        compile_scope(pattern)
+    except re.error as error:
+        raise refusal(f"{pattern!r} is no regular expression: {error}") from None
+    return pattern
+
+
+# Bounds stand before the validator, so that they reach the JSON Schema.
+Count = Annotated[int, Strict(), Field(ge=0), BeforeValidator(_whole)]
+Size = Annotated[int, Strict(), Field(ge=1), BeforeValidator(_whole)]
+Bits = Annotated[int, Strict(), Field(ge=2, le=8), BeforeValidator(_whole)]
+Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
+Boolean = Annotated[bool, Strict()]
+Percentile = Annotated[Number, Field(ge=0, le=100)]
+Level = Annotated[Number, Field(ge=0, lt=1)]
+Scope = Annotated[str, AfterValidator(_compiles)]
+Scopes = Annotated[tuple[Scope, ...], BeforeValidator(_as_array, json_schema_input_type=str | tuple[str, ...])]
+
+
+class Section(BaseModel):
+    """An object of the config. Its fields are the keys it knows; an unknown one is an error that names the nearest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    not_built: ClassVar[frozenset[str]] = frozenset()  # keys of NNCF 2.x that nncf_ext knows and cannot honour yet
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        for key in data if isinstance(data, Mapping) else ():
+            if key in cls.not_built:
+                raise refusal("known, not built yet", key)
+            if key not in cls.model_fields and cls.model_config.get("extra") == "forbid":
+                close = nearest(str(key), cls.model_fields)
+                advice = f"did you mean {close!r}?" if close else choose(key, cls.model_fields)
+                raise refusal(f"unknown key, {advice}", str(key))
+        return data
+
+
+class InputInfo(Section):
+    """An input of the model, for tracing and export."""
+
+    sample_size: tuple[Size, ...]
+    """Shape of the input, batch included."""
+
+    type: str = "float"
+    """Data type; "long" is a 64-bit integer, everything else a 32-bit float."""
+
+    filler: Literal["ones", "zeros", "random"] = "ones"
+    """What the input is filled with for tracing."""
+
+    keyword: str | None = None
+    """Name of the argument of the model's call; positional where it is missing."""
+
+
+class ScopedConfig(Section):
+    """What every section has that speaks about layers."""
+
+    ignored_scopes: Scopes = ()
+    """Nodes to leave alone: exact names, or regular expressions marked with {re} that are searched in the name."""
+
+    target_scopes: Scopes | None = None
+    """Nodes to look at, in the same notation; all where it is missing."""
+
+    validate_scopes: Boolean = True
+    """Whether a scope that matches no node is an error."""
+
+    _where: str = PrivateAttr("")
+
+    @property
+    def where(self) -> str:
+        """JSON path of this section in the config that it was read from; "" where it was made in Python."""
+        return self._where
+
+
+class BatchnormAdaptation(Section):
+    """Re-estimation of the BatchNorm statistics when the model has just been compressed."""
+
+    num_bn_adaptation_samples: Count = 2000
+    """Samples to run, rounded up to whole batches; 0 leaves the statistics as they are."""
+
+
+class RangeInitParams(Section):
+    """Settings of the percentile types."""
+
+    min_percentile: Percentile = 0.1
+    """Percentile that becomes the lower bound."""
+
+    max_percentile: Percentile = 99.9
+    """Percentile that becomes the upper bound."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> RangeInitParams:
+        if self.min_percentile >= self.max_percentile:
+            raise refusal(
+                f"found {self.min_percentile}, expected less than max_percentile {self.max_percentile}", "min_percentile"
+            )
+        return self
+
+
+class RangeInit(Section):
+    """First values of the quantizers' ranges, from data. Weights need none."""
+
+    num_init_samples: Count = 256
+    """Samples to run, rounded up to whole batches; 0 skips the initialisation."""
+
+    type: Literal["min_max", "mixed_min_max", "mean_min_max", "threesigma", "percentile", "mean_percentile"] = "mixed_min_max"
+    """min_max: smallest and largest value; mixed_min_max: mean over samples of the extremes for activations, min_max for weights;
+    mean_min_max: mean over batches of the extremes; threesigma: median -+ 3 scaled median absolute deviations; percentile: two
+    percentiles of all values; mean_percentile: mean over batches of the two percentiles."""
+
+    params: RangeInitParams = RangeInitParams()
+    """Percentiles, for the percentile types."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_per_layer(cls, data: Any) -> Any:
+        if isinstance(data, list | tuple):
+            raise refusal("an array of ranges per layer is known, not built yet, expected an object")
+        return data
+
+
+class QuantizationInitializer(Section):
+    """What happens to the data of `register_default_init_args` before training starts."""
+
+    not_built = frozenset({"precision"})
+
+    range: RangeInit = RangeInit()
+    """How the ranges of the quantizers start."""
+
+    batchnorm_adaptation: BatchnormAdaptation = BatchnormAdaptation()
+    """BatchNorm statistics of the new model."""
+
+
+class QuantizationSettings(ScopedConfig):
+    """What holds for all weights, or for all activations. A key that is missing is left to `preset` and `target_device`."""
+
+    not_built = frozenset({"logarithm_scale"})
+
+    mode: Literal["symmetric", "asymmetric"] | None = None
+    """symmetric: levels around zero; asymmetric: a range of its own on either side."""
+
+    bits: Bits = 8
+    """Bits per number."""
+
+    signed: Boolean | None = None
+    """Whether symmetric levels include negative ones; where it is missing, the first values decide."""
+
+    per_channel: Boolean | None = None
+    """A range for every channel instead of one for the tensor."""
+
+
+class ActivationQuantizationSettings(QuantizationSettings):
+    """The same for activations."""
+
+    not_built = QuantizationSettings.not_built | {"unified_scale_ops"}
+
+
+class QuantizationConfig(ScopedConfig):
+    """Quantization-aware training: weights and activations are rounded to few bits in the forward pass, with learned ranges."""
+
+    not_built = frozenset({"scope_overrides", "params", "compression_lr_multiplier"})
+
+    algorithm: Literal["quantization"] = "quantization"
+    """Name of the algorithm."""
+
+    preset: Literal["performance", "mixed"] = "performance"
+    """performance: symmetric everywhere; mixed: symmetric weights, asymmetric activations."""
+
+    quantize_inputs: Boolean = True
+    """Whether the inputs of the model are quantized."""
+
+    quantize_outputs: Boolean = False
+    """Whether the outputs of the model are quantized."""
+
+    overflow_fix: Literal["enable", "disable", "first_layer_only"] = "enable"
+    """Use 7 of 8 bits for weights, on target devices ANY and CPU, whose 8-bit multiply-add can saturate otherwise."""
+
+    export_to_onnx_standard_ops: Boolean = False
+    """Deprecated, has no effect: exports have standard operators."""
+
+    weights: QuantizationSettings = QuantizationSettings()
+    """What holds for all weights."""
+
+    activations: ActivationQuantizationSettings = ActivationQuantizationSettings()
+    """What holds for all activations."""
+
+    initializer: QuantizationInitializer = QuantizationInitializer()
+    """What data decides before training."""
+
+
+class SparsityInitializer(Section):
+    """What happens to the data of `register_default_init_args` before training starts."""
+
+    batchnorm_adaptation: BatchnormAdaptation = BatchnormAdaptation()
+    """BatchNorm statistics of the new model."""
+
+
+class MagnitudeSparsityParams(Section):
+    """The schedule of the sparsity level, and what the level is about."""
+
+    not_built = frozenset({"patience"})
+
+    schedule: Literal["polynomial", "exponential", "multistep"] = "polynomial"
+    """How the level goes from sparsity_init to sparsity_target."""
+
+    sparsity_target: Level = 0.5
+    """Share of zeros at the end; multistep: the last of its levels instead."""
+
+    sparsity_target_epoch: Count = 90
+    """Epoch in which the target is reached."""
+
+    sparsity_freeze_epoch: Count = 100
+    """Epoch from which on the masks stay as they are."""
+
+    sparsity_level_setting_mode: Literal["global", "local"] = "global"
+    """global: one threshold for all layers; local: the level holds in every layer."""
+
+    weight_importance: Literal["normed_abs", "abs"] = "normed_abs"
+    """What is compared: absolute values, or absolute values over the L2 norm of the layer's weights."""
+
+    update_per_optimizer_step: Boolean = False
+    """Raise the level in every step instead of every epoch."""
+
+    steps_per_epoch: Size | None = None
+    """Optimizer steps in an epoch, for update_per_optimizer_step; measured in the first epoch where it is missing."""
+
+    multistep_steps: tuple[Count, ...] = (90,)
+    """multistep: epochs in which the level changes."""
+
+    multistep_sparsity_levels: tuple[Level, ...] = (0.1, 0.5)
+    """multistep: the levels, one more than there are epochs in multistep_steps."""
+
+    power: Annotated[Number, Field(gt=0)] = 0.9
+    """polynomial: exponent of the curve."""
+
+    concave: Boolean = True
+    """polynomial: whether the level rises fast first."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_adaptive(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and data.get("schedule") == "adaptive":
+            raise refusal("'adaptive' is known, not built yet", "schedule")
+        return data
+
+    @model_validator(mode="after")
+    def _one_level_more_than_steps(self) -> MagnitudeSparsityParams:
+        levels, steps = len(self.multistep_sparsity_levels), len(self.multistep_steps)
+        if self.schedule == "multistep" and levels != steps + 1:
+            raise refusal(
+                f"found {levels} levels, expected {steps + 1}: one more than multistep_steps", "multistep_sparsity_levels"
+            )
+        return self
+
+
+class MagnitudeSparsityConfig(ScopedConfig):
+    """Magnitude sparsity: the smallest weights become zero, more of them from epoch to epoch."""
+
+    algorithm: Literal["magnitude_sparsity"] = "magnitude_sparsity"
+    """Name of the algorithm."""
+
+    sparsity_init: Level = 0.0
+    """Share of zeros at the start."""
+
+    initializer: SparsityInitializer = SparsityInitializer()
+    """What data decides before training."""
+
+    params: MagnitudeSparsityParams = MagnitudeSparsityParams()
+    """Schedule and importance."""
+
+
+class KnowledgeDistillationConfig(Section):
+    """Knowledge distillation: a term in the loss that pulls the model's outputs to those of the uncompressed model."""
+
+    algorithm: Literal["knowledge_distillation"] = "knowledge_distillation"
+    """Name of the algorithm."""
+
+    type: Literal["mse", "softmax"]
+    """mse: squared difference; softmax: cross-entropy with the teacher's softmax."""
+
+    scale: Annotated[Number, Field(ge=0)] = 1.0
+    """Factor of the term in the loss."""
+
+    temperature: Annotated[Number, Field(gt=0)] = 1.0
+    """softmax: both outputs are divided by it."""
+
+    @model_validator(mode="after")
+    def _temperature_is_of_softmax(self) -> KnowledgeDistillationConfig:
+        if self.type == "mse" and "temperature" in self.model_fields_set:
+            raise refusal("found with type mse, expected with type softmax only", "temperature")
+        return self
+
+
+class TopLevel(Section):
+    """The keys of the top level except `compression`. Others are allowed: they belong to the training script."""
+
+    model_config = ConfigDict(extra="allow")
+    not_built = frozenset({"accuracy_aware_training", "bootstrapNAS", "compression_lr_multiplier"})
+
+    input_info: Annotated[
+        tuple[InputInfo, ...] | None, BeforeValidator(_as_array, json_schema_input_type=InputInfo | tuple[InputInfo, ...])
+    ] = None
+    """The model's inputs; taken from the data of register_default_init_args where it is missing."""
+
+    target_device: Literal["ANY", "CPU", "GPU", "NPU", "TRIAL", "CPU_SPR"] = "ANY"
+    """Where the exported model will run; decides which operators are quantized, and how."""
+
+    ignored_scopes: Scopes = ()
+    """Added to the ignored_scopes of every algorithm."""
+
+    target_scopes: Scopes | None = None
+    """The target_scopes of the algorithms that have none of their own."""

@@ -1,0 +1,217 @@
+"""The one mutable object: steps the schedules, sums the losses, reports, saves, strips and exports."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nncf_ext.adapter import Adapter, Attached
+from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outputs, Training
+from nncf_ext.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from nncf_ext.graph import Graph
+from nncf_ext.report import CompressionStatistics
+from nncf_ext.schedules import Clock
+
+STATE_FORMAT = 1
+
+
+class Scheduler:
+    """Tells the algorithms that an epoch or an optimizer step begins."""
+
+    def __init__(self, controller: Controller):
+        self._controller = controller
+
+    @property
+    def current_epoch(self) -> int:
+        return self._controller.clock.epoch
+
+    @property
+    def current_step(self) -> int:
+        return self._controller.clock.step
+
+    def epoch_step(self, next_epoch: int | None = None) -> None:
+        """To be called before each epoch."""
+        self._controller.advance(self._controller.clock.next_epoch(next_epoch), "epoch_step")
+
+    def step(self, next_step: int | None = None) -> None:
+        """To be called before each optimizer step."""
+        self._controller.advance(self._controller.clock.next_step(next_step), "step")
+
+    def get_state(self) -> dict[str, Any]:
+        return self._controller.clock.to_json()
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self._controller.clock = Clock(**state)
+
+
+class CompressionLoss:
+    """What the algorithms add to the task's loss; `loss()` and NNCF's `loss.calculate()` are the same."""
+
+    def __init__(self, controller: Controller):
+        self._controller = controller
+
+    def __call__(self) -> Any:
+        return self._controller.compression_loss()
+
+    calculate = __call__
+
+
+class Controller:
+    """Holds a compressed model in training. Made by `create_compressed_model` of the framework's package."""
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        attached: Attached,
+        graph: Graph,
+        algorithms: Sequence[Algorithm],
+        example: Any,
+        samples: Sequence[Any] = (),
+        teacher: Any = None,
+    ):
+        self._adapter, self._attached, self._graph = adapter, attached, graph
+        self._algorithms = tuple(algorithms)
+        self._example, self._samples = example, tuple(samples)
+        self._outputs: Outputs | None = None
+        self._states = {a.algorithm: a.start() for a in self._algorithms}
+        self.clock = Clock()
+        self.scheduler = Scheduler(self)
+        self.loss = CompressionLoss(self)
+        if teacher is not None:
+            self._watch(teacher)
+
+    @property
+    def model(self) -> Any:
+        return self._attached.model
+
+    @property
+    def plan(self) -> Any:
+        return self._attached.plan
+
+    @property
+    def name(self) -> str:
+        return ", ".join(algorithm.algorithm for algorithm in self._algorithms)
+
+    def advance(self, clock: Clock, event: str) -> None:
+        """Move the clock and let every algorithm act on `event` (`epoch_step` or `step`)."""
+        self.clock = clock
+        for algorithm in self._algorithms:
+            name = algorithm.algorithm
+            self._states[name] = getattr(algorithm, event)(self._training(algorithm), clock, self._states[name])
+
+    def compression_loss(self) -> Any:
+        """Sum of the algorithms' losses: a scalar of the framework, differentiable."""
+        terms = list(self.loss_terms().values())
+        return reduce(lambda a, b: a + b, terms) if terms else self._adapter.xp.asarray(np.float32(0))
+
+    def loss_terms(self) -> dict[str, Any]:
+        """Each algorithm's own term, for logging."""
+        terms = {a.algorithm: a.loss(self._training(a), self._states[a.algorithm]) for a in self._algorithms}
+        return {name: term for name, term in terms.items() if term is not None}
+
+    def compression_stage(self) -> CompressionStage:
+        stages = [a.stage(self.clock, self._states[a.algorithm]) for a in self._algorithms]
+        return reduce(CompressionStage.combine, stages) if stages else CompressionStage.FULLY_COMPRESSED
+
+    def statistics(self, quickly_collected_only: bool = False) -> CompressionStatistics:
+        """What was compressed, per algorithm and layer. `str()` of it is a readable table."""
+        reports = {a.algorithm: a.report(self._training(a), self.clock, self._states[a.algorithm]) for a in self._algorithms}
+        return CompressionStatistics(reports)
+
+    def get_compression_state(self) -> dict[str, Any]:
+        """Plan and schedules as plain JSON data, to be saved beside the model's weights."""
+        return {
+            "builder_state": {"format": STATE_FORMAT, "plan": self._attached.plan.to_json()},
+            "variables": {edit.key: dict(self._attached.tensor_names(edit)) for edit in self._attached.plan},
+            "ctrl_state": {
+                "scheduler_state": self.scheduler.get_state(),
+                "algorithms": {
+                    a.algorithm: {
+                        "state": dict(self._states[a.algorithm]),
+                        "compression_stage": int(a.stage(self.clock, self._states[a.algorithm])),
+                    }
+                    for a in self._algorithms
+                },
+            },
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take over the schedules of `get_compression_state`. CheckpointError where they are of other algorithms."""
+        saved = state["ctrl_state"]
+        if set(saved["algorithms"]) != set(self._states):
+            raise CheckpointError(
+                f"the compression state is of {sorted(saved['algorithms'])}, this model is compressed with {sorted(self._states)}"
+            )
+        self.scheduler.load_state(saved["scheduler_state"])
+        self._states = {name: saved["algorithms"][name]["state"] for name in self._states}
+
+    def save_checkpoint(self, path: str | os.PathLike[str]) -> None:
+        """Weights, transform variables and compression state in one safetensors file, written atomically."""
+        save_checkpoint(path, self._adapter.tensors(self.model), self.get_compression_state())
+
+    def load_checkpoint(self, path: str | os.PathLike[str]) -> None:
+        """Restore what `save_checkpoint` wrote. CheckpointError, and nothing changed, where it is of another model or plan."""
+        tensors, state = load_checkpoint(path)
+        ours = self._attached.plan.to_json()["edits"]
+        if state["builder_state"]["plan"]["edits"] != ours:
+            raise CheckpointError(
+                f"{path} was saved with another plan: {_first_difference(ours, state['builder_state']['plan']['edits'])}"
+            )
+        present = self._adapter.tensors(self.model)
+        problems = [f"{name} is missing" for name in present if name not in tensors]
+        problems += [f"{name} is not in the model" for name in tensors if name not in present]
+        problems += [
+            f"{name} has shape {tensors[name].shape}, the model's {array.shape}"
+            for name, array in present.items()
+            if name in tensors and tensors[name].shape != array.shape
+        ]
+        if problems:
+            raise CheckpointError(f"{path} is of another model: {problems[0]} ({len(problems)} differences)")
+        self.load_state(state)
+        self._adapter.load_tensors(self.model, tensors)
+
+    def strip(self, do_copy: bool = True) -> Any:
+        """The plain model, its weights masked and rounded to the quantizers' grids; `do_copy=False` changes the model itself."""
+        return self._adapter.strip(self.model, do_copy)
+
+    def export_model(
+        self,
+        path: str | os.PathLike[str],
+        save_format: str | None = None,
+        input_names: list[str] | None = None,
+        output_names: list[str] | None = None,
+    ) -> Any:
+        """Write an ONNX file with QuantizeLinear/DequantizeLinear, and compare it with the model.
+
+        save_format: `onnx` or None (the only one so far). Returns the parity report (`nncf_ext.export.Parity`): largest output
+        difference on the calibration samples in ONNX Runtime, in absolute terms and in quantization steps.
+        """
+        from nncf_ext.export import export_onnx
+
+        if save_format not in (None, "onnx"):
+            raise ValueError(f"save_format: found {save_format!r}, expected 'onnx'")
+        return export_onnx(self._adapter, self._attached, Path(path), self._example, self._samples, input_names, output_names)
+
+    def _training(self, algorithm: Algorithm) -> Training:
+        return Training(self._adapter, self._graph, self._attached, self._attached.plan.of(algorithm.algorithm), self._outputs)
+
+    def _watch(self, teacher: Any) -> None:
+        """After each training forward, run `teacher` on the same inputs and keep both outputs for the losses."""
+
+        def after_forward(inputs: Any, outputs: Any) -> None:
+            answers = self._adapter.infer(teacher, inputs)
+            self._outputs = Outputs(self._adapter.flatten(outputs), self._adapter.flatten(answers))
+
+        self._adapter.tap(self.model, after_forward)
+
+
+def _first_difference(ours: list[Any], theirs: list[Any]) -> str:
+    for mine, other in zip(ours, theirs, strict=False):
+        if mine != other:
+            return f"found {other['sites'][0]} {other['transform']}, expected {mine['sites'][0]} {mine['transform']}"
+    return f"it has {len(theirs)} edits, the model {len(ours)}"

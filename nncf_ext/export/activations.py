@@ -1,0 +1,96 @@
+"""Quantizers of activations become QuantizeLinear/DequantizeLinear pairs on uint8."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from nncf_ext.export.constants import add_constant, constant
+from nncf_ext.export.marked import Grid, grid_of, is_marker
+from nncf_ext.export.rewiring import only_user, replace_node
+
+_SIGNED_ZERO = 128  # zero point of symmetric signed grids: ONNX Runtime keeps convolutions of int8 activations in float
+
+
+def lower_activations(graph: ir.Graph, grids: Mapping[str, Grid]) -> None:
+    """Replace every marker that is left. A Relu or Clip in front of one is moved behind the rounding, onto the codes."""
+    for node in list(graph):
+        if is_marker(node):
+            _lower(graph, node, grid_of(node, grids))
+
+
+def _lower(graph: ir.Graph, node: ir.Node, grid: Grid) -> None:
+    x, y = node.inputs[0], node.outputs[0]
+    assert x is not None
+    first = _SIGNED_ZERO - grid.zero if grid.is_symmetric else np.zeros_like(grid.zero)  # code of the grid's low end
+    zero, step = grid.zero + first, np.asarray(grid.step, np.float32)
+    low, high, attributes = 0, 255, {}
+    if step.size == 1:
+        zero, step = zero.reshape(()), step.reshape(())
+        low, high = int(first.item()), int(first.item()) + grid.intervals
+        if low == 1:  # of a narrow signed grid, -128 is let through: one step beyond its end, and no operator for it
+            low = 0
+        x, low, high = _take_in_clip(x, step, int(zero), low, high)
+    else:
+        attributes["axis"] = axis = _axis(x, step)
+        if grid.intervals < 254:
+            x = _cut(graph, node, x, grid, axis)
+        zero, step = np.broadcast_to(zero, step.shape).reshape(-1), step.reshape(-1)
+    inputs = [add_constant(graph, f"{y.name}_scale", step), add_constant(graph, f"{y.name}_zero_point", zero.astype(np.uint8))]
+    new = [ir.node("QuantizeLinear", [x, *inputs], attributes, name=f"{y.name}_QuantizeLinear")]
+    if low > 0 or high < 255:
+        ends = [add_constant(graph, f"{y.name}_{name}", np.array(end, np.uint8)) for name, end in (("low", low), ("high", high))]
+        new.append(ir.node("Clip", [new[0].outputs[0], *ends], name=f"{y.name}_Clip"))
+    for part, suffix in zip(new, ("codes", "clipped"), strict=False):
+        part.outputs[0].name = f"{y.name}_{suffix}"
+        part.outputs[0].dtype, part.outputs[0].shape = ir.DataType.UINT8, y.shape
+    new.append(ir.node("DequantizeLinear", [new[-1].outputs[0], *inputs], attributes, name=f"{y.name}_DequantizeLinear"))
+    new[-1].outputs[0].name = f"{y.name}_dequantized"
+    graph.insert_before(node, new)
+    replace_node(node, new[-1])
+
+
+def _take_in_clip(x: ir.Value, step: np.ndarray, zero: int, low: int, high: int) -> tuple[ir.Value, int, int]:
+    """Bounds on the codes that include those of a Relu or Clip in front, and what goes into that operator.
+
+    Rounding is monotonic, so that quantizing first and clipping the codes gives the same. The runtimes see an integer
+    convolution only where the quantizer follows it at once.
+    """
+    node = x.producer()
+    if node is None or node.domain != "" or node.op_type not in ("Relu", "Clip") or only_user(x) is None:
+        return x, low, high
+    ends: list[np.ndarray | None] = [np.zeros(()), None]
+    if node.op_type == "Clip":
+        ends = [constant(v) for v in (*node.inputs[1:], None, None)][:2]
+        if any(e is None and v is not None for e, v in zip(ends, node.inputs[1:], strict=False)):
+            return x, low, high
+    before = node.inputs[0]
+    assert before is not None
+    codes = [None if end is None else int(np.clip(np.round(np.float32(end.item()) / step) + zero, 0, 255)) for end in ends]
+    return before, low if codes[0] is None else max(low, codes[0]), high if codes[1] is None else min(high, codes[1])
+
+
+def _axis(x: ir.Value, step: np.ndarray) -> int:
+    """Axis of the channels in the exported tensor, which may be laid out in another order than the framework's."""
+    own, channels = int(np.argmax(step.shape)), step.size
+    if x.shape is None or x.shape[own] == channels:
+        return own
+    candidates = [axis for axis, size in enumerate(x.shape) if size == channels]
+    if len(candidates) != 1:
+        raise ValueError(f"{x.name}: found shape {x.shape}, in which the {channels} channels of its quantizer cannot be told")
+    return candidates[0]
+
+
+def _cut(graph: ir.Graph, node: ir.Node, x: ir.Value, grid: Grid, axis: int) -> ir.Value:
+    """Values cut at the ends of grids that have fewer levels than uint8; Clip knows no bounds per channel."""
+    shape = [1] * np.ndim(grid.step)
+    shape[axis] = -1
+    for op, end in (("Max", -grid.zero), ("Min", grid.intervals - grid.zero)):
+        bound = add_constant(graph, f"{x.name}_{op}", (end * np.asarray(grid.step, np.float32)).astype(np.float32).reshape(shape))
+        cut = ir.node(op, [x, bound], name=f"{x.name}_{op}")
+        node.prepend(cut)
+        cut.outputs[0].type, cut.outputs[0].shape = x.type, x.shape
+        x = cut.outputs[0]
+    return x

@@ -1,0 +1,32 @@
+"""What the core knows about ONNX operator types: which of them own a weight worth compressing, and on which input port."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from nncf_ext.graph import Node
+
+# Operator type -> input port that ONNX gives the weight, where the graph states no other.
+_WEIGHT_PORTS: Mapping[str, int] = MappingProxyType({"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "Gather": 0})
+
+
+def has_weight(node: Node) -> bool:
+    """Whether the node multiplies with, or looks up in, a weight of its own."""
+    return node.op in _WEIGHT_PORTS and node.parameter("weight") is not None
+
+
+def weight_port(node: Node) -> int:
+    """Input port of the weight, of a node that has one (a MatMul may have it on either side)."""
+    weight = node.parameter("weight")
+    return _WEIGHT_PORTS[node.op] if weight is None or weight.port is None else weight.port
+
+
+def is_depthwise(node: Node) -> bool:
+    """Whether every input channel of this convolution has filters of its own (adapters state it as attribute `depthwise`)."""
+    return node.op == "Conv" and bool(node.attrs.get("depthwise"))
+
+
+def is_embedding(node: Node) -> bool:
+    """Whether the node looks rows up in a weight."""
+    return node.op == "Gather" and has_weight(node)

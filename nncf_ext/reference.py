@@ -1,0 +1,60 @@
+"""The array namespace `xp` in plain numpy: the oracle that every adapter is compared with. It has no gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy import (  # noqa: F401  (these functions are the namespace)
+    abs,
+    argsort,
+    clip,
+    concatenate,
+    cumsum,
+    exp,
+    log,
+    max,
+    maximum,
+    mean,
+    min,
+    minimum,
+    ones_like,
+    reshape,
+    round,
+    sort,
+    sqrt,
+    square,
+    sum,
+    where,
+    zeros_like,
+)
+
+
+def stop_gradient(x: Any) -> Any:
+    return x
+
+
+def cast_like(x: Any, like: Any) -> Any:
+    return np.asarray(x).astype(np.asarray(like).dtype)
+
+
+def asarray(x: Any, like: Any = None) -> Any:
+    return np.asarray(x, dtype=None if like is None else np.asarray(like).dtype)
+
+
+def kth_smallest(x: Any, k: int) -> Any:
+    """The k-th smallest element (k >= 1) of a flat array."""
+    return np.partition(x, k - 1)[k - 1]
+
+
+def sigmoid(x: Any) -> Any:
+    return 1 / (1 + np.exp(-x))
+
+
+def log_softmax(x: Any, axis: int = -1) -> Any:
+    shifted = x - np.max(x, axis=axis, keepdims=True)
+    return shifted - np.log(np.sum(np.exp(shifted), axis=axis, keepdims=True))
+
+
+def softmax(x: Any, axis: int = -1) -> Any:
+    return np.exp(log_softmax(x, axis))

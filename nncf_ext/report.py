@@ -1,0 +1,86 @@
+"""What people read: statistics as tables, progress of long work."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+T = TypeVar("T")
+
+
+def progress(items: Iterable[T], total: int, what: str, size_of: Callable[[T], int]) -> Iterator[T]:
+    """`items` with a progress bar on an interactive terminal, without one elsewhere. Each advances it by `size_of(item)`."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+        for item in items:
+            yield item
+            bar.advance(task, size_of(item))
+
+
+@dataclass(frozen=True)
+class CompressionStatistics:
+    """Reports by algorithm name, each also an attribute: `statistics().magnitude_sparsity.sparsity_level`."""
+
+    reports: Mapping[str, Any]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name == "reports" or name not in self.reports:
+            raise AttributeError(f"no statistics of {name!r}; there are {sorted(self.__dict__.get('reports', {}))}")
+        return self.reports[name]
+
+    def to_str(self) -> str:
+        return "\n".join(
+            render(table) for name, report in self.reports.items() if report is not None for table in tables(name, report)
+        )
+
+    def __str__(self) -> str:
+        return self.to_str()
+
+
+def tables(title: str, report: Any) -> list[Table]:
+    """A dataclass as tables: its plain fields as one, each field with several rows as another."""
+    plain = Table("", "", title=title, title_justify="left")
+    extra: list[Table] = []
+    for field in fields(report):
+        value = getattr(report, field.name)
+        if isinstance(value, Mapping):
+            extra.append(_rows(f"{title}: {field.name}", None, [(*_flat(key), count) for key, count in sorted(value.items())]))
+        elif isinstance(value, tuple) and value and is_dataclass(value[0]):
+            names = [f.name for f in fields(value[0])]
+            extra.append(_rows(f"{title}: {field.name}", names, [tuple(getattr(row, n) for n in names) for row in value]))
+        elif isinstance(value, tuple):
+            extra.extend([_rows(f"{title}: {field.name}", None, [_flat(row) for row in value])] if value else [])
+        else:
+            plain.add_row(field.name.replace("_", " "), _shown(value))
+    return ([plain] if plain.row_count else []) + extra
+
+
+def render(table: Table) -> str:
+    """A table as plain text, as wide as it needs."""
+    console = Console(file=io.StringIO(), width=200, color_system=None)
+    console.print(table)
+    text = console.file
+    assert isinstance(text, io.StringIO)
+    return text.getvalue().rstrip()
+
+
+def _rows(title: str, names: list[str] | None, rows: list[tuple[Any, ...]]) -> Table:
+    table = Table(*(names or [""] * max((len(row) for row in rows), default=1)), title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*(_shown(value) for value in row))
+    return table
+
+
+def _flat(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

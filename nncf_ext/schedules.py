@@ -1,0 +1,61 @@
+"""Pure functions from training time to a compression level. Formulas: NNCF 2.x."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Where training is. Counters start at -1: nothing has begun.
+
+    epoch: current epoch; step: optimizer steps begun since the start; step_in_epoch: the same since the epoch began.
+    steps_per_epoch: known once one whole epoch has passed.
+    """
+
+    epoch: int = -1
+    step: int = -1
+    step_in_epoch: int = -1
+    steps_per_epoch: int | None = None
+
+    def next_epoch(self, epoch: int | None = None) -> Clock:
+        length = self.step_in_epoch + 1 if self.epoch >= 0 and self.step_in_epoch >= 0 else self.steps_per_epoch
+        return replace(self, epoch=self.epoch + 1 if epoch is None else epoch, step_in_epoch=-1, steps_per_epoch=length)
+
+    def next_step(self, step: int | None = None) -> Clock:
+        step = self.step + 1 if step is None else step
+        return replace(self, step=step, step_in_epoch=self.step_in_epoch + 1)
+
+    def progress(self, steps_per_epoch: int | None) -> float:
+        """Epochs passed, fractional where the length of an epoch is known; 0 before the first."""
+        epoch = float(max(self.epoch, 0))
+        if steps_per_epoch:
+            epoch += min(max(self.step_in_epoch, 0) / steps_per_epoch, 1.0)
+        return epoch
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self)}
+
+
+def polynomial(initial: float, target: float, epoch: float, target_epoch: float, power: float, concave: bool) -> float:
+    """From `initial` at epoch 0 to `target` at `target_epoch`; concave rises fast first (Zhu & Gupta 2017 with power 3)."""
+    if target_epoch == 0:
+        return target
+    x = min(max(epoch / target_epoch, 0.0), 1.0)
+    return target - (target - initial) * (1 - x) ** power if concave else initial + (target - initial) * x**power
+
+
+def exponential(initial: float, target: float, epoch: float, target_epoch: float) -> float:
+    """The density 1 - level falls by the same factor every epoch."""
+    if target_epoch == 0:
+        return target
+    first, last = 1 - initial, 1 - target
+    return min(1 - max(first * (last / first) ** (epoch / target_epoch), last), target)
+
+
+def multistep(boundaries: Sequence[float], levels: Sequence[float], epoch: float) -> float:
+    """`levels[i]` between the i-th boundary and the next; one more level than boundaries."""
+    return levels[bisect_right(sorted(boundaries), epoch)]

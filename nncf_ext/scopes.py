@@ -1,0 +1,86 @@
+"""Which nodes of a graph an algorithm considers: `ignored_scopes` and `target_scopes` of NNCF 2.x.
+
+A scope is the exact name of a node, or, with the marker `{re}` anywhere in it, a regular expression that is searched in the name.
+NNCF 2.x put "NNCF" before the class names of wrapped layers (`NNCFConv2d[conv1]`); our names have no such prefix, so scopes are
+also tried without it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Collection, Iterable
+from functools import lru_cache
+
+from nncf_ext.config.errors import ConfigError, nearest
+
+MARKER = "{re}"
+_WRAPPED_CLASS = re.compile(r"(?<!\w)NNCF(?=[A-Z(.\[\\])")
+
+
+class Inherited(str):
+    """A scope that stands at the top level of the config and holds for every algorithm in it."""
+
+
+@lru_cache(maxsize=1024)
+def compile_scope(pattern: str) -> Callable[[str], bool]:
+    """The test that `pattern` puts to a node name. `re.error` for an invalid regular expression."""
+    forms = {pattern, _WRAPPED_CLASS.sub("", pattern)}
+    if MARKER not in pattern:
+        return forms.__contains__
+    searches = [re.compile(form.replace(MARKER, "")).search for form in forms]
+    return lambda name: any(search(name) for search in searches)
+
+
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Whether any of `patterns` is about the node `name`."""
+    return any(compile_scope(pattern)(name) for pattern in patterns)
+
+
+def considered(name: str, ignored: Iterable[str] = (), target: Iterable[str] | None = None) -> bool:
+    """Whether an algorithm looks at the node `name`: in `target` (None: every node is) and not in `ignored`."""
+    return (target is None or matches(name, target)) and not matches(name, ignored)
+
+
+def select(
+    names: Collection[str],
+    ignored: Iterable[str] = (),
+    target: Iterable[str] | None = None,
+    validate: bool = True,
+    where: str = "",
+) -> list[str]:
+    """Those of `names` that are considered, in their order.
+
+    validate: ConfigError for a scope that matches none of `names`. where: JSON path of the section that the scopes stand in.
+    """
+    kept = list(names)
+    for key, patterns in (("ignored_scopes", ignored), ("target_scopes", target)):
+        if patterns is None:
+            continue
+        matched: set[str] = set()
+        for pattern in patterns:
+            path = f"{where}.{key}" if where and not isinstance(pattern, Inherited) else key
+            try:
+                test = compile_scope(pattern)
+            except re.error as error:
+                raise ConfigError(f"{path}: {_quoted(pattern)} is no regular expression: {error}") from None
+            hits = {name for name in names if test(name)}
+            if validate and not hits:
+                raise ConfigError(f"{path}: {_quoted(pattern)} matches no node{_advice(pattern, names)}")
+            matched |= hits
+        kept = [name for name in kept if (name in matched) == (key == "target_scopes")]
+    return kept
+
+
+def _advice(pattern: str, names: Collection[str]) -> str:
+    plain = _WRAPPED_CLASS.sub("", pattern).replace(MARKER, "")
+    below = sum(plain in name for name in names)
+    if MARKER not in pattern and below:
+        return f" exactly; {_quoted(MARKER + re.escape(plain))} would match the {below} with that in their names"
+    close = nearest(re.sub(r"\\(.)", r"\1", plain), names)
+    return f"; the nearest node is {_quoted(close)}" if close else f"; nodes are named like {_quoted(next(iter(names), ''))}"
+
+
+def _quoted(text: str) -> str:
+    """As it is to be written in a config."""
+    return json.dumps(text, ensure_ascii=False)

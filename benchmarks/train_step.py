@@ -8,30 +8,41 @@ from __future__ import annotations
 import argparse
 import copy
 import importlib
-import json
 import os
+import statistics
 import warnings
 from dataclasses import asdict
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
-from measure import interleaved, paired_ratio
-from models_torch import bert, mobilenet_v2, resnet18
 from torch import Tensor, nn
+
+from benchmarks.contest import report_result
+from benchmarks.measure import interleaved, paired_ratio
+from benchmarks.models_torch import bert, mobilenet_v2, resnet18
 
 BATCH, PIXELS, TOKENS, VOCABULARY = 8, 96, 64, 1000
 
 
 def build(name: str) -> tuple[nn.Module, Tensor]:
-    """A model in training mode and a batch for it. The BatchNorm statistics are warm: some tools calibrate with them."""
+    """A model in training mode and a batch for it.
+
+    The BatchNorm statistics are the batch's. Peers calibrate in inference mode: with statistics that do not fit yet, ranges
+    would be wrong, and the gradients of a MobileNetV2 quantized by ModelOpt grow beyond float32 within three steps.
+    """
     if name == "bert":
-        return bert().train(), torch.randint(0, VOCABULARY, (BATCH, TOKENS))
+        return bert(vocabulary=VOCABULARY).train(), torch.randint(0, VOCABULARY, (BATCH, TOKENS))
     model = {"resnet18": resnet18, "mobilenet_v2": mobilenet_v2}[name]().train()
     images = torch.randn(BATCH, 3, PIXELS, PIXELS)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
     with torch.no_grad():
-        for _ in range(20):
-            model(images)
+        model(images)
+    for norm in norms:
+        norm.momentum = 0.1
     return model, images
 
 
@@ -42,7 +53,7 @@ def loss_of(model: nn.Module, batch: Tensor) -> Tensor:
 
 
 class Step:
-    """Forward, loss, backward and an SGD step that also moves the learned scales, if the contestant has them."""
+    """Forward, loss, backward and an SGD step, which moves the learned scales too, where there are any."""
 
     def __init__(self, model: nn.Module, batch: Tensor) -> None:
         self.model, self.batch = model, batch
@@ -55,14 +66,14 @@ class Step:
 
 
 def saved_bytes(model: nn.Module, batch: Tensor) -> int:
-    """Bytes that a forward pass keeps for the backward pass: all storages counted once, without those of the model itself."""
+    """Bytes that a forward pass keeps for the backward pass: all storages counted once, those of the model itself not."""
     own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     kept = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage  # holding it keeps its address from being used again
+            kept[storage.data_ptr()] = storage  # while it is held, no other gets its address
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
@@ -70,8 +81,23 @@ def saved_bytes(model: nn.Module, batch: Tensor) -> int:
     return sum(storage.nbytes() for storage in kept.values())
 
 
+def compare(peer: str, model: str, rounds: int, compiled: bool) -> dict[str, Any]:
+    float_model, batch = build(model)
+    quantized, quantizers = importlib.import_module(f"benchmarks.peers.{peer}").quantize(copy.deepcopy(float_model), batch)
+    saved = saved_bytes(quantized, batch) / saved_bytes(float_model, batch)
+    if compiled:
+        quantized, float_model = (torch.compile(module, fullgraph=True) for module in (quantized, float_model))
+    steps = {"quantized": Step(quantized, batch), "float": Step(float_model, batch)}
+    times = interleaved(steps, rounds, warmup=3)
+    if not torch.isfinite(loss_of(quantized, batch)):
+        raise ArithmeticError("the loss became infinite or NaN")
+    ratio = paired_ratio(times["quantized"], times["float"])
+    float_seconds = statistics.median(times["float"])
+    return {"ratio": asdict(ratio), "saved": saved, "quantizers": quantizers, "float_seconds": float_seconds}
+
+
 def main() -> None:
-    arguments = argparse.ArgumentParser()
+    arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("peer")
     arguments.add_argument("model")
     arguments.add_argument("--rounds", type=int, required=True)
@@ -80,22 +106,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     torch.manual_seed(0)
-
-    peer = importlib.import_module(f"peers.{options.peer}")
-    float_model, batch = build(options.model)
-    quantized = peer.quantize(copy.deepcopy(float_model), batch)
-    result = {"quantizers": peer.count(quantized)}
-    if options.compile:
-        float_model, quantized = (torch.compile(model, fullgraph=True) for model in (float_model, quantized))
-    else:
-        result["saved"] = saved_bytes(quantized, batch) / saved_bytes(float_model, batch)
-    times = interleaved({"float": Step(float_model, batch), "quantized": Step(quantized, batch)}, options.rounds, warmup=3)
-    with torch.no_grad():
-        if not torch.isfinite(loss_of(quantized, batch)):
-            raise ArithmeticError("the loss became infinite or NaN")
-    result["ratio"] = asdict(paired_ratio(times["quantized"], times["float"]))
-    result["float_ms"] = 1000 * sorted(times["float"])[options.rounds // 2]
-    print(json.dumps(result))
+    report_result(lambda: compare(options.peer, options.model, options.rounds, options.compile))
 
 
 if __name__ == "__main__":

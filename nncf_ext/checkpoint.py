@@ -55,7 +55,7 @@ def check_plan_fits(plan: Plan, graph: Graph) -> None:
 
 def save_checkpoint(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> None:
     """Write a checkpoint in one step: a reader sees the old file or the new one, never a part."""
-    contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    contiguous = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     data = save(contiguous, metadata={"nncf_ext": json.dumps({"format": FORMAT, "state": state})})
     with atomic(path) as temporary:
         Path(temporary).write_bytes(data)

@@ -88,7 +88,7 @@ def _demo(options: argparse.Namespace) -> int:
 def _inspect(options: argparse.Namespace) -> int:
     from nncf_ext.inspection import describe, find_checkpoint
 
-    console = Console()
+    console = Console(markup=False)  # the names of layers have [brackets]
     for table in describe(find_checkpoint(options.path)):
         console.print(table)
     return 0

@@ -13,6 +13,7 @@ import numpy as np
 from nncf_ext.adapter import Adapter, Attached
 from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outputs, Training
 from nncf_ext.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from nncf_ext.edits import Edit, Plan
 from nncf_ext.graph import Graph
 from nncf_ext.report import CompressionStatistics
 from nncf_ext.schedules import Clock
@@ -90,12 +91,20 @@ class Controller:
         return self._attached.model
 
     @property
-    def plan(self) -> Any:
+    def plan(self) -> Plan:
         return self._attached.plan
 
     @property
     def name(self) -> str:
         return ", ".join(algorithm.algorithm for algorithm in self._algorithms)
+
+    def variable_values(self, edit: Edit) -> dict[str, np.ndarray]:
+        """The present values of an edit's variables."""
+        return {name: self._adapter.to_numpy(value) for name, value in self._attached.variables(edit).items()}
+
+    def set_teacher(self, teacher: Any) -> None:
+        """Distil from `teacher` (a plain model, used in inference mode) from now on."""
+        self._watch(teacher)
 
     def advance(self, clock: Clock, event: str) -> None:
         """Move the clock and let every algorithm act on `event` (`epoch_step` or `step`)."""

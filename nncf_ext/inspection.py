@@ -34,7 +34,7 @@ def describe(path: Path) -> list[Table]:
         progress = state["ctrl_state"]
     except KeyError as error:
         raise CheckpointError(f"{path}: the compression state lacks {error}") from None
-    summary = Table("", "", title=str(path), title_justify="left")
+    summary = Table("", "", title=str(path), title_justify="left", show_header=False)
     summary.add_row("epoch", str(progress["scheduler_state"]["epoch"]))
     summary.add_row("tensors", f"{len(tensors)}, {sum(array.nbytes for array in tensors.values()):,} bytes")
     for name, algorithm in progress["algorithms"].items():

@@ -11,14 +11,15 @@ import logging
 import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from nncf_ext import ops
 from nncf_ext.graph import INPUT, OUTPUT, Graph, Node, Site
 
 Mode = Literal["symmetric", "asymmetric"]
-TARGET_DEVICES = ("ANY", "CPU", "CPU_SPR", "GPU", "NPU", "TRIAL")
+# NNCF knows these normalisations as a chain of simpler operators only; for placement its first one stands for the chain.
+_TREATED_AS = {"LayerNormalization": "ReduceMean", "GroupNormalization": "ReduceMean"}
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,10 @@ class Placement:
     sites: tuple[Site, ...]
     spec: QuantizerSpec
 
+    @property
+    def of_weight(self) -> bool:
+        return self.sites[0].is_parameter
+
 
 def place(
     graph: Graph,
@@ -59,6 +64,8 @@ def place(
     quantize_inputs: bool = True,
     quantize_outputs: bool = False,
     ignored: Collection[str] = (),
+    ignored_weights: Collection[str] = (),
+    ignored_activations: Collection[str] = (),
     model_type: Literal["transformer"] | None = None,
 ) -> tuple[Placement, ...]:
     """Quantizers for `graph`, in execution order.
@@ -70,36 +77,53 @@ def place(
         are put in afterwards. Weights are per channel where the table's first choice is (all of them); activations are per
         tensor unless asked otherwise, also before depthwise convolutions, where the table prefers per channel: ONNX Runtime
         has no integer kernel for that.
-    ignored: names of nodes that stay in floating point.
+    ignored: names of nodes that stay in floating point. ignored_weights, ignored_activations: nodes of which only the weight, or
+        only the inputs, do; no quantizer moves up through a node whose inputs are ignored.
     model_type: see `model_type_of`.
     """
-    with _quiet_nncf():
-        setup = _quantizer_setup(
-            graph, preset, target_device, weights.mode, activations.mode, quantize_outputs, ignored, model_type
-        )
+
+    def placed(ignored: Collection[str]) -> tuple[Placement, ...]:
+        with _quiet_nncf():
+            setup = _quantizer_setup(
+                graph, preset, target_device, weights.mode, activations.mode, quantize_outputs, ignored, model_type
+            )
+        return _placements(graph, setup, weights, activations)
+
+    ignored = {*ignored, *_attention_outputs(graph)}
+    placements = placed(ignored)
+    if ignored_activations:  # NNCF ignores whole nodes: without these, it says where their weights and all other inputs go
+        others = placed({*ignored, *ignored_activations})
+        placements = tuple(p for p in placements if p.of_weight) + tuple(p for p in others if not p.of_weight)
+    if ignored_weights:
+        placements = tuple(p for p in placements if not (p.of_weight and any(s.node in ignored_weights for s in p.sites)))
+    if not quantize_inputs:
+        placements = tuple(p for p in placements if p.of_weight or not any(_reads_model_input(graph, s) for s in p.sites))
+    order = {node.name: index for index, node in enumerate(graph.nodes)}
+    return tuple(sorted(placements, key=lambda placement: (order[placement.sites[0].node], placement.sites[0].slot)))
+
+
+def _placements(graph: Graph, setup: Any, weights: Constraints, activations: Constraints) -> tuple[Placement, ...]:
+    """What NNCF's SingleConfigQuantizerSetup says, in terms of our sites."""
     unified = {point: group for group, points in setup.unified_scale_groups.items() for point in points}
-    shared: dict[object, Placement] = {}
+    order = {node.name: index for index, node in enumerate(graph.nodes)}
+    shared: dict[object, list[Site]] = {}  # by what makes a quantizer one: its unified scale, its weight, or its site
+    specs: dict[object, QuantizerSpec] = {}
     for key, point in setup.quantization_points.items():
+        node = point.insertion_point.target_node_name
         if point.is_weight_quantization_point():
-            sites = (Site(point.insertion_point.target_node_name, "weight"),)
+            sites = (Site(node, "weight"),)
             spec = _spec(point.qconfig, weights, per_channel=point.qconfig.per_channel)
         else:
-            sites = _activation_sites(graph, point.insertion_point.target_node_name, point.insertion_point.input_port_id)
-            sites = tuple(site for site in sites if quantize_inputs or not _reads_model_input(graph, site))
+            sites = _activation_sites(graph, node, point.insertion_point.input_port_id)
             spec = _spec(point.qconfig, activations, per_channel=False)
         for site in sites:
             owner = unified.get(key, _weight_name(graph, site) if site.is_parameter else site)
-            known = shared.get(owner)
-            shared[owner] = Placement((*known.sites, site) if known else (site,), spec)
-    order = {node.name: index for index, node in enumerate(graph.nodes)}
-
-    def in_execution_order(site: Site) -> tuple[int, str]:
-        return order[site.node], site.slot
-
-    placements = (
-        replace(placement, sites=tuple(sorted(placement.sites, key=in_execution_order))) for placement in shared.values()
+            shared.setdefault(owner, []).append(site)
+            specs[owner] = spec
+    return tuple(
+        Placement(tuple(sorted(sites, key=lambda site: (order[site.node], site.slot))), specs[owner])
+        for owner, sites in shared.items()
     )
-    return tuple(sorted(placements, key=lambda placement: in_execution_order(placement.sites[0])))
 
 
 def model_type_of(graph: Graph) -> Literal["transformer"] | None:
@@ -114,6 +138,18 @@ def model_type_of(graph: Graph) -> Literal["transformer"] | None:
         if node.op == "MatMul" and not ops.has_weight(node) and _comes_from_softmax(graph, node):
             return "transformer"
     return None
+
+
+def _attention_outputs(graph: Graph) -> Iterator[str]:
+    """Products of attention weights and values that NNCF does not recognise as such, because an einsum hides the transposition.
+
+    Everywhere else NNCF itself leaves softmax(...) V in floating point.
+    """
+    for node in graph.nodes:
+        if node.op == "MatMul" and not ops.has_weight(node) and _comes_from_softmax(graph, node):
+            factors = (graph[edge.source] for edge in graph.inputs_of[node.name])
+            if any("equation" in factor.attrs or "subscripts" in factor.attrs for factor in (node, *factors)):
+                yield node.name
 
 
 def _comes_from_softmax(graph: Graph, node: Node) -> bool:
@@ -269,4 +305,5 @@ def _metatype(node: Node) -> Any:
     if ops.is_embedding(node):
         return onnx_metatypes.ONNXEmbeddingMetatype
     special = {INPUT: InputNoopMetatype, OUTPUT: OutputNoopMetatype}
-    return special.get(node.op) or onnx_metatypes.ONNX_OPERATION_METATYPES.get_operator_metatype_by_op_name(node.op)
+    op = _TREATED_AS.get(node.op, node.op)
+    return special.get(op) or onnx_metatypes.ONNX_OPERATION_METATYPES.get_operator_metatype_by_op_name(op)

@@ -46,7 +46,7 @@ class CompressionStatistics:
 
 def tables(title: str, report: Any) -> list[Table]:
     """A dataclass as tables: its plain fields as one, each field with several rows as another."""
-    plain = Table("", "", title=title, title_justify="left")
+    plain = Table("", "", title=title, title_justify="left", show_header=False)
     extra: list[Table] = []
     for field in fields(report):
         value = getattr(report, field.name)
@@ -64,7 +64,7 @@ def tables(title: str, report: Any) -> list[Table]:
 
 def render(table: Table) -> str:
     """A table as plain text, as wide as it needs."""
-    console = Console(file=io.StringIO(), width=200, color_system=None)
+    console = Console(file=io.StringIO(), width=200, color_system=None, markup=False)  # names have [brackets]
     console.print(table)
     text = console.file
     assert isinstance(text, io.StringIO)
@@ -72,7 +72,8 @@ def render(table: Table) -> str:
 
 
 def _rows(title: str, names: list[str] | None, rows: list[tuple[Any, ...]]) -> Table:
-    table = Table(*(names or [""] * max((len(row) for row in rows), default=1)), title=title, title_justify="left")
+    columns = names or [""] * max((len(row) for row in rows), default=1)
+    table = Table(*columns, title=title, title_justify="left", show_header=names is not None)
     for row in rows:
         table.add_row(*(_shown(value) for value in row))
     return table

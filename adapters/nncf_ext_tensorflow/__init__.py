@@ -1,0 +1,7 @@
+"""nncf_ext for Keras 3 on TensorFlow."""
+
+from nncf_ext_tensorflow.callbacks import create_compression_callbacks
+from nncf_ext_tensorflow.creation import create_compressed_model
+from nncf_ext_tensorflow.initialization import register_default_init_args
+
+__all__ = ["create_compressed_model", "create_compression_callbacks", "register_default_init_args"]

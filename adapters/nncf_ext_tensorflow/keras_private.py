@@ -9,10 +9,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import keras
+from keras.src.backend import AutocastScope
 from keras.src.backend.common import global_state
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope  # noqa: F401  (part of this module's interface)
 from keras.src.models.functional import Functional
 from keras.src.saving import object_registration
+from keras.src.utils.naming import to_snake_case
 from tensorflow.python.util import dispatch
 
 
@@ -35,6 +37,11 @@ def unpatched_class(layer: Any) -> type:
     return getattr(type(layer), "unpatched", type(layer))
 
 
+def is_part_of_keras(layer: Any) -> bool:
+    """Whether the layer's class comes with Keras."""
+    return unpatched_class(layer).__module__.startswith("keras.src.")
+
+
 def nodes_of(function: Any) -> Iterator[Any]:
     """Calls recorded in a Function or Functional model, in the order in which Keras runs them."""
     for depth in sorted(function._nodes_by_depth, reverse=True):
@@ -51,6 +58,15 @@ def producer_of(tensor: keras.KerasTensor) -> Any:
     return history.operation._inbound_nodes[history.node_index]
 
 
+def in_order_of_creation(nodes: list[Any]) -> list[Any]:
+    """Recorded calls in the order in which Python made them (as far as the running number in tensor names tells it)."""
+    numbers = [re.fullmatch(r"keras_tensor(?:_(\d+))?", node.outputs[0].name) for node in nodes]
+    if not all(numbers):
+        return nodes
+    order = sorted(range(len(nodes)), key=lambda i: int(numbers[i].group(1) or 0))  # pyright: ignore[reportOptionalMemberAccess]
+    return [nodes[i] for i in order]
+
+
 def sublayers(layer: Any) -> list[Any]:
     """Layers that `layer` holds directly."""
     if isinstance(layer, (Functional, keras.Sequential)):
@@ -58,9 +74,22 @@ def sublayers(layer: Any) -> list[Any]:
     return list(layer._layers)
 
 
+def attributes(layer: Any) -> Iterator[tuple[str, Any]]:
+    """The attributes that the author of `layer` set."""
+    for name, value in vars(layer).items():
+        if not name.startswith(("_self_", "_layers", "_tracker", "_functional")):
+            yield name, value
+
+
+def own_variables(layer: Any) -> list[keras.Variable]:
+    """Variables that `layer` holds itself: weights, statistics and the states of its random generators."""
+    seeds = [generator.state for generator in layer._seed_generators]
+    return [*layer._trainable_variables, *layer._non_trainable_variables, *seeds]
+
+
 def has_automatic_name(layer: Any) -> bool:
     """Whether Keras made the layer's name up (class name and a running number): it differs from one build to the next."""
-    prefix = keras.src.utils.naming.to_snake_case(unpatched_class(layer).__name__)
+    prefix = to_snake_case(unpatched_class(layer).__name__)
     return re.fullmatch(re.escape(prefix) + r"(_\d+)?", layer.name) is not None
 
 
@@ -78,6 +107,56 @@ def training_now() -> bool:
     """The `training` flag of the forward that is running."""
     context = global_state.get_global_attribute("current_call_ctx")
     return bool(context is not None and context.get_value("training"))
+
+
+def without_autocast() -> Any:
+    """A context in which variables are read in their own precision."""
+    return AutocastScope(None)
+
+
+def hold(model: Any, name: str, layer: Any) -> None:
+    """Make `layer` an attribute of a model that may be built already, tracked as if it had been there from the start."""
+    with _unlocked(model):
+        setattr(model, name, layer)
+    if all(each is not layer for each in model._layers):
+        list.append(model._layers, layer)  # Sequential does not track its attributes
+
+
+def release(model: Any, name: str) -> None:
+    """The reverse of `hold`."""
+    layer = getattr(model, name)
+    with _unlocked(model):
+        delattr(model, name)
+    if any(each is layer for each in model._layers):
+        list.remove(model._layers, layer)
+    model._tracker.stored_ids["layers"].discard(id(layer))
+
+
+@contextmanager
+def _unlocked(model: Any) -> Iterator[None]:
+    tracker = model._tracker
+    locked = tracker.locked
+    tracker.locked = False
+    try:
+        yield
+    finally:
+        tracker.locked = locked
+
+
+def forget_compiled_functions(model: Any) -> None:
+    """Have TensorFlow trace `train_step` and its siblings anew; possible in the middle of `fit`."""
+    for name in ("train", "test", "predict"):
+        if getattr(model, f"{name}_function", None) is not None:
+            getattr(model, f"make_{name}_function")(force=True)
+
+
+def renew_optimizer(model: Any) -> None:
+    """Give a compiled model whose variables changed an optimizer that knows them (its moments start anew)."""
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is not None and optimizer.built:
+        with _unlocked(model):
+            model.optimizer = type(optimizer).from_config(optimizer.get_config())
+        model.optimizer.build(model.trainable_variables)
 
 
 def drop_symbolic_losses(layer: Any) -> bool:
@@ -101,13 +180,22 @@ class TFOp(keras.Operation):
     def call(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
 
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        """As for any operation, but on dense tensors: Keras marks the product of a tensor and a number as sparse."""
+
+        def dense(x: Any) -> Any:
+            return keras.KerasTensor(x.shape, x.dtype) if isinstance(x, keras.KerasTensor) else x
+
+        arguments: Any = keras.tree.map_structure(dense, (args, kwargs))
+        return super().compute_output_spec(*arguments[0], **arguments[1])
+
     @property
     def function_name(self) -> str:
         return getattr(self.function, "__name__", type(self.function).__name__)
 
 
 class _RecordTFOps(dispatch.GlobalOpDispatcher):
-    """Makes a TFOp of every `tf.*` call that got a symbolic Keras tensor, while `recording_tf_ops` is entered."""
+    """Makes a TFOp of every `tf.*` call that got a symbolic Keras tensor, while `recording` is entered."""
 
     active = threading.local()
 
@@ -123,13 +211,18 @@ _RecordTFOps().register()
 
 
 @contextmanager
-def recording_tf_ops() -> Iterator[None]:
+def recording(layer: Any) -> Iterator[None]:
+    """For a symbolic call of `layer`: raw `tf.*` calls are recorded too, and the model forgets the call afterwards."""
+    layers = [layer, *layer._flatten_layers(include_self=False)]
+    lengths = [(calls, len(calls)) for each in layers for calls in (each._inbound_nodes, each._outbound_nodes)]
     before = getattr(_RecordTFOps.active, "on", False)
     _RecordTFOps.active.on = True
     try:
         yield
     finally:
         _RecordTFOps.active.on = before
+        for calls, length in lengths:
+            del calls[length:]
 
 
 def serialize_as(cls: type, registered: type) -> None:

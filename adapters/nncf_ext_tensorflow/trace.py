@@ -17,6 +17,7 @@ import keras
 
 from nncf_ext.graph import INPUT, OUTPUT, Edge, Graph, Node, Parameter, Site
 from nncf_ext_tensorflow import keras_private
+from nncf_ext_tensorflow.naming import Names, join, names_in
 from nncf_ext_tensorflow.operators import Stage, operation_op, stages_of, tf_function_op
 
 Path = tuple[Any, ...]
@@ -24,7 +25,7 @@ Path = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor passes while the model runs: during the n-th call of `owner` (a layer, or an operation of a Functional model).
+    """Where a tensor passes while the model runs: during the n-th call of `owner`, a layer or an operation of a Functional model.
 
     point: `input` or `output` of the call, or the name of a tensor inside of it. at: which of several, as a path into the
     structure of the arguments (args, kwargs) or of the outputs.
@@ -36,25 +37,19 @@ class Place:
     at: Path = ()
 
 
-@dataclass(frozen=True)
+@dataclass
 class KerasTrace:
     """places: for activation sites. variables: for parameter sites, the layer, its attribute and the Keras variable.
 
-    programs: for every layer whose `call` was traced symbolically, its operators' names in order (see `Program`).
+    programs: by id of every layer whose `call` was traced symbolically, the kinds of the operations in it, in order.
+    example: what the model was traced with.
     """
 
     graph: Graph
     places: Mapping[Site, Place]
     variables: Mapping[Site, tuple[Any, str, keras.Variable]]
-    programs: Mapping[int, Program]
-    batch_norms: tuple[Any, ...]
-
-
-@dataclass(frozen=True)
-class Program:
-    """The operations, other than layers, in one symbolic call of a layer."""
-
-    signatures: tuple[str, ...]
+    programs: Mapping[int, tuple[str, ...]]
+    example: Any = None
 
 
 @dataclass(frozen=True)
@@ -75,9 +70,9 @@ def trace(model: keras.Model, example: Any = None) -> KerasTrace:
     Functional nor Sequential and takes several inputs. ValueError where it is needed and missing.
     """
     inputs = _symbolic_inputs(model, example)
-    tracer = _Tracer(model, inputs)
+    tracer = _Tracer(model, inputs, names_in(model))
     tracer.run()
-    return tracer.result()
+    return tracer.result(example)
 
 
 def symbolic_call(layer: Any, args: Any, kwargs: Mapping[str, Any]) -> tuple[list[Any], Any]:
@@ -86,11 +81,12 @@ def symbolic_call(layer: Any, args: Any, kwargs: Mapping[str, Any]) -> tuple[lis
     args, kwargs hold KerasTensors without history. Whatever `call` raises passes through; ValueError where its result does not
     depend on the arguments alone.
     """
-    with keras_private.recording_tf_ops():
-        outputs = keras_private.unpatched_class(layer).call(layer, *args, **kwargs)
+    with keras_private.recording(layer):
+        cls: Any = keras_private.unpatched_class(layer)
+        outputs = cls.call(layer, *args, **kwargs)
+        nodes = keras_private.in_order_of_creation(list(_calls_that_make(keras.tree.flatten(outputs))))
     if keras_private.drop_symbolic_losses(layer):
         raise ValueError(f"{layer.name} adds a loss that depends on its inputs")
-    nodes = list(_calls_that_make(keras.tree.flatten(outputs)))
     for node in nodes:
         if _has_unknown_size(node):
             raise ValueError(f"{layer.name} takes a size from the data")
@@ -121,8 +117,11 @@ def _has_unknown_size(node: Any) -> bool:
         return False
     given = [getattr(node.operation, name, ()) for name in ("shape", "newshape", "repeats")]
     given += [a for a in (*node.arguments.args, *node.arguments.kwargs.values()) if isinstance(a, (list, tuple))]
-    return any(isinstance(sizes, (list, tuple)) and any(size is None for size in sizes) and not any(
-        isinstance(size, (keras.KerasTensor, slice)) or size is Ellipsis for size in sizes) for sizes in given)
+    return any(_is_shape(sizes) and any(size is None for size in sizes) for sizes in given)
+
+
+def _is_shape(sizes: Any) -> bool:
+    return isinstance(sizes, list | tuple) and all(size is None or isinstance(size, int) for size in sizes)
 
 
 def _symbolic_inputs(model: Any, example: Any) -> Any:
@@ -185,19 +184,15 @@ def _snake_case(name: str) -> str:
 class _Tracer:
     model: Any
     inputs: Any
+    names: Names
     nodes: dict[str, Node] = field(default_factory=dict)
     edges: list[Edge] = field(default_factory=list)
     places: dict[Site, Place] = field(default_factory=dict)
     variables: dict[Site, tuple[Any, str, keras.Variable]] = field(default_factory=dict)
-    programs: dict[int, Program] = field(default_factory=dict)
+    programs: dict[int, tuple[str, ...]] = field(default_factory=dict)
     calls: Counter[int] = field(default_factory=Counter)
-    paths: dict[int, str] = field(default_factory=dict)
-    variable_names: dict[int, str] = field(default_factory=dict)
-    owners: dict[int, tuple[Any, str]] = field(default_factory=dict)
-    batch_norms: dict[int, Any] = field(default_factory=dict)
 
     def run(self) -> None:
-        self._find_layers(self.model, "")
         tensors = []
         for index, x in enumerate(keras.tree.flatten(self.inputs)):
             name = f"/nncf_model_input_{index}"
@@ -210,32 +205,15 @@ class _Tracer:
             self._add(Node(name, OUTPUT), [(0, tensor)])
             self.places[Site(name, "input:0")] = Place(self.model, 0, "output", (index,))
 
-    def result(self) -> KerasTrace:
+    def result(self, example: Any) -> KerasTrace:
         graph = Graph(tuple(self.nodes.values()), tuple(self.edges))
-        return KerasTrace(graph, self.places, self.variables, self.programs, tuple(self.batch_norms.values()))
+        return KerasTrace(graph, self.places, self.variables, self.programs, example)
 
     # Layers ---------------------------------------------------------------------------------------------------------------
 
-    def _find_layers(self, layer: Any, path: str) -> None:
-        """Give every layer and variable its name: stable between two builds of the model."""
-        for attribute, value in vars(layer).items():
-            if isinstance(value, keras.Variable) and id(value) not in self.owners:
-                self.owners[id(value)] = (layer, attribute)
-                self.variable_names[id(value)] = f"{path}/{value.name}".lstrip("/")
-        if isinstance(layer, keras.layers.BatchNormalization):
-            self.batch_norms[id(layer)] = layer
-        taken = {self.paths[id(each)] for each in keras_private.sublayers(layer) if id(each) in self.paths}
-        for child in keras_private.sublayers(layer):
-            if id(child) in self.paths or child is self.model:
-                continue
-            name = f"{path}/{_name_in(layer, child)}".lstrip("/")
-            while name in taken:
-                name += "_"
-            taken.add(name)
-            self.paths[id(child)] = name
-            self._find_layers(child, name)
-
-    def _container(self, layer: Any, path: str, args: Any, kwargs: Mapping[str, Any], tensors: Sequence[_Tensor]) -> list[_Tensor]:
+    def _container(
+        self, layer: Any, path: str, args: Any, kwargs: Mapping[str, Any], tensors: Sequence[_Tensor]
+    ) -> list[_Tensor]:
         """Trace what runs inside of a layer; `tensors` are those in (args, kwargs), in order."""
         functional = keras_private.functional_of(layer)
         if functional is not None:
@@ -250,18 +228,20 @@ class _Tracer:
             given.append(next(symbolic))
             return given[-1]
 
-        args, kwargs = keras.tree.map_structure(fresh, (tuple(args), dict(kwargs)))
+        symbolic_arguments: Any = keras.tree.map_structure(fresh, (tuple(args), dict(kwargs)))
+        args, kwargs = symbolic_arguments
         if keras_private.has_training_argument(layer):
             kwargs = {**kwargs, "training": False}
         try:
             nodes, outputs = symbolic_call(layer, args, kwargs)
         except Exception:  # whatever a user's `call` may raise on symbolic tensors
             return self._opaque(layer, path, tensors)
-        self.programs[id(layer)] = Program(
-            tuple(signature_of(n.operation) for n in nodes if not isinstance(n.operation, keras.Layer))
+        self.programs.setdefault(
+            id(layer), tuple(signature_of(n.operation) for n in nodes if not isinstance(n.operation, keras.Layer))
         )
         known = {id(x): tensor for x, tensor in zip(given, tensors, strict=True)}
-        return self._walk(path, nodes, known, [x for x in keras.tree.flatten(outputs) if isinstance(x, keras.KerasTensor)], layer)
+        results = [x for x in keras.tree.flatten(outputs) if isinstance(x, keras.KerasTensor)]
+        return self._walk(path, nodes, known, results, layer)
 
     def _walk(self, path: str, nodes: Any, known: dict[int, _Tensor], outputs: Sequence[Any], owner: Any) -> list[_Tensor]:
         """Trace recorded calls. `known` maps symbolic tensors (by id) to tensors of the graph."""
@@ -280,7 +260,8 @@ class _Tracer:
                 signature = signature_of(operation)
                 local = operation.name if keep_names else f"{signature}_{counts[signature]}"
                 counts[signature] += 1
-                made = self._operation(operation, f"{path}/{local}".lstrip("/"), local, tensors, node, None if keep_names else (owner, call))
+                program = None if keep_names else (owner, call)
+                made = self._operation(operation, join(path, local), local, tensors, node, program)
             for x, tensor in zip(node.outputs, made, strict=False):
                 known[id(x)] = _Tensor(tensor.source, tensor.port, x.shape, x.dtype)
         return [known.get(id(x)) or self._tensor(x, known) for x in outputs]
@@ -293,7 +274,7 @@ class _Tracer:
         return _Tensor(shape=tuple(x.shape))
 
     def _layer(self, layer: Any, path: str, node: Any, tensors: list[tuple[Path, _Tensor]]) -> list[_Tensor]:
-        name = self.paths.setdefault(id(layer), f"{path}/{layer.name}".lstrip("/"))
+        name = self.names.layers.setdefault(id(layer), join(path, layer.name))
         call = self.calls[id(layer)]
         self.calls[id(layer)] += 1
         if call:
@@ -304,7 +285,7 @@ class _Tracer:
             return self._stages(layer, name, call, stages, tensors, node.outputs)
         if isinstance(layer, keras.layers.MultiHeadAttention) and _plain_attention(layer):
             return self._attention(layer, name, call, tensors, node)
-        if keras_private.functional_of(layer) is None and keras_private.unpatched_class(layer).__module__.startswith("keras.src."):
+        if keras_private.functional_of(layer) is None and keras_private.is_part_of_keras(layer):
             made = self._opaque(layer, name, [t for _, t in tensors], len(node.outputs))
             self._place_ends(layer, name, call, tensors, len(node.outputs))
             return made
@@ -312,7 +293,13 @@ class _Tracer:
         return self._container(layer, name, node.arguments.args, node.arguments.kwargs, inner)
 
     def _stages(
-        self, layer: Any, name: str, call: int, stages: Sequence[Stage], tensors: list[tuple[Path, _Tensor]], outputs: Sequence[Any]
+        self,
+        layer: Any,
+        name: str,
+        call: int,
+        stages: Sequence[Stage],
+        tensors: list[tuple[Path, _Tensor]],
+        outputs: Sequence[Any],
     ) -> list[_Tensor]:
         """Nodes of a layer that is a chain of operators: its inputs go to the first, its outputs come from the last."""
         made = [_Tensor(name, 0, x.shape, x.dtype) for x in outputs]
@@ -337,23 +324,23 @@ class _Tracer:
     def _parameter(self, layer: Any, node: str, weight: Any) -> Parameter:
         variable = getattr(layer, weight.attribute)
         self.variables[Site(node, weight.slot)] = (layer, weight.attribute, variable)
-        return Parameter(
-            weight.slot, self.variable_names[id(variable)], tuple(variable.shape), weight.channel_axis, weight.port, variable.trainable
-        )
+        name, shape = self.names.variables[id(variable)], tuple(variable.shape)
+        return Parameter(weight.slot, name, shape, weight.channel_axis, weight.port, variable.trainable)
 
     def _attention(self, layer: Any, name: str, call: int, tensors: list[tuple[Path, _Tensor]], node: Any) -> list[_Tensor]:
         """MultiHeadAttention as its projections, two products and a softmax (apply.py runs it that way where a site needs it)."""
         given = _bind(node, ("query", "value", "key"))
-        by_id = {id(x): tensor for (_, tensor), (_, x) in zip(tensors, tensors_in(node.arguments.args, node.arguments.kwargs), strict=True)}
+        symbols = tensors_in(node.arguments.args, node.arguments.kwargs)
+        by_id = {id(x): tensor for (_, tensor), (_, x) in zip(tensors, symbols, strict=True)}
         query, value = by_id[id(given["query"])], by_id[id(given["value"])]
         key = by_id[id(given["key"])] if given.get("key") is not None else value
 
         def project(dense: Any, x: _Tensor) -> _Tensor:
-            spec = dense.compute_output_spec(keras.KerasTensor(x.shape, x.dtype))
-            self.paths.setdefault(id(dense), f"{name}/{dense.name}")
+            spec = keras.KerasTensor(_einsum_shape(dense.equation, x.shape, dense.kernel.shape), x.dtype)
+            self.names.layers.setdefault(id(dense), f"{name}/{dense.name}")
             count = self.calls[id(dense)]
             self.calls[id(dense)] += 1
-            dense_name = f"{self.paths[id(dense)]}^{count}" if count else self.paths[id(dense)]
+            dense_name = f"{self.names.layers[id(dense)]}^{count}" if count else self.names.layers[id(dense)]
             stages = stages_of(dense, x.shape) or []
             return self._stages(dense, dense_name, count, stages, [((0, 0), x)], [spec])[0]
 
@@ -396,7 +383,7 @@ class _Tracer:
             self.calls[id(child)] += 1
             given = [((0, 0), _Tensor(source, 0, (None, *shape[1:])))]
             output = keras.KerasTensor(child.compute_output_shape((None, *shape[1:])))
-            self._stages(child, self.paths[id(child)], 0, stages, given, [output])
+            self._stages(child, self.names.layers[id(child)], 0, stages, given, [output])
 
     def _place_ends(self, layer: Any, name: str, call: int, tensors: list[tuple[Path, _Tensor]], outputs: int) -> None:
         for port, (at, _) in enumerate(tensors):
@@ -415,14 +402,18 @@ class _Tracer:
         node: Any,
         program: tuple[Any, int] | None,
     ) -> list[_Tensor]:
-        """Node of a keras.ops or tf.* call. program: (layer, call) whose symbolic call it is part of; None in a Functional model."""
+        """Node of a keras.ops or tf.* call. program: (layer, call) that it is part of; None in a Functional model."""
         is_tf = isinstance(operation, keras_private.TFOp)
         op = tf_function_op(operation.function_name) if is_tf else operation_op(operation)
         weighted = [port for port, (_, tensor) in enumerate(tensors) if tensor.variable is not None]
         parameters = tuple(self._operand(name, op, port, tensors[port][1].variable) for port in weighted)
-        attrs = {k: v for k, v in vars(operation).items() if k in _OPERATION_ATTRS and isinstance(v, (int, float, str, tuple, list))}
-        self._add_operator(op, name, None, tuple(p for p in parameters if p), attrs, [(port, t) for port, (_, t) in enumerate(tensors)])
-        owner, call = (operation, 0) if program is None else program
+        attrs = {
+            k: v for k, v in vars(operation).items() if k in _OPERATION_ATTRS and isinstance(v, int | float | str | tuple | list)
+        }
+        inputs = [(port, tensor) for port, (_, tensor) in enumerate(tensors)]
+        self._add_operator(op, name, None, tuple(p for p in parameters if p), attrs, inputs)
+        owner, call = (operation, self.calls[id(operation)]) if program is None else program
+        self.calls[id(operation)] += 1
         prefix = "" if program is None else f"{local}|"
         for port, (at, tensor) in enumerate(tensors):
             if tensor.source:
@@ -433,19 +424,25 @@ class _Tracer:
 
     def _operand(self, node: str, op: str, port: int, variable: Any) -> Parameter | None:
         """A variable that an operation was given directly."""
-        if id(variable) not in self.owners or op not in ("MatMul", "Gemm", "Conv", "ConvTranspose", "Gather", "Add", "Mul"):
+        if id(variable) not in self.names.owners or op not in ("MatMul", "Gemm", "Conv", "ConvTranspose", "Gather", "Add", "Mul"):
             return None
         slot = "bias" if op == "Add" else "weight"
-        self.variables[Site(node, slot)] = (*self.owners[id(variable)], variable)
+        self.variables[Site(node, slot)] = (*self.names.owners[id(variable)], variable)
         axis = len(variable.shape) - 1 if slot == "weight" else 0
-        return Parameter(slot, self.variable_names[id(variable)], tuple(variable.shape), axis, port, variable.trainable)
+        return Parameter(slot, self.names.variables[id(variable)], tuple(variable.shape), axis, port, variable.trainable)
 
     # Nodes and edges ------------------------------------------------------------------------------------------------------
 
     def _add_operator(
-        self, op: str, name: str, layer: Any, parameters: tuple[Parameter, ...], attrs: Mapping[str, Any], inputs: list[tuple[int, _Tensor]]
+        self,
+        op: str,
+        name: str,
+        layer: Any,
+        parameters: tuple[Parameter, ...],
+        attrs: Mapping[str, Any],
+        inputs: list[tuple[int, _Tensor]],
     ) -> None:
-        module = self.paths.get(id(layer), "") if layer is not None else ""
+        module = self.names.layers.get(id(layer), "") if layer is not None else ""
         if op != "Silu":
             self._add(Node(name, op, module, parameters, dict(attrs)), inputs)
             return
@@ -467,30 +464,6 @@ class _Tracer:
 _OPERATION_ATTRS = ("axis", "axes", "data_format", "strides", "padding", "dilation_rate", "keepdims", "subscripts")
 
 
-def _name_in(parent: Any, child: Any) -> str:
-    """Name of a layer within its parent. Where Keras made the name up and does not save it, the attribute that holds the layer."""
-    if isinstance(parent, keras.Sequential) or keras_private.is_functional(parent) or not keras_private.has_automatic_name(child):
-        return child.name
-    for attribute, value in vars(parent).items():
-        if attribute.startswith("_layers") or attribute == "_tracker":
-            continue
-        for at, item in _items(attribute, value):
-            if item is child:
-                return at.lstrip("_")
-    return child.name
-
-
-def _items(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, (list, tuple)):
-        for index, item in enumerate(value):
-            yield from _items(f"{name}/{index}", item)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from _items(f"{name}/{key}", item)
-    else:
-        yield name, value
-
-
 def _bind(node: Any, names: Sequence[str]) -> dict[str, Any]:
     """Arguments of a recorded call by name, for a `call` whose first parameters are `names`."""
     return {**dict(zip(names, node.arguments.args, strict=False)), **node.arguments.kwargs}
@@ -503,7 +476,9 @@ def _plain_attention(layer: Any) -> bool:
 
 def _einsum_shape(equation: str, a: Sequence[int | None], b: Sequence[int | None]) -> tuple[int | None, ...]:
     operands, output = equation.split("->")
-    sizes = {label: size for labels, shape in zip(operands.split(","), (a, b), strict=True) for label, size in zip(labels, shape, strict=True)}
+    sizes: dict[str, int | None] = {}
+    for labels, shape in zip(operands.split(","), (a, b), strict=True):
+        sizes.update(zip(labels, shape, strict=True))
     return tuple(sizes[label] for label in output)
 
 

@@ -1,7 +1,8 @@
 """`nncf_ext.numerics.fake_quantize` for torch: the compiled kernel where there is one, a few ATen operators elsewhere.
 
 Both give the values of `fake_quantize_composite` and its gradients by x exactly. float32 on CPU runs compiled: one pass each
-way. All other tensors, and `torch.compile` (Inductor makes one loop of it), take the ATen form.
+way. All other tensors take the ATen form, and so does whatever watches operators go by: `torch.compile` (Inductor makes one loop
+of them), `torch.export`, `torch.jit.trace`, dispatch modes.
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ def fake_quantize(x: Tensor, low: Tensor, step: Tensor, intervals: int) -> Tenso
     if torch.compiler.is_compiling():
         return _Aten.apply(x, low, step, intervals)
     with torch._C.DisableTorchFunction():
+        if torch._C._is_tracing():  # it records operators, not autograd functions
+            return _aten_forward(x, low, step, intervals)
         axis = _channel_axis(x, low, step)
-        if axis is None or intervals > MAX_INTERVALS or native.library() is None:
+        if axis is None or intervals > MAX_INTERVALS or torch._C._len_torch_dispatch_stack() or native.library() is None:
             return _Aten.apply(x, low, step, intervals)
         if torch.is_grad_enabled() and (x.requires_grad or low.requires_grad or step.requires_grad):
             return _Native.apply(x, low, step, intervals, axis, x.is_leaf)
@@ -62,11 +65,10 @@ def _dense(x: Tensor) -> Tensor:
 
 
 def _forward(x: Tensor, code: Tensor | None, low: Tensor, step: Tensor, intervals: int, axis: int) -> Tensor:
-    kernels = native.library()
     y = torch.empty_like(x)
     size = x.numel()
     native.run(
-        kernels.fake_quantize_forward,
+        "fake_quantize_forward",
         native.parts(size),
         x.data_ptr(),
         y.data_ptr(),
@@ -94,31 +96,33 @@ class _Native(Function):
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         saved, low, step = ctx.saved_tensors
-        size, channels = saved.numel(), low.numel()
+        size = saved.numel()
         dx = torch.empty_like(saved, dtype=torch.float32)
         if g.stride() != dx.stride():
             g = torch.empty_like(dx).copy_(g)
         count = native.parts(size)
-        sums = torch.empty((count, 2, *low.shape)) if ctx.needs_input_grad[1] or ctx.needs_input_grad[2] else None
+        dlow = dstep = None
+        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
+            dlow, dstep = (torch.empty_like(low) if count == 1 else low.new_empty((count, *low.shape)) for _ in range(2))
         exact = saved.dtype is torch.float32
         native.run(
-            native.library().fake_quantize_backward,
+            "fake_quantize_backward",
             count,
             g.data_ptr(),
             saved.data_ptr() if exact else None,
             None if exact else saved.data_ptr(),
             dx.data_ptr(),
-            None if sums is None else sums.data_ptr(),
+            None if dlow is None else dlow.data_ptr(),
+            None if dstep is None else dstep.data_ptr(),
             low.data_ptr(),
             step.data_ptr(),
             ctx.intervals,
             size,
-            channels,
+            low.numel(),
             size if ctx.axis < 0 else saved.stride(ctx.axis),
         )
-        if sums is None:
-            return dx, None, None, None, None, None
-        dlow, dstep = (sums[0] if count == 1 else sums.sum(0)).unbind(0)
+        if dlow is not None and dstep is not None and count > 1:
+            dlow, dstep = dlow.sum(0), dstep.sum(0)
         return dx, dlow, dstep, None, None, None
 
 
@@ -129,12 +133,7 @@ class _Aten(Function):
     def forward(ctx: Any, x: Tensor, low: Tensor, step: Tensor, intervals: int) -> Tensor:
         ctx.save_for_backward(x, low, step)
         ctx.intervals = intervals
-        first, last = _first_and_last(low, step, intervals)
-        y = aten.round_.default(aten.div.Tensor(x, step))
-        y = aten.clamp_max_.Tensor(aten.clamp_min_.Tensor(y, first), last)
-        return (
-            aten._to_copy.default(aten.mul_.Tensor(y, step), dtype=x.dtype) if y.dtype != x.dtype else aten.mul_.Tensor(y, step)
-        )
+        return _aten_forward(x, low, step, intervals)
 
     @staticmethod
     @once_differentiable
@@ -143,17 +142,31 @@ class _Aten(Function):
         first, last = _first_and_last(low, step, ctx.intervals)
         v = aten.div.Tensor(x, step)
         above, below = aten.gt.Tensor(v, last), aten.lt.Tensor(v, first)
-        outside = aten.bitwise_or.Tensor(above, below)
-        dx = aten.masked_fill.Scalar(g, outside, 0)
+        dx = aten.where.ScalarSelf(aten.bitwise_or.Tensor(above, below), 0, g)
         if not (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]):
             return dx, None, None, None
+        greatest = torch.finfo(v.dtype).max
+        v = aten.clamp_.default(v, -greatest, greatest)  # infinity - infinity would be NaN
         residual = aten.sub_.Tensor(aten.round.default(v), v)
-        residual = aten.masked_fill_.Scalar(aten.masked_fill_.Scalar(residual, below, 0), above, ctx.intervals)
-        dstep = aten.mul.Tensor(residual, g)
-        dlow = aten.mul.Tensor(outside, g)
-        return dx, aten.sum_to_size.default(dlow, low.shape), aten.sum_to_size.default(dstep, step.shape), None
+        dlow = _sum_to(aten.sub.Tensor(g, dx), low)
+        dstep = _sum_to(aten.mul_.Tensor(residual, dx), step)
+        beyond = _sum_to(aten.where.ScalarOther(above, g, 0), step)
+        return dx, dlow, aten.add.Tensor(dstep, beyond, alpha=ctx.intervals), None
+
+
+def _aten_forward(x: Tensor, low: Tensor, step: Tensor, intervals: int) -> Tensor:
+    first, last = _first_and_last(low, step, intervals)
+    y = aten.round_.default(aten.div.Tensor(x, step))
+    y = aten.mul_.Tensor(aten.clamp_max_.Tensor(aten.clamp_min_.Tensor(y, first), last), step)
+    return aten._to_copy.default(y, dtype=x.dtype) if y.dtype != x.dtype else y
 
 
 def _first_and_last(low: Tensor, step: Tensor, intervals: int) -> tuple[Tensor, Tensor]:
+    """The integers between which x / step may lie."""
     first = aten.neg.default(aten.round.default(aten.div.Tensor(aten.neg.default(low), step)))
     return first, aten.add.Scalar(first, intervals)
+
+
+def _sum_to(x: Tensor, like: Tensor) -> Tensor:
+    """`x` summed to the shape of `like`, in its dtype if that is more precise."""
+    return aten.sum_to_size.default(x if x.dtype == like.dtype else aten._to_copy.default(x, dtype=like.dtype), like.shape)

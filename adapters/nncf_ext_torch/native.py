@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 SMALLEST_PART = 1 << 17  # elements: less is not worth another thread
+CORES = os.cpu_count() or 1
 
 _SHAPE = [ctypes.c_float, *[ctypes.c_int64] * 5]  # intervals; size, channels, inner, part, parts
 
@@ -28,14 +29,14 @@ def library() -> ctypes.CDLL | None:
         logging.getLogger("nncf_ext").warning("Fake quantization on CPU is slower without its compiled kernel: %s", error)
         return None
     kernels.fake_quantize_forward.argtypes = [*[ctypes.c_void_p] * 5, *_SHAPE]
-    kernels.fake_quantize_backward.argtypes = [*[ctypes.c_void_p] * 7, *_SHAPE]
+    kernels.fake_quantize_backward.argtypes = [*[ctypes.c_void_p] * 8, *_SHAPE]
     kernels.fake_quantize_forward.restype = kernels.fake_quantize_backward.restype = None
     return kernels
 
 
 @functools.cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="nncf_ext")
+    return ThreadPoolExecutor(CORES, thread_name_prefix="nncf_ext")
 
 
 if hasattr(os, "register_at_fork"):
@@ -44,12 +45,13 @@ if hasattr(os, "register_at_fork"):
 
 def parts(size: int) -> int:
     """How many threads to use for `size` elements."""
-    return max(1, min(torch.get_num_threads(), os.cpu_count() or 1, size // SMALLEST_PART))
+    return 1 if size < 2 * SMALLEST_PART else min(torch.get_num_threads(), CORES, size // SMALLEST_PART)
 
 
-def run(kernel: ctypes._CFuncPtr, count: int, *arguments: object) -> None:
-    """Call `kernel(*arguments, part, count)` for all `count` parts at the same time (ctypes lets go of the GIL)."""
-    others = [_pool().submit(kernel, *arguments, part, count) for part in range(1, count)]
-    kernel(*arguments, 0, count)
+def run(kernel: str, count: int, *arguments: object) -> None:
+    """Call the kernel of that name with (*arguments, part, count) for all `count` parts at once (ctypes lets go of the GIL)."""
+    function = getattr(library(), kernel)
+    others = [_pool().submit(function, *arguments, part, count) for part in range(1, count)]
+    function(*arguments, 0, count)
     for other in others:
         other.result()

@@ -237,7 +237,7 @@ def operator_type(function: Callable[..., Any], arguments: Mapping[str, Any], ar
         return "GlobalAveragePool"
     if name in ("max", "min") and len(args) > 1 and isinstance(args[1], torch.Tensor):
         return "Max" if name == "max" else "Min"
-    if name == "__getitem__" and _has_tensor(args[1]):
+    if name == "__getitem__" and _has_tensor(args[1:]):
         return "Gather"
     op = _TYPE_BY_NAME.get(name, name)
     if op == "Identity" and args and isinstance(args[0], torch.Tensor) and output.dtype != args[0].dtype:
@@ -250,7 +250,7 @@ def _has_tensor(index: Any) -> bool:
 
 
 def attributes(op: str, arguments: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """What the core may want to know of one call: convolutions' `groups`, `kernel`, `stride`, `depthwise`; `axis`; Gemm's `transB`."""
+    """What the core may want to know of one call: a convolution's shape, `axis`, or that a weight is (out, in): `transB`."""
     if op in ("Conv", "ConvTranspose"):
         return _convolution(op, arguments)
     if op in ("Gemm", "MatMul") and "weight" in arguments:

@@ -1,4 +1,4 @@
-"""Capture of a PyTorch model's operators: one forward under a `TorchFunctionMode`, with hooks that tell which module is running."""
+"""Capture of a PyTorch model's operators: one forward under a `TorchFunctionMode`, with hooks that tell which module runs."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def leaves(value: Any, path: tuple[int | str, ...] = ()) -> Iterator[tuple[tuple
             yield from leaves(item, (*path, key))
 
 
-# `multi_head_attention_forward` reaches a function mode as one call; the operators are inside. Its body, which does not ask again:
+# `multi_head_attention_forward` reaches a function mode as one call with its operators inside. Its body, which asks no mode:
 _attention_forward = types.FunctionType(
     torch.nn.functional.multi_head_attention_forward.__code__,
     {**torch.nn.functional.__dict__, "has_torch_function": lambda tensors: False},
@@ -191,7 +191,8 @@ class _Recorder(TorchFunctionMode):
         frame = self.stack.pop()
         if len(frame.operators) == 1 and isinstance(output, torch.Tensor):
             only = frame.operators[0]
-            if only.output == () and only.output_id == id(output) and set(only.module_inputs) == set(only.inputs):
+            same = only.node.module == frame.name and only.output_id == id(output)
+            if same and only.output == () and set(only.module_inputs) == set(only.inputs):
                 only.whole_module = True
         if self.stack:
             self.stack[-1].operators.extend(frame.operators)
@@ -238,8 +239,8 @@ class _Recorder(TorchFunctionMode):
         parameters = []
         for port, (argument, tensor, formal) in sorted(inputs.items()):
             if tensor in self.constants:
-                slot = formal and operators.parameter_slot(function, formal)
-                if slot and self.constants[tensor]:
+                slot = operators.parameter_slot(function, formal) if formal else None
+                if formal and slot and self.constants[tensor]:
                     parameters.append(self._parameter(slot, tensor, function, formal, port))
                 continue
             ports[port] = argument

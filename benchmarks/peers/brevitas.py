@@ -1,21 +1,16 @@
-"""Brevitas: layer-wise 8-bit quantization. Its step is measured after the phase of collecting ranges, when scales are learned."""
+"""Brevitas: layer-wise 8-bit quantization. Past its phase of collecting ranges, so that scales of activations are learned."""
 
+import torch
 from brevitas.graph.calibrate import calibration_mode
 from brevitas.graph.quantize import layerwise_quantize
 from brevitas.proxy import ActQuantProxyFromInjector, WeightQuantProxyFromInjector
 from torch import Tensor, nn
 
-KIND = "learned activation scales"
 
-
-def quantize(model: nn.Module, batch: Tensor) -> nn.Module:
-    model = layerwise_quantize(model)
-    model.eval()
-    with calibration_mode(model):
+def quantize(model: nn.Module, batch: Tensor) -> tuple[nn.Module, int]:
+    """The model, ready to be trained, and its number of quantizers."""
+    model = layerwise_quantize(model).eval()
+    with torch.no_grad(), calibration_mode(model):
         model(batch)
-    return model.train()
-
-
-def count(model: nn.Module) -> int:
-    proxies = (ActQuantProxyFromInjector, WeightQuantProxyFromInjector)
-    return sum(isinstance(module, proxies) and module.is_quant_enabled for module in model.modules())
+    quantizers = (ActQuantProxyFromInjector, WeightQuantProxyFromInjector)
+    return model.train(), sum(isinstance(module, quantizers) and module.is_quant_enabled for module in model.modules())

@@ -15,7 +15,7 @@ from nncf_ext.config.models import QuantizationConfig, QuantizationSettings
 from nncf_ext.edits import QUANTIZE, Edit, Plan, Range, Transform, Var
 from nncf_ext.graph import INPUT, Graph, Site
 from nncf_ext.ops import has_weight
-from nncf_ext.placement import Constraints, Placement, place
+from nncf_ext.placement import Constraints, Placement, model_type_of, place
 from nncf_ext.schedules import Clock
 from nncf_ext.scopes import considered, select
 
@@ -118,15 +118,22 @@ class Quantization(QuantizationConfig, Algorithm):
             quantize_inputs=self.quantize_inputs,
             quantize_outputs=self.quantize_outputs,
             ignored=ignored,
+            model_type=model_type_of(graph),
         )
         half = self._half_range_nodes(graph, target_device)
-        wanted = [placement for placement in placements if self._in_group_scopes(names, placement)]
+        groups = {
+            group: set(select(names, s.ignored_scopes, s.target_scopes, s.validate_scopes, f"{self.where}.{group}"))
+            for group, s in (("weights", self.weights), ("activations", self.activations))
+        }
+        wanted = [p for p in placements if all(site.node in groups[_group(site)] for site in p.sites)]
         edits = tuple(self._edit(graph, placement, half) for placement in wanted)
         quantized = {site.node for edit in edits for site in edit.sites if site.is_parameter}
         skipped = tuple(
             (
                 node.name,
-                "outside the scopes of quantization" if node.name in ignored else f"{node.op}: not quantized on {target_device}",
+                "outside the scopes of quantization"
+                if node.name in ignored or node.name not in groups["weights"]
+                else f"{node.op}: not quantized on {target_device}",
             )
             for node in graph.nodes
             if has_weight(node) and node.name not in quantized
@@ -139,7 +146,7 @@ class Quantization(QuantizationConfig, Algorithm):
             transform = edit.transform
             assert isinstance(transform, Quantizer)
             quantizers[
-                "weights" if edit.site.is_parameter else "activations",
+                _group(edit.site),
                 transform.bits,
                 "symmetric" if transform.symmetric else "asymmetric",
                 "per-tensor" if transform.channel_axis is None else "per-channel",
@@ -173,12 +180,6 @@ class Quantization(QuantizationConfig, Algorithm):
         )
         return Edit(placement.sites, transform, self.algorithm)
 
-    def _in_group_scopes(self, names: Collection[str], placement: Placement) -> bool:
-        """Whether the scopes of the `weights` or `activations` section keep it."""
-        group = self.weights if placement.sites[0].is_parameter else self.activations
-        kept = select(names, group.ignored_scopes, group.target_scopes, group.validate_scopes, self.where)
-        return all(site.node in kept for site in placement.sites)
-
     def _half_range_nodes(self, graph: Graph, target_device: str) -> Collection[str]:
         """Nodes whose 8-bit weights use 7 bits (`overflow_fix`)."""
         if self.overflow_fix == "disable" or target_device not in ("ANY", "CPU"):
@@ -186,6 +187,10 @@ class Quantization(QuantizationConfig, Algorithm):
         if self.overflow_fix == "enable":
             return graph.by_name
         return _first_weighted(graph)
+
+
+def _group(site: Site) -> str:
+    return "weights" if site.is_parameter else "activations"
 
 
 def _constraints(settings: QuantizationSettings) -> Constraints:

@@ -8,17 +8,52 @@ import numpy as np
 import onnx_ir as ir
 
 from nncf_ext.export.constants import add_constant, constant
-from nncf_ext.export.marked import Grid, grid_of, is_marker
-from nncf_ext.export.rewiring import only_user, replace_node
+from nncf_ext.export.marked import Grid, grid_of, is_marker, key_of
+from nncf_ext.export.rewiring import bypass, only_user, replace_node
 
 _SIGNED_ZERO = 128  # zero point of symmetric signed grids: ONNX Runtime keeps convolutions of int8 activations in float
+_MOVE = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity", "MaxPool")
+_SELECT = ("Gather", "Slice")
 
 
 def lower_activations(graph: ir.Graph, grids: Mapping[str, Grid]) -> None:
     """Replace every marker that is left. A Relu or Clip in front of one is moved behind the rounding, onto the codes."""
+    first: dict[tuple[ir.Value | None, str], ir.Node] = {}
+    for node in list(graph):
+        if not is_marker(node):
+            continue
+        same = first.setdefault((node.inputs[0], key_of(node)), node)
+        if same is not node:  # one quantizer at the inputs of several operators
+            bypass(node, same.outputs[0])
     for node in list(graph):
         if is_marker(node):
             _lower(graph, node, grid_of(node, grids))
+    for node in list(graph):
+        if node.domain == "" and node.op_type in ("Conv", "Gemm", "MatMul"):
+            _repeat_behind_selection(graph, node)
+
+
+def dequantizer_of(value: ir.Value | None) -> ir.Node | None:
+    """The DequantizeLinear (of one step) whose values `value` has, also behind operators that only move or select elements."""
+    node = value.producer() if value is not None else None
+    while node is not None and node.domain == "" and node.op_type in (*_MOVE, *_SELECT):
+        node = node.inputs[0].producer() if node.inputs[0] is not None else None
+    if node is None or node.op_type != "DequantizeLinear":
+        return None
+    step = constant(node.inputs[1])
+    return node if step is not None and step.size == 1 else None
+
+
+def _repeat_behind_selection(graph: ir.Graph, node: ir.Node) -> None:
+    """Quantize selected elements (BERT's first token) again, to the same codes: ONNX Runtime does not look behind a Gather."""
+    x = node.inputs[0]
+    selection, source = x.producer() if x is not None else None, dequantizer_of(x)
+    if x is None or selection is None or source is None or selection.op_type not in _SELECT:
+        return
+    quantize = ir.node("QuantizeLinear", [x, *source.inputs[1:]], name=f"{x.name}_QuantizeLinear")
+    dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], *source.inputs[1:]], name=f"{x.name}_DequantizeLinear")
+    graph.insert_before(node, [quantize, dequantize])
+    node.replace_input_with(0, dequantize.outputs[0])
 
 
 def _lower(graph: ir.Graph, node: ir.Node, grid: Grid) -> None:

@@ -1,6 +1,6 @@
 """Biases of integer operators as int32.
 
-ONNX Runtime fuses a float bias into a float Gemm before it looks for integer patterns; with an int32 bias it finds the integer one.
+ONNX Runtime fuses a float bias into a float Gemm before it looks for integer patterns; with an int32 bias it finds these.
 """
 
 from __future__ import annotations
@@ -8,19 +8,19 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from nncf_ext.export.constants import add_constant, constant
+from nncf_ext.export.activations import dequantizer_of
+from nncf_ext.export.constants import constant
 from nncf_ext.export.fold import channel_axis, per_channel
 from nncf_ext.export.rewiring import only_user
 from nncf_ext.export.weights import Quantized, dequantize, quantized_constant, weight_name
 
-_LARGEST = 2**31 - 1
-_SAME_VALUES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Slice", "Gather", "MaxPool")
+_LARGEST = 2**30  # of the int32 that a bias may use; the rest is for the sum of up to 33,000 products of 8-bit codes
 
 
 def integer_biases(graph: ir.Graph) -> None:
     """Biases of Conv, Gemm and MatMul + Add with quantized inputs and weights become int32 behind a DequantizeLinear.
 
-    Its scale is input scale x weight scale (per channel), its zero point 0. A bias beyond int32 makes its channel's weights
+    Its scale is input scale x weight scale (per channel), its zero point 0. A bias beyond that range makes its channel's weights
     coarser.
     """
     for node in list(graph):
@@ -62,14 +62,10 @@ def _bias_slot(node: ir.Node) -> tuple[ir.Node, int] | None:
 
 
 def step_of(value: ir.Value | None) -> np.float32 | None:
-    """Step of a tensor quantized per tensor, also behind operators that only move or select its elements."""
-    node = value.producer() if value is not None else None
-    while node is not None and node.domain == "" and node.op_type in _SAME_VALUES:
-        node = node.inputs[0].producer() if node.inputs[0] is not None else None
-    if node is None or node.op_type != "DequantizeLinear":
-        return None
-    step = constant(node.inputs[1])
-    return np.float32(step.item()) if step is not None and step.size == 1 else None
+    """Step of a tensor quantized per tensor, None for any other."""
+    node = dequantizer_of(value)
+    step = None if node is None else constant(node.inputs[1])
+    return None if step is None else np.float32(step.item())
 
 
 def _coarser(weight: Quantized, axis: int, steps: np.ndarray) -> Quantized:

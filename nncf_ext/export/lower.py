@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
 from nncf_ext.export.activations import lower_activations
 from nncf_ext.export.bias import integer_biases
-from nncf_ext.export.constants import fold_constants
+from nncf_ext.export.constants import constant, fold_constants
 from nncf_ext.export.fold import fold_batchnorm
 from nncf_ext.export.marked import DOMAIN, Grid, is_marker, key_of
 from nncf_ext.export.rewiring import bypass
@@ -33,6 +34,7 @@ def lower(model: ir.Model, grids: Mapping[str, Grid]) -> ir.Model:
     if left:
         raise ValueError(f"{left[0]}: the quantizer is inside a branch or loop of the exported model, expected the main graph")
     common.RemoveUnusedNodesPass()(model)
+    _make_contiguous(graph)
     common.DeduplicateHashedInitializersPass()(model)
     common.NameFixPass()(model)
     common.ClearMetadataAndDocStringPass()(model)
@@ -50,3 +52,11 @@ def _drop_identities(graph: ir.Graph) -> None:
             continue
         if len(node.outputs) == 1 or not node.outputs[1].uses():
             bypass(node, x)
+
+
+def _make_contiguous(graph: ir.Graph) -> None:
+    """Hashing reads initializers byte by byte, and torch exports some as transposed views."""
+    for value in graph.initializers.values():
+        array = constant(value)
+        if array is not None and not array.flags.c_contiguous:
+            value.const_value = ir.tensor(np.ascontiguousarray(array), name=value.name)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import onnx_ir as ir
 
-from nncf_ext import numerics
+from nncf_ext import numerics, reference
 
 DOMAIN, MARKER = "nncf_ext", "Quantizer"
 
@@ -27,7 +28,7 @@ class Grid:
     @cached_property
     def zero(self) -> np.ndarray:
         """Integer code of the value zero."""
-        return np.asarray(numerics.zero_point(np, np.asarray(self.low), np.asarray(self.step))).astype(np.int64)
+        return np.asarray(numerics.zero_point(reference, np.asarray(self.low), np.asarray(self.step))).astype(np.int64)
 
     @property
     def is_symmetric(self) -> bool:
@@ -36,7 +37,7 @@ class Grid:
 
     def codes(self, x: np.ndarray) -> np.ndarray:
         """Signed integers q with fake_quantize(x) == q * step, bit for bit."""
-        return np.asarray(numerics.quantize_codes(np, x, self.low, self.step, self.intervals)).astype(np.int64) - self.zero
+        return np.asarray(numerics.quantize_codes(reference, x, self.low, self.step, self.intervals)).astype(np.int64) - self.zero
 
 
 def is_marker(node: ir.Node) -> bool:
@@ -52,7 +53,7 @@ def marker(x: ir.Value, key: str) -> ir.Node:
     return ir.node(MARKER, [x], {"key": key}, domain=DOMAIN, version=1)
 
 
-def grid_of(node: ir.Node, grids: dict[str, Grid]) -> Grid:
+def grid_of(node: ir.Node, grids: Mapping[str, Grid]) -> Grid:
     """KeyError in words where the plan has no such quantizer."""
     key = key_of(node)
     if key not in grids:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,18 @@ def export_onnx(
     samples: Sequence[Any] = (),
     input_names: list[str] | None = None,
     output_names: list[str] | None = None,
-) -> Parity:
+) -> Parity | None:
     """Write the compressed model to `path` with QuantizeLinear/DequantizeLinear and integer weights.
 
-    samples: batches of model inputs for the parity check (`example` where there are none). Returns what the check found.
+    samples: batches of model inputs for the parity check (where there are none, `example`). Returns what the check found; None
+    where there is neither, or `example` is a function that runs the model.
     """
     model = lower(adapter.export_marked(attached, example, input_names, output_names), grids(adapter, attached))
     names, step = [str(value.name) for value in model.graph.inputs], _output_step(model.graph)
     write(model, path)
-    batches = list(samples) or [example]
+    batches = list(samples) or ([] if example is None or callable(example) else [example])
+    if not batches:
+        return None
     references = [[adapter.to_numpy(a) for a in adapter.flatten(adapter.infer(attached.model, batch))] for batch in batches]
     return parity(path, [_inputs(adapter, batch, names) for batch in batches], references, step)
 
@@ -58,15 +62,21 @@ def _output_step(graph: ir.Graph) -> float | None:
 
 
 def _inputs(adapter: Adapter, batch: Any, names: Sequence[str]) -> list[np.ndarray]:
-    """The arrays of a batch in the order of the file's inputs: by name where the batch is a dict of these, else as they come."""
-    if isinstance(batch, Mapping) and set(names) <= set(batch):
-        return [adapter.to_numpy(batch[name]) for name in names]
-    return [adapter.to_numpy(array) for array in _leaves(batch)]
+    """The arrays of a batch in the order of the file's inputs: by name where the batch has these names, else as they come."""
+    named = {name: array for name, array in _leaves(batch) if name in names}
+    chosen = [named[name] for name in names] if len(named) == len(names) else [array for _, array in _leaves(batch)]
+    return [adapter.to_numpy(array) for array in chosen]
 
 
-def _leaves(nested: Any) -> list[Any]:
+def _leaves(nested: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Arrays in nested mappings, sequences and dataclasses, each with the innermost name that leads to it."""
+    if is_dataclass(nested) and not isinstance(nested, type):
+        nested = vars(nested)
     if isinstance(nested, Mapping):
-        return [leaf for value in nested.values() for leaf in _leaves(value)]
-    if isinstance(nested, list | tuple):
-        return [leaf for value in nested for leaf in _leaves(value)]
-    return [] if nested is None else [nested]
+        for key, value in nested.items():
+            yield from _leaves(value, str(key))
+    elif isinstance(nested, list | tuple):
+        for value in nested:
+            yield from _leaves(value, name)
+    elif nested is not None:
+        yield name, nested

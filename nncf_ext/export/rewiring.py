@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 def only_user(value: ir.Value) -> ir.Node | None:
     """The one node that uses `value`, None where there are more or it leaves the graph."""
-    uses = value.uses()
+    uses = list(value.uses())
     return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
 
 

@@ -29,9 +29,10 @@ def lower_weights(graph: ir.Graph, grids: Mapping[str, Grid]) -> None:
     the last node before the operator that uses the weight: the runtimes recognise no other order.
     """
     for node in list(graph):
-        weight = constant(node.inputs[0]) if is_marker(node) else None
-        if weight is not None:
-            _move(graph, node.outputs[0], quantize(weight, grid_of(node, grids)), str(node.inputs[0].name))
+        value = node.inputs[0] if is_marker(node) else None
+        weight = constant(value)
+        if value is not None and weight is not None:
+            _move(graph, node.outputs[0], quantize(weight, grid_of(node, grids)), str(value.name))
             graph.remove(node, safe=True)
 
 
@@ -39,7 +40,7 @@ def quantize(weight: np.ndarray, grid: Grid) -> Quantized:
     """int8 with zero point 0 where the codes fit (every symmetric grid), else uint8 from the grid's low end."""
     codes, zero = grid.codes(weight), grid.zero
     if np.all(zero <= 128) and np.all(grid.intervals - zero <= 127):
-        codes, zero, dtype = codes, np.zeros_like(zero), np.int8
+        zero, dtype = np.zeros_like(zero), np.int8
     else:
         codes, dtype = codes + zero, np.uint8
     step = np.asarray(grid.step, np.float32)

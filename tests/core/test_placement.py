@@ -143,6 +143,14 @@ def test_ignored_nodes_keep_floating_point_weights_and_inputs() -> None:
     assert "add|input:1" in placed
 
 
+def test_only_the_weight_or_only_the_inputs_of_a_node_can_be_ignored() -> None:
+    everything = sites(place(residual_block()))
+    assert sites(place(residual_block(), ignored_weights=["body"])) == [site for site in everything if site != "body|weight"]
+    placed = sites(place(residual_block(), ignored_activations=["body"]))
+    assert "body|weight" in placed
+    assert "relu1|output" not in placed and "add|input:1" in placed
+
+
 def test_depthwise_convolution_is_quantized_per_tensor_unless_asked() -> None:
     graph = network(
         Node("x", "Input"), conv("depthwise", depthwise=True, group=8), Node("y", "Output"), wires="x>depthwise depthwise>y"
@@ -228,6 +236,12 @@ def test_attention_makes_a_transformer(product: Node) -> None:
     assert not {"residual|input:0", "residual|input:1", "context|output"} & set(placed), (
         "residual additions stay in floating point"
     )
+
+
+def test_einsum_hides_no_attention_from_nncf() -> None:
+    plain = sites(place(attention(Node("context", "MatMul")), model_type="transformer"))
+    einsum = sites(place(attention(Node("context", "MatMul", attrs={"subscripts": "qk,kv->qv"})), model_type="transformer"))
+    assert set(plain) - set(einsum) == {"softmax|output", "value|output"}
 
 
 def test_a_softmax_classifier_is_no_transformer() -> None:

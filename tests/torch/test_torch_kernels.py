@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
+import shutil
+import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,11 +13,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nncf_ext_torch import kernels, native
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from nncf_ext import numerics
-from nncf_ext_torch import kernels, native
 
 XP = SimpleNamespace(
     round=torch.round,
@@ -25,6 +28,7 @@ XP = SimpleNamespace(
     cast_like=lambda a, like: a.to(like.dtype),
 )
 
+needs_compiler = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="Inductor needs a compiler")
 needs_kernel = pytest.mark.skipif(native.library() is None, reason="the compiled kernel was not built")
 
 
@@ -58,7 +62,7 @@ def run(function, x, low, step, intervals, g, leaf):
 def assert_same(ours, theirs, g, low, exact):
     """y and dx equal; dlow equal up to the order of summation; dstep too, or off by at most 1/504 of |g| per element."""
     for a, b in zip(ours[:2], theirs[:2], strict=True):
-        assert a.dtype == b.dtype and a.stride() == b.stride()
+        assert a.dtype == b.dtype
         torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
     weight = g.abs().double().sum_to_size(low.shape)
     assert ours[2].shape == ours[3].shape == low.shape
@@ -99,7 +103,8 @@ def test_equals_the_composite(form, layout, intervals, leaf):
     low, step = grid([length if i == axis else 1 for i, length in enumerate(shape)], intervals)
     ours, theirs = (run(f, x, low, step, intervals, g, leaf) for f in (kernels.fake_quantize, composite))
     assert_same(ours, theirs, g, low, exact=leaf or form == "aten")
-    assert not torch.signbit(ours[0][ours[0] == 0]).any() or form == "aten"
+    assert ours[0].stride() == ours[1].stride() == x.stride()
+    assert form == "aten" or not torch.signbit(ours[0][ours[0] == 0]).any()
 
 
 @settings(deadline=None, max_examples=60)
@@ -119,7 +124,7 @@ def test_any_shape_axis_and_order_of_memory(data):
 
 @settings(deadline=None, max_examples=100)
 @given(
-    st.lists(st.floats(-1e30, 1e30, width=32), min_size=1, max_size=70),
+    st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=1, max_size=70),
     st.floats(2.0**-20, 1000, width=32),
     st.integers(1, 255),
     st.integers(0, 255),
@@ -165,15 +170,18 @@ def test_empty(form, shape, of_grid):
     assert dlow.shape == dstep.shape == of_grid and not dlow.any() and not dstep.any()
 
 
-def test_tensors_with_gaps_and_gradients_without_memory(form):
+@pytest.mark.parametrize("select", [lambda x: x[:, ::2], lambda x: x[:, :4], lambda x: x[:, :1].expand(6, 4, 5)])
+def test_tensors_with_gaps_and_gradients_without_memory(form, select):
     base = 3 * torch.randn(6, 8, 5)
     low, step = grid((1, 4, 1), 15)
-    for x in (base[:, ::2], base[:, :4], base[:, :1].expand(6, 4, 5)):
-        for g in (torch.ones(()).expand(6, 4, 5), torch.randn(6, 5, 4).transpose(1, 2)):
-            ours, theirs = (run(lambda x, *grid, f=f: f(x, *grid), x, low, step, 15, g, False) for f in (kernels.fake_quantize, composite))
-            assert_same(ours, theirs, g, low, exact=form == "aten")
-        with torch.no_grad():
-            assert torch.equal(kernels.fake_quantize(x, low, step, 15), composite(x, low, step, 15))
+    for g in (torch.ones(()).expand(6, 4, 5), torch.randn(6, 5, 4).transpose(1, 2)):
+        ours, theirs = (
+            run(lambda x, *grid, f=f: f(select(x), *grid), base, low, step, 15, g, False)
+            for f in (kernels.fake_quantize, composite)
+        )
+        assert_same(ours, theirs, g, low, exact=form == "aten")
+    with torch.no_grad():
+        assert torch.equal(kernels.fake_quantize(select(base), low, step, 15), composite(select(base), low, step, 15))
 
 
 def test_grids_the_kernel_does_not_serve():
@@ -248,7 +256,7 @@ def test_number_of_threads(axis):
         torch.set_num_threads(before)
     for one, two in zip(*results, strict=True):
         assert torch.equal(one[0], two[0]) and torch.equal(one[1], two[1])
-        torch.testing.assert_close(one[2:], two[2:], rtol=1e-5, atol=1e-3)
+        torch.testing.assert_close(one[2:], two[2:], rtol=1e-4, atol=0.1)  # dstep sums half a million terms of up to 255 |g|
 
 
 @needs_kernel
@@ -260,11 +268,12 @@ def test_forked_process_has_threads_of_its_own():
 
     def quantize():
         arguments = (x.data_ptr(), y.data_ptr(), None, low.data_ptr(), step.data_ptr(), 255, x.numel(), 1, x.numel())
-        native.run(native.library().fake_quantize_forward, 2, *arguments)
+        native.run("fake_quantize_forward", 2, *arguments)
 
     quantize()
     child = os.fork()
     if child == 0:
+        signal.alarm(60)
         quantize()  # would wait for ever for the parent's threads
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
@@ -290,7 +299,7 @@ def gradients(forward, model, x):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=needs_compiler)])
 def test_torch_compile(backend):
     torch._dynamo.reset()
     torch.manual_seed(0)
@@ -337,6 +346,14 @@ def test_inside_a_function_mode(form):
     torch.testing.assert_close(compiled, expected, rtol=1e-3, atol=1e-2)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_tracers_see_the_operators(form):
+    model, x, other = Block(kernels.fake_quantize).eval(), torch.randn(2, 3, 9, 9), torch.randn(2, 3, 9, 9)
+    expected = model(other)
+    for traced in (torch.jit.trace(model, x, check_trace=False), torch.export.export(model, (x,)).module(), make_fx(model)(x)):
+        torch.testing.assert_close(traced(other), expected)
+
+
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_checkpointing(form, reentrant):
     model, x = Block(kernels.fake_quantize), torch.randn(2, 3, 9, 9, requires_grad=True)
@@ -374,13 +391,15 @@ def test_second_derivative_is_refused(form):
     y = kernels.fake_quantize(x * 1.0, *grid((1,), 15), 15).square().sum()
     (first,) = torch.autograd.grad(y, x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
-        torch.autograd.grad(first.sum(), x)
+        first.sum().backward()
 
 
 def test_without_the_compiled_kernel(monkeypatch, caplog):
-    monkeypatch.setattr(native.importlib.util, "find_spec", lambda name: None)
     native.library.cache_clear()
     try:
+        with monkeypatch.context() as patch:
+            patch.setattr(native.importlib.util, "find_spec", lambda name, package=None: None)
+            assert native.library() is None
         x, (low, step) = torch.randn(3, 4), grid((1, 4), 15)
         assert torch.equal(kernels.fake_quantize(x, low, step, 15), composite(x, low, step, 15))
         assert "slower" in caplog.text

@@ -261,20 +261,21 @@ EXPORT FOR_EACH_CPU void fake_quantize_forward(const float *x, float *y, int8_t 
         forward(x, y, NULL, low, step, intervals, size, channels, inner, part, parts);
 }
 
-/* dx from the output's gradient g and either x or (x is NULL) the residual codes. Where `sums` is not NULL, also this part's
- * share of the gradients of low and step: sums[part][0][channel] and sums[part][1][channel]. */
-EXPORT FOR_EACH_CPU void fake_quantize_backward(const float *g, const float *x, const int8_t *code, float *dx, float *sums,
-                                                const float *low, const float *step, float intervals, int64_t size,
-                                                int64_t channels, int64_t inner, int64_t part, int64_t parts) {
-    float *dlow = sums + 2 * part * channels, *dstep = dlow + channels;
-    if (x && sums)
-        backward(g, x, NULL, dx, dlow, dstep, low, step, intervals, size, channels, inner, part, parts);
-    else if (x)
+/* dx from the output's gradient g and either x or (x is NULL) the residual codes. Where dlow and dstep are not NULL, this
+ * part's share of them goes to dlow[part][channel] and dstep[part][channel]. */
+EXPORT FOR_EACH_CPU void fake_quantize_backward(const float *g, const float *x, const int8_t *code, float *dx, float *dlow,
+                                                float *dstep, const float *low, const float *step, float intervals,
+                                                int64_t size, int64_t channels, int64_t inner, int64_t part, int64_t parts) {
+    if (!dlow && x)
         backward(g, x, NULL, dx, NULL, NULL, low, step, intervals, size, channels, inner, part, parts);
-    else if (sums)
-        backward(g, NULL, code, dx, dlow, dstep, low, step, intervals, size, channels, inner, part, parts);
-    else
+    else if (!dlow)
         backward(g, NULL, code, dx, NULL, NULL, low, step, intervals, size, channels, inner, part, parts);
+    else if (x)
+        backward(g, x, NULL, dx, dlow + part * channels, dstep + part * channels, low, step, intervals, size, channels, inner,
+                 part, parts);
+    else
+        backward(g, NULL, code, dx, dlow + part * channels, dstep + part * channels, low, step, intervals, size, channels,
+                 inner, part, parts);
 }
 
-EXPORT void *PyInit__fake_quantize(void) { return NULL; } /* what Windows' linker is told to export from an extension */
+EXPORT void *PyInit__fake_quantize(void) { return NULL; } /* Windows' linker is told to export it from an extension */

@@ -1,0 +1,149 @@
+"""The Keras adapter (`nncf_ext.adapter.Adapter`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from nncf_ext.adapter import Values
+from nncf_ext.edits import Plan
+from nncf_ext.graph import Site
+from nncf_ext_tensorflow import keras_private, xp
+from nncf_ext_tensorflow.apply import Patch
+from nncf_ext_tensorflow.attach import KerasAttached, attach
+from nncf_ext_tensorflow.batchnorm import adapt_batchnorm
+from nncf_ext_tensorflow.naming import names_in
+from nncf_ext_tensorflow.saving import attached_to
+from nncf_ext_tensorflow.trace import KerasTrace, trace
+from nncf_ext_tensorflow.variables import HOLDER
+
+
+class KerasAdapter:
+    name = "tensorflow"
+    xp = xp
+
+    def trace(self, model: keras.Model, example: Any = None) -> KerasTrace:
+        return trace(model, example)
+
+    def parameter(self, model: keras.Model, traced: Any, site: Site) -> np.ndarray:
+        return self.to_numpy(traced.variables[site][2])
+
+    def apply(self, model: keras.Model, traced: Any, plan: Plan, values: Values) -> KerasAttached:
+        return attach(model, plan, values, traced)
+
+    def observe(
+        self,
+        model: keras.Model,
+        traced: Any,
+        sites: Iterable[Site],
+        batches: Iterable[Any],
+        visit: Callable[[Site, Any], None],
+    ) -> None:
+        """Eager forwards. A parameter site is visited once."""
+        if attached_to(model) is not None:
+            raise ValueError(f"model {model.name!r} is already compressed: observe it before")
+        patch = Patch(model, traced)
+        try:
+            for site in sites:
+                if site.is_parameter:
+                    visit(site, keras.ops.convert_to_tensor(traced.variables[site][2]))
+                else:
+                    patch.at_place(site, _visiting(site, visit))
+            for batch in batches:
+                model(batch, training=False)
+        finally:
+            patch.remove()
+
+    def adapt_batchnorm(self, model: keras.Model, batches: Iterable[Any]) -> None:
+        adapt_batchnorm(model, names_in(model).batch_norms, batches)
+
+    def frozen_copy(self, model: keras.Model) -> keras.Model:
+        """ValueError where the model cannot be built from its config."""
+        try:
+            copy = keras.saving.deserialize_keras_object(_without_compilation(model), custom_objects=_classes(model))
+            if not copy.built:
+                raise ValueError("its variables are unknown before it has run")
+            copy.set_weights(model.get_weights())
+        except Exception as error:
+            raise ValueError(
+                f"model {model.name!r} cannot be copied from its config ({str(error).splitlines()[0]}): "
+                "pass a teacher, or give it a get_config and build it before compressing"
+            ) from None
+        copy.trainable = False
+        return copy
+
+    def tap(self, model: keras.Model, after_forward: Callable[[Any, Any], None]) -> None:
+        attached_to(model).tap(after_forward)
+
+    def infer(self, model: keras.Model, inputs: Any) -> Any:
+        return keras.tree.map_structure(keras.ops.stop_gradient, model(inputs, training=False))
+
+    def batch_size(self, inputs: Any) -> int:
+        return int(keras.tree.flatten(inputs)[0].shape[0])
+
+    def flatten(self, outputs: Any) -> list[Any]:
+        return [x for x in keras.tree.flatten(outputs) if keras.ops.is_tensor(x) and keras.backend.is_float_dtype(x.dtype)]
+
+    def strip(self, model: keras.Model, do_copy: bool) -> keras.Model:
+        attached = attached_to(model)
+        if not do_copy:
+            attached.strip()
+            return model
+        with attached.lifted():
+            copy = keras.saving.deserialize_keras_object(_without_compilation(model), custom_objects=_classes(model))
+            copy.set_weights(model.get_weights())
+        names = names_in(copy).variables
+        by_name = {name: variable for variable, name in ((v, names.get(id(v))) for v in copy.variables) if name}
+        ours = names_in(model).variables
+        for variable, value in attached.transformed_parameters():
+            by_name[ours[id(variable)]].assign(value)
+        return copy
+
+    def tensors(self, model: keras.Model) -> dict[str, np.ndarray]:
+        return {name: self.to_numpy(variable) for name, variable in _named_variables(model).items()}
+
+    def load_tensors(self, model: keras.Model, tensors: Mapping[str, np.ndarray]) -> None:
+        variables = _named_variables(model)
+        for name, value in tensors.items():
+            variables[name].assign(value)
+
+    def to_numpy(self, array: Any) -> np.ndarray:
+        tensor: Any = keras.ops.convert_to_tensor(array)
+        return np.asarray(tensor.numpy())
+
+    def export_marked(
+        self, attached: KerasAttached, example: Any, input_names: list[str] | None, output_names: list[str] | None
+    ) -> Any:
+        from nncf_ext_tensorflow.export import export_marked
+
+        return export_marked(attached, example, input_names, output_names)
+
+
+def _visiting(site: Site, visit: Callable[[Site, Any], None]) -> Callable[[Any], Any]:
+    def pass_on(x: Any) -> Any:
+        visit(site, x)
+        return x
+
+    return pass_on
+
+
+def _named_variables(model: Any) -> dict[str, keras.Variable]:
+    names = names_in(model).variables
+    if attached_to(model) is not None:  # a Functional model does not count the holder of the transforms among its layers
+        names.update({id(variable): f"{HOLDER}/{variable.name}" for variable in getattr(model, HOLDER).variables})
+    return {names[id(variable)]: variable for variable in model.variables if id(variable) in names}
+
+
+def _without_compilation(model: Any) -> dict[str, Any]:
+    config: Any = keras.saving.serialize_keras_object(model)
+    config.pop("compile_config", None)
+    return config
+
+
+def _classes(model: Any) -> dict[str, type]:
+    """The classes in a model by name, so that those the user did not register are found."""
+    layers = [model, *model._flatten_layers(include_self=False)]
+    return {keras_private.unpatched_class(layer).__name__: keras_private.unpatched_class(layer) for layer in layers}

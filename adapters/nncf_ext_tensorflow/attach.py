@@ -1,0 +1,141 @@
+"""Putting a plan into a model, and what one can do with it there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+
+from nncf_ext.adapter import Values
+from nncf_ext.edits import Edit, Plan
+from nncf_ext.graph import Site
+from nncf_ext_tensorflow import keras_private, xp
+from nncf_ext_tensorflow.apply import Patch
+from nncf_ext_tensorflow.saving import CompressedModel, attached_to, input_specs, serialize_as_compressed
+from nncf_ext_tensorflow.trace import KerasTrace, trace
+from nncf_ext_tensorflow.variables import HOLDER, TransformVariables
+
+
+def attach(model: Any, plan: Plan, values: Values, traced: KerasTrace | None = None, example: Any = None) -> KerasAttached:
+    """Place `plan` in `model`. On any error the model is as it was. ValueError for a model that is compressed already."""
+    if attached_to(model) is not None:
+        raise ValueError(f"model {model.name!r} is already compressed: strip it first, or start from a plain model")
+    traced = trace(model, example) if traced is None else traced
+    return KerasAttached(model, traced, plan, values)
+
+
+class PlacedTransform:
+    """One edit's transform with its variables, as a function of one tensor: in float32, whatever the compute dtype is.
+
+    stand_in: what is called instead where it is set (export puts a marker there).
+    """
+
+    def __init__(self, edit: Edit, variables: Mapping[str, keras.Variable]):
+        self.edit, self.enabled = edit, True
+        self.stand_in: Callable[[Any], Any] | None = None
+        self._variables = variables
+
+    def variables(self) -> dict[str, Any]:
+        return {name: keras.ops.convert_to_tensor(variable) for name, variable in self._variables.items()}
+
+    def __call__(self, x: Any) -> Any:
+        if not self.enabled or not keras.backend.is_float_dtype(x.dtype):
+            return x
+        if self.stand_in is not None:
+            return self.stand_in(x)
+        y = self.edit.transform.apply(xp, keras.ops.cast(x, "float32"), self.variables(), keras_private.training_now())
+        return keras.ops.cast(y, x.dtype)
+
+
+class KerasAttached:
+    """A plan in a Keras model (`nncf_ext.adapter.Attached`). placed: the transforms in it, by edit key."""
+
+    def __init__(self, model: Any, traced: KerasTrace, plan: Plan, values: Values):
+        self.model, self.plan, self.traced = model, plan, traced
+        self.input_specs = input_specs(traced.example)
+        self._holder = TransformVariables(plan, values)
+        self.placed = {edit.key: PlacedTransform(edit, self._holder.of(edit)) for edit in plan}
+        self._patch = Patch(model, traced, root_mixins=(CompressedModel,))
+        try:
+            for edit in plan:
+                self._place(edit)
+        except BaseException:
+            self._patch.remove()
+            raise
+        keras_private.hold(model, HOLDER, self._holder)
+        vars(model)["_nncf_ext_attached"] = self
+        serialize_as_compressed(model)
+        keras_private.forget_compiled_functions(model)
+        keras_private.renew_optimizer(model)
+
+    def variables(self, edit: Edit) -> dict[str, Any]:
+        return self.placed[edit.key].variables()
+
+    def tensor_names(self, edit: Edit) -> dict[str, str]:
+        return {name: f"{HOLDER}/{variable.name}" for name, variable in self._holder.of(edit).items()}
+
+    def assign(self, edit: Edit, name: str, value: Any) -> None:
+        self._holder.of(edit)[name].assign(value)
+
+    def parameter(self, site: Site) -> Any:
+        return keras.ops.convert_to_tensor(self._variable(site))
+
+    def set_enabled(self, edit: Edit, enabled: bool) -> None:
+        """At once in `fit`, `evaluate`, `predict` and eager calls; a `tf.function` of the user's has to be traced anew."""
+        placed = self.placed[edit.key]
+        if placed.enabled != enabled:
+            placed.enabled = enabled
+            keras_private.forget_compiled_functions(self.model)
+
+    def tap(self, after_forward: Any) -> None:
+        self._patch.record(self.model).taps.append(after_forward)
+        keras_private.forget_compiled_functions(self.model)
+
+    def transformed_parameters(self) -> list[tuple[keras.Variable, Any]]:
+        """Every parameter that has transforms, and what they make of it."""
+        results: dict[int, tuple[keras.Variable, Any]] = {}
+        for edit in self.plan:
+            for variable in {id(v): v for site in edit.sites if site.is_parameter for v in [self._variable(site)]}.values():
+                _, value = results.get(id(variable), (variable, keras.ops.convert_to_tensor(variable)))
+                results[id(variable)] = (variable, self.placed[edit.key](value))
+        return list(results.values())
+
+    def strip(self) -> None:
+        for variable, value in self.transformed_parameters():
+            variable.assign(value)
+        self.detach()
+
+    def detach(self) -> None:
+        """Take the plan out, leaving parameters as they are."""
+        self._patch.remove()
+        keras_private.release(self.model, HOLDER)
+        del vars(self.model)["_nncf_ext_attached"]
+        keras_private.forget_compiled_functions(self.model)
+        keras_private.renew_optimizer(self.model)
+
+    @contextmanager
+    def lifted(self) -> Iterator[None]:
+        """The model as it was before: the user's classes, and no variables of transforms."""
+        keras_private.release(self.model, HOLDER)
+        try:
+            with self._patch.lifted():
+                yield
+        finally:
+            keras_private.hold(self.model, HOLDER, self._holder)
+
+    def _variable(self, site: Site) -> keras.Variable:
+        return self.traced.variables[site][2]
+
+    def _place(self, edit: Edit) -> None:
+        done: set[int] = set()
+        for site in edit.sites:
+            if not site.is_parameter:
+                self._patch.at_place(site, self.placed[edit.key])
+                continue
+            if site not in self.traced.variables:
+                raise ValueError(f"{site}: the model has no such parameter")
+            if id(self._variable(site)) not in done:  # a layer that is called twice reads one variable
+                done.add(id(self._variable(site)))
+                self._patch.at_weight(site, self.placed[edit.key])

@@ -1,0 +1,68 @@
+"""Keras callbacks that step a controller's schedules in `fit` and log its statistics."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import keras
+
+from nncf_ext.controller import Controller
+
+
+def create_compression_callbacks(
+    compression_ctrl: Controller, log_tensorboard: bool = True, log_text: bool = True, log_dir: str | None = None
+) -> list[keras.callbacks.Callback]:
+    """Callbacks for `model.fit`.
+
+    log_tensorboard: write the numbers of `statistics()` to `log_dir` after each epoch (nothing where `log_dir` is None).
+    log_text: print them.
+    """
+    callbacks: list[keras.callbacks.Callback] = [StepSchedules(compression_ctrl)]
+    if log_text or (log_tensorboard and log_dir):
+        callbacks.append(LogStatistics(compression_ctrl, log_text, log_dir if log_tensorboard else None))
+    return callbacks
+
+
+class StepSchedules(keras.callbacks.Callback):
+    """Tells the controller where training is."""
+
+    def __init__(self, controller: Controller):
+        super().__init__()
+        self._controller = controller
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._controller.scheduler.epoch_step(epoch)
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self._controller.scheduler.step()
+
+
+class LogStatistics(keras.callbacks.Callback):
+    """Logs the controller's statistics at the end of each epoch."""
+
+    def __init__(self, controller: Controller, text: bool, log_dir: str | None):
+        super().__init__()
+        self._controller, self._text, self._log_dir = controller, text, log_dir
+        self._writer: Any = None
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        statistics = self._controller.statistics()
+        if self._text:
+            print(statistics)
+        if self._log_dir is None:
+            return
+        import tensorflow as tf
+
+        if self._writer is None:
+            self._writer = tf.summary.create_file_writer(self._log_dir)
+        with self._writer.as_default(step=epoch):
+            for name, report in statistics.reports.items():
+                for field in fields(report) if report is not None else ():
+                    value = getattr(report, field.name)
+                    if isinstance(value, int | float):
+                        tf.summary.scalar(f"compression/{name}/{field.name}", value)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        if self._writer is not None:
+            self._writer.close()

@@ -1,0 +1,37 @@
+"""`create_compressed_model` for Keras 3, with NNCF 2.x's arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from nncf_ext import NNCFConfig
+from nncf_ext.compress import compress
+from nncf_ext.controller import Controller
+from nncf_ext.initialization import QuantizationRangeInitArgs, registered_batches
+from nncf_ext_tensorflow.adapter import KerasAdapter
+from nncf_ext_tensorflow.initialization import example_of
+
+
+def create_compressed_model(
+    model: keras.Model,
+    config: NNCFConfig,
+    compression_state: Mapping[str, Any] | None = None,
+    *,
+    teacher: keras.Model | None = None,
+) -> tuple[Controller, keras.Model]:
+    """Compress `model` in place as `config` says; returns (controller, model).
+
+    compression_state: of an earlier controller's `get_compression_state`; nothing is initialised then, load the weights after.
+    teacher: another model for knowledge_distillation than a copy of `model`.
+    Compression losses are part of the loss in `fit`; in a loop of your own add `controller.loss()` to the task's loss.
+    Raises ConfigError for mistakes in the config, ValueError for a model that is compressed already; the model is then as it was.
+    """
+    example = example_of(config)
+    if example is None and not getattr(model, "inputs", None):  # a subclassed model does not know its inputs by itself
+        batches = registered_batches(config, QuantizationRangeInitArgs)
+        example = next(iter(batches()), None) if batches is not None else None
+    controller = compress(KerasAdapter(), model, config, example, compression_state, teacher)
+    return controller, model

@@ -1,0 +1,176 @@
+"""A compressed Keras model as an ONNX graph in which every quantizer is one marker node.
+
+tf2onnx knows no operator of ours, TensorFlow folds constants before it sees them, and it moves transposes (NHWC to NCHW) only
+through operators it knows. So on the way through it a quantizer of activations is a LeakyRelu with an impossible slope, which
+transposes may pass, and a quantized weight is an input of the converted function. Both become markers afterwards.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import numpy as np
+import onnx
+import onnx_ir as ir
+import tensorflow as tf
+
+from nncf_ext.edits import QUANTIZE, Edit
+from nncf_ext.export.constants import add_constant
+from nncf_ext.export.marked import marker
+from nncf_ext.export.rewiring import replace_node
+from nncf_ext_tensorflow.attach import KerasAttached
+from nncf_ext_tensorflow.keras_private import functional_of
+
+OPSET = 18
+_SLOPE = 1000.0  # slope of the first quantizer's LeakyRelu; the others count on from here
+_WEIGHT = "nncf_ext_weight_"  # names of the inputs that are quantized weights
+
+
+def export_marked(
+    attached: KerasAttached, example: Any, input_names: list[str] | None = None, output_names: list[str] | None = None
+) -> Any:
+    """The model in inference mode as an `onnx_ir.Model`; masks are applied, quantizers are markers with their edit's key.
+
+    The batch axis is free. Inputs are named as in `input_names`, else as in the example or the model.
+    """
+    model = attached.model
+    inputs, names = _input_specs(model, example)
+    quantizers = [edit for edit in attached.plan if edit.transform.stage == QUANTIZE]
+    weights = _float_weights(attached, quantizers)
+    specs = [tf.TensorSpec(value.shape, value.dtype, _WEIGHT + str(number)) for number, value in enumerate(weights.values())]
+
+    def convert(*tensors: Any) -> Any:
+        given, placeholders = tensors[: len(inputs)], dict(zip(weights, tensors[len(inputs) :], strict=True))
+
+        def stand_in(edit: Edit) -> Callable[[Any], Any]:
+            if edit.key in placeholders:
+                return lambda x: tf.cast(placeholders[edit.key], x.dtype)
+            slope = _SLOPE + quantizers.index(edit)
+            return lambda x: tf.nn.leaky_relu(x, alpha=slope)
+
+        with _replaced(attached, quantizers, stand_in), _functions_inlined():
+            outputs = model(keras.tree.pack_sequence_as(_structure(model, example), list(given)), training=False)
+        return [tf.identity(output) for output in keras.tree.flatten(outputs)]
+
+    graph_model = _through_tf2onnx(convert, [*inputs, *specs])
+    graph = graph_model.graph
+    _check_operators(graph)
+    by_name = {str(value.name).removesuffix(":0"): value for value in graph.inputs}
+    graph.inputs[:] = [by_name[str(spec.name)] for spec in inputs if spec.name in by_name]
+    for value, name in zip(graph.inputs, input_names or names, strict=True):
+        value.name = name
+    given_names = output_names or getattr(functional_of(model), "output_names", None) or []
+    if len(given_names) != len(graph.outputs):
+        given_names = [f"output_{index}" for index in range(len(graph.outputs))]
+    for value, name in zip(graph.outputs, given_names, strict=True):
+        value.name = name
+    for number, (key, array) in enumerate(weights.items()):
+        if _WEIGHT + str(number) in by_name:
+            _weight_to_initializer(graph, by_name[_WEIGHT + str(number)], key, array)
+    for node in list(graph):
+        slope = node.attributes.get_float("alpha", 0.0) if node.op_type == "LeakyRelu" else 0.0
+        if slope >= _SLOPE and node.inputs[0] is not None:
+            mark = marker(node.inputs[0], quantizers[round(slope - _SLOPE)].key)
+            graph.insert_before(node, mark)
+            replace_node(node, mark)
+    return graph_model
+
+
+@contextmanager
+def _replaced(
+    attached: KerasAttached, quantizers: list[Edit], stand_in: Callable[[Edit], Callable[[Any], Any]]
+) -> Iterator[None]:
+    try:
+        for edit in quantizers:
+            attached.placed[edit.key].stand_in = stand_in(edit)
+        yield
+    finally:
+        for edit in quantizers:
+            attached.placed[edit.key].stand_in = None
+
+
+@contextmanager
+def _functions_inlined() -> Iterator[None]:
+    """Trace through `tf.function`s: Keras runs grouped convolutions in one for XLA, which tf2onnx would leave as a call."""
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(before)
+
+
+def _float_weights(attached: KerasAttached, quantizers: list[Edit]) -> dict[str, np.ndarray]:
+    """What goes into each enabled quantizer of a weight: masked, not rounded. By edit key."""
+    with _replaced(attached, quantizers, lambda edit: lambda x: x):
+        masked = {id(variable): value for variable, value in attached.transformed_parameters()}
+    return {
+        edit.key: np.asarray(tf.convert_to_tensor(masked[id(attached._variable(edit.site))]).numpy(), np.float32)
+        for edit in quantizers
+        if edit.site.is_parameter and attached.placed[edit.key].enabled
+    }
+
+
+def _structure(model: Any, example: Any) -> Any:
+    if example is not None:
+        return example
+    functional = functional_of(model)
+    return functional._inputs_struct
+
+
+def _input_specs(model: Any, example: Any) -> tuple[list[tf.TensorSpec], list[str]]:
+    """Specifications of the model's inputs with a free batch axis, and their names."""
+    leaves = keras.tree.flatten_with_path(_structure(model, example))
+    own = [tensor.name for tensor in getattr(functional_of(model), "inputs", ())]
+    specs, names = [], []
+    for index, (path, leaf) in enumerate(leaves):
+        dtype = keras.backend.standardize_dtype(leaf.dtype)
+        specs.append(tf.TensorSpec((None, *leaf.shape[1:]), dtype, f"nncf_ext_input_{index}"))
+        by_path = path[-1] if path and isinstance(path[-1], str) else None
+        names.append(by_path or (own[index] if len(own) == len(leaves) else f"input_{index}"))
+    return specs, names
+
+
+def _weight_to_initializer(graph: ir.Graph, value: ir.Value, key: str, array: np.ndarray) -> None:
+    value.name = key.partition("|")[0] + "/weight"
+    value.const_value = ir.tensor(np.ascontiguousarray(array), name=value.name)
+    graph.register_initializer(value)
+    mark = marker(value, key)
+    graph.insert_before(graph[0], mark)
+    value.replace_all_uses_with(mark.outputs[0])
+    mark.replace_input_with(0, value)
+
+
+def _check_operators(graph: ir.Graph) -> None:
+    """Write Erfc (TensorFlow's own rewriting of a GELU) as 1 - Erf; ValueError for what tf2onnx did not translate."""
+    for node in list(graph):
+        if node.op_type == "Erfc" and node.domain == "":
+            one = add_constant(graph, f"{node.name}_one", np.ones((), np.float32))
+            erf = ir.node("Erf", node.inputs)
+            complement = ir.node("Sub", [one, erf.outputs[0]])
+            graph.insert_before(node, [erf, complement])
+            replace_node(node, complement)
+        elif node.domain == "" and not onnx.defs.has(node.op_type, OPSET, ""):
+            raise ValueError(
+                f"{node.name}: found TensorFlow's operator {node.op_type}, expected one that tf2onnx translates to ONNX"
+            )
+
+
+def _through_tf2onnx(function: Callable[..., Any], signature: list[tf.TensorSpec]) -> ir.Model:
+    import tf2onnx
+
+    logger = logging.getLogger("tf2onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            proto, _ = tf2onnx.convert.from_function(tf.function(function), input_signature=signature, opset=OPSET)
+    finally:
+        logger.setLevel(level)
+    return ir.from_proto(proto)

@@ -1,0 +1,78 @@
+"""Names of layers and variables: stable between two builds of a model wherever Keras' own names are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+
+from nncf_ext_tensorflow import keras_private
+
+
+@dataclass
+class Names:
+    """By `id`: the path of every layer, the full name of every variable, and the layer and attribute that hold the variable."""
+
+    layers: dict[int, str] = field(default_factory=dict)
+    variables: dict[int, str] = field(default_factory=dict)
+    owners: dict[int, tuple[Any, str]] = field(default_factory=dict)
+    batch_norms: list[Any] = field(default_factory=list)
+
+
+def names_in(model: Any) -> Names:
+    """Names of what `model` holds. A layer that is shared has the name of its first place."""
+    names = Names()
+    names.layers[id(model)] = ""
+    _visit(model, "", names)
+    return names
+
+
+def _visit(layer: Any, path: str, names: Names) -> None:
+    for attribute, value in vars(layer).items():
+        if isinstance(value, keras.Variable) and id(value) not in names.owners:
+            names.owners[id(value)] = (layer, attribute)
+    for variable in keras_private.own_variables(layer):
+        names.variables.setdefault(id(variable), _unique(join(path, variable.name), names.variables.values()))
+    if isinstance(layer, keras.layers.BatchNormalization):
+        names.batch_norms.append(layer)
+    new = [child for child in keras_private.sublayers(layer) if id(child) not in names.layers]
+    for child in new:
+        names.layers[id(child)] = _unique(join(path, _name_in(layer, child)), names.layers.values())
+    for child in new:
+        _visit(child, names.layers[id(child)], names)
+
+
+def join(path: str, name: str) -> str:
+    return f"{path}/{name}" if path else name
+
+
+def _unique(name: str, taken: Any) -> str:
+    taken = set(taken)
+    while name in taken:
+        name += "_"
+    return name
+
+
+def _name_in(parent: Any, child: Any) -> str:
+    """Name of a layer within its parent: where Keras made it up and does not save it, the attribute that holds the layer."""
+    saves_names = isinstance(parent, keras.Sequential) or keras_private.is_functional(parent)
+    if saves_names or not keras_private.has_automatic_name(child):
+        return child.name
+    for attribute, value in keras_private.attributes(parent):
+        for at, item in _items(attribute, value):
+            if item is child:
+                return at.lstrip("_")
+    return child.name
+
+
+def _items(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _items(f"{name}/{index}", item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _items(f"{name}/{key}", item)
+    else:
+        yield name, value

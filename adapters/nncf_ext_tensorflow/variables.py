@@ -1,0 +1,74 @@
+"""The variables of a plan's transforms, held by one layer of the compressed model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from nncf_ext.adapter import Values
+from nncf_ext.edits import Edit, Plan
+
+HOLDER = "nncf_ext"  # the model's attribute, and the first part of the variables' paths
+
+
+class TransformVariables(keras.layers.Layer):
+    """Holds variables by edit and name; always float32 or what their first value is, never cast to a compute dtype."""
+
+    def __init__(self, plan: Plan, values: Values):
+        super().__init__(name=HOLDER, dtype="float32", autocast=False)
+        self._by_edit: dict[str, dict[str, keras.Variable]] = {}
+        taken: set[str] = set()
+        with keras.name_scope(HOLDER):
+            for edit in plan:
+                self._by_edit[edit.key] = {
+                    name: self._make(_unique_name(f"{edit.key}.{name}", taken), np.asarray(var.value), var.trainable)
+                    for name, var in values[edit.key].items()
+                }
+        self.built = True
+
+    def of(self, edit: Edit) -> Mapping[str, keras.Variable]:
+        return self._by_edit[edit.key]
+
+    def specifications(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """Shapes, dtypes and trainable flags as JSON data: enough to build the holder again."""
+        return {
+            key: {
+                name: {"shape": list(v.shape), "dtype": keras.backend.standardize_dtype(v.dtype), "trainable": bool(v.trainable)}
+                for name, v in variables.items()
+            }
+            for key, variables in self._by_edit.items()
+        }
+
+    def save_own_variables(self, store: Any) -> None:
+        for variable in self.variables:
+            store[variable.name] = variable
+
+    def load_own_variables(self, store: Any) -> None:
+        """A file of the plain model has none: the variables then keep their values."""
+        saved = set(store.keys())
+        names = {variable.name for variable in self.variables}
+        if not saved:
+            return
+        if saved != names:
+            odd = sorted(saved ^ names)[0]
+            raise ValueError(f"the file holds a model compressed with another plan: {odd!r} is in only one of them")
+        for variable in self.variables:
+            variable.assign(store[variable.name])
+
+    def _make(self, name: str, value: np.ndarray, trainable: bool) -> keras.Variable:
+        variable = self.add_weight(name=name, shape=value.shape, dtype=str(value.dtype), initializer="zeros", trainable=trainable)
+        variable.assign(value)
+        return variable
+
+
+def _unique_name(text: str, taken: set[str]) -> str:
+    """`text` in the characters that TensorFlow and HDF5 allow in a name."""
+    name = re.sub(r"[^A-Za-z0-9_.]", ".", text).lstrip("._")
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name

@@ -1,0 +1,85 @@
+"""PyTorch behind `nncf_ext.adapter.Adapter`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from nncf_ext.adapter import Attached, Values
+from nncf_ext.edits import Plan
+from nncf_ext.graph import Site
+from nncf_ext_torch import apply, batchnorm, observe, trace, xp
+from nncf_ext_torch.sites import parameter_name
+from nncf_ext_torch.trace import ExampleInput, TorchTrace, evaluating, leaves
+
+
+class TorchAdapter:
+    name = "torch"
+    xp: Any = xp
+
+    def trace(self, model: nn.Module, example: ExampleInput | Callable[[nn.Module], Any]) -> TorchTrace:
+        return trace.trace(model, example)
+
+    def parameter(self, model: nn.Module, traced: TorchTrace, site: Site) -> np.ndarray:
+        return self.to_numpy(model.get_parameter(parameter_name(traced, site)))
+
+    def apply(self, model: nn.Module, traced: TorchTrace, plan: Plan, values: Values) -> Attached:
+        return apply.apply(model, traced, plan, values)
+
+    def observe(
+        self,
+        model: nn.Module,
+        traced: TorchTrace,
+        sites: Iterable[Site],
+        batches: Iterable[Any],
+        visit: Callable[[Site, Any], None],
+    ) -> None:
+        observe.observe(model, traced, sites, batches, visit)
+
+    def adapt_batchnorm(self, model: nn.Module, batches: Iterable[Any]) -> None:
+        batchnorm.adapt_batchnorm(model, batches)
+
+    def frozen_copy(self, model: nn.Module) -> nn.Module:
+        return copy.deepcopy(model).eval().requires_grad_(False)
+
+    def tap(self, model: nn.Module, after_forward: Callable[[Any, Any], None]) -> None:
+        model.register_forward_hook(apply.Tap(after_forward), with_kwargs=True)
+
+    def infer(self, model: nn.Module, inputs: Any) -> Any:
+        with evaluating(model), torch.no_grad():
+            return observe.run(model, inputs)
+
+    def batch_size(self, inputs: Any) -> int:
+        tensor = next((t for _, t in leaves(inputs) if t.ndim), None)
+        return 1 if tensor is None else int(tensor.shape[0])
+
+    def flatten(self, outputs: Any) -> list[torch.Tensor]:
+        return [tensor for _, tensor in leaves(outputs) if tensor.is_floating_point()]
+
+    def strip(self, model: nn.Module, do_copy: bool) -> nn.Module:
+        model = copy.deepcopy(model) if do_copy else model
+        apply.strip(model)
+        return model
+
+    def tensors(self, model: nn.Module) -> dict[str, np.ndarray]:
+        return {name: self.to_numpy(value) for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
+
+    def load_tensors(self, model: nn.Module, tensors: Mapping[str, np.ndarray]) -> None:
+        state = model.state_dict()
+        with torch.no_grad():
+            for name, value in tensors.items():
+                state[name].copy_(torch.as_tensor(value))
+
+    def to_numpy(self, array: torch.Tensor) -> np.ndarray:
+        array = array.detach().cpu()
+        return (array.float() if array.dtype in (torch.bfloat16, torch.float16) else array).numpy()
+
+    def export_marked(self, attached: Any, example: Any, input_names: list[str] | None, output_names: list[str] | None) -> Any:
+        from nncf_ext_torch import export
+
+        return export.export_marked(attached, example, input_names, output_names)

@@ -1,0 +1,227 @@
+"""A plan that lives in a torch model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from nncf_ext.adapter import Values
+from nncf_ext.edits import Edit, Plan, Transform, Var
+from nncf_ext.graph import Site
+from nncf_ext_torch import xp
+from nncf_ext_torch.module_classes import edited_modules, install, uninstall
+from nncf_ext_torch.sites import module_edits, parameter_name
+from nncf_ext_torch.trace import ExampleInput, TorchTrace
+
+PREFIX = "nncf_ext_"  # of the transforms' variables, which are parameters and buffers of the module that is edited
+
+
+class Variables(Mapping[str, torch.Tensor]):
+    """An edit's variables, looked up in the module that owns them: that may replace its buffers at any time (`model.to`)."""
+
+    def __init__(self, owner: nn.Module, attributes: dict[str, str]) -> None:
+        self.owner = owner
+        self.attributes = attributes
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return getattr(self.owner, self.attributes[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.attributes)
+
+    def __len__(self) -> int:
+        return len(self.attributes)
+
+    def delete(self) -> None:
+        for attribute in self.attributes.values():
+            if hasattr(self.owner, attribute):
+                delattr(self.owner, attribute)
+
+
+class Applied:
+    """One edit at work: a step of `module_classes`. All its sites share this object."""
+
+    def __init__(self, key: str, transform: Transform, variables: Variables) -> None:
+        self.key = key
+        self.transform = transform
+        self.variables = variables
+        self.enabled = True
+
+    def __call__(self, x: torch.Tensor, training: bool) -> torch.Tensor:
+        if not self.enabled:
+            return x
+        with torch._C.DisableTorchFunction():  # a function mode around must not take these for the model's operators
+            y = self.transform.apply(xp, x, self.variables, training)
+            return y if y.dtype == x.dtype else y.to(x.dtype)
+
+
+class TorchAttached:
+    """Implements `nncf_ext.adapter.Attached`. A deepcopy of it has a copy of the model."""
+
+    def __init__(self, model: nn.Module, plan: Plan, traced: TorchTrace, applied: dict[str, Applied]) -> None:
+        self.model = model
+        self.plan = plan
+        self._applied = applied
+        names = {site: parameter_name(traced, site) for edit in plan for site in edit.sites if site.is_parameter}
+        self._parameters = {site: _split(model, name) for site, name in names.items()}
+
+    def variables(self, edit: Edit) -> Mapping[str, torch.Tensor]:
+        return self._of(edit).variables
+
+    def tensor_names(self, edit: Edit) -> Mapping[str, str]:
+        variables = self._of(edit).variables
+        owner = next(name for name, module in self.model.named_modules() if module is variables.owner)
+        return {name: f"{owner}.{attribute}".lstrip(".") for name, attribute in variables.attributes.items()}
+
+    def assign(self, edit: Edit, name: str, value: Any) -> None:
+        variable = self.variables(edit)[name]
+        value = torch.as_tensor(value, device=variable.device)
+        if value.shape != variable.shape:
+            raise ValueError(f"{edit.key} {name}: found shape {tuple(value.shape)}, expected {tuple(variable.shape)}")
+        with torch.no_grad():
+            variable.copy_(value)
+
+    def parameter(self, site: Site) -> torch.Tensor:
+        module, name = self._parameters[site]
+        value = module._parameters[name]
+        assert value is not None
+        return value
+
+    def set_enabled(self, edit: Edit, enabled: bool) -> None:
+        self._of(edit).enabled = enabled
+
+    def strip(self) -> None:
+        strip(self.model)
+        self._applied.clear()
+
+    def _of(self, edit: Edit) -> Applied:
+        if edit.key not in self._applied:
+            raise ValueError(f"{edit.key} is not in this model: it was stripped, or the edit is of another plan")
+        return self._applied[edit.key]
+
+
+def apply(model: nn.Module, traced: TorchTrace, plan: Plan, values: Values) -> TorchAttached:
+    """Place `plan` in `model`, in place; `values` are the first values of the variables, by edit key.
+
+    Raises ValueError where the model is compressed already or a site cannot be placed; the model is then as it was.
+    """
+    if any(True for _ in edited_modules(model)):
+        raise ValueError(f"{type(model).__name__} is compressed already: strip it first, or compress an uncompressed copy")
+    applied: dict[str, Applied] = {}
+    steps: dict[Site, list[Applied]] = {}
+    by_parameter: dict[tuple[str, str], str] = {}
+    variables: list[tuple[Variables, Mapping[str, Var]]] = []
+    for edit in plan:
+        if edit.key in applied:
+            raise ValueError(f"{edit.key}: found twice in the plan, expected once")
+        owner, prefix = _owner(model, traced, edit)
+        first = values.get(edit.key, {})
+        attributes = {name: f"{prefix}_{name}" for name in first}
+        taken = [attribute for attribute in attributes.values() if hasattr(owner, attribute)]
+        if taken:
+            raise ValueError(f"{edit.key}: its variable {taken[0]} would hide an attribute of {type(owner).__name__}")
+        applied[edit.key] = Applied(edit.key, edit.transform, Variables(owner, attributes))
+        variables.append((applied[edit.key].variables, first))
+        for site in edit.sites:
+            steps.setdefault(site, []).append(applied[edit.key])
+            if site.is_parameter:
+                name = parameter_name(traced, site)
+                other = by_parameter.setdefault((name, edit.transform.kind), edit.key)
+                if other != edit.key:
+                    raise ValueError(f"{name} is shared by {other} and {edit.key}: expected one {edit.transform.kind} for both")
+    edits = module_edits(model, traced, {site: tuple(chain) for site, chain in steps.items()})
+    attached = TorchAttached(model, plan, traced, applied)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    try:
+        for target, first in variables:
+            for name, var in first.items():
+                _register(target.owner, target.attributes[name], var, device)
+        install(model, edits)
+    except BaseException:
+        for target, _ in variables:
+            target.delete()
+        raise
+    return attached
+
+
+def strip(model: nn.Module) -> None:
+    """Make a compressed model plain again: parameters become what their transforms make of them in inference, all else goes."""
+    baked: dict[int, tuple[nn.Parameter, torch.Tensor]] = {}
+    applied: list[Applied] = []
+    with torch.no_grad():
+        for module, edits in edited_modules(model):
+            for name, steps in edits.parameters.items():
+                parameter = module._parameters[name]
+                assert parameter is not None
+                value: torch.Tensor = parameter
+                for step in steps:
+                    value = step(value, False)
+                baked[id(parameter)] = (parameter, value)
+            for chains in (*edits.parameters.values(), *_activation_steps(edits)):
+                applied.extend(step for step in chains if isinstance(step, Applied))
+        for parameter, value in baked.values():
+            parameter.copy_(value)
+    uninstall(model)
+    for step in applied:
+        step.variables.delete()
+    for key, hook in list(model._forward_hooks.items()):
+        if isinstance(hook, Tap):
+            model._forward_hooks.pop(key)
+            model._forward_hooks_with_kwargs.pop(key, None)
+
+
+class Tap:
+    """A forward hook that reports training forwards. Copies of the model do not report."""
+
+    def __init__(self, after_forward: Any = None) -> None:
+        self.after_forward = after_forward
+
+    def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if self.after_forward is not None and model.training:
+            self.after_forward(ExampleInput(args, kwargs), output)
+
+    def __reduce__(self) -> Any:
+        return Tap, ()
+
+
+def _activation_steps(edits: Any) -> Iterator[tuple[Any, ...]]:
+    calls = [edits.whole, *(call for entry in edits.functions for call in entry.calls.values())]
+    for call in calls:
+        for _, steps in (*call.inputs, *call.outputs):
+            yield steps
+
+
+def _owner(model: nn.Module, traced: TorchTrace, edit: Edit) -> tuple[nn.Module, str]:
+    """The module that owns an edit's variables, and how their names begin there."""
+    site = edit.site
+    if site.is_parameter:
+        module, name = _split(model, parameter_name(traced, site))
+        return module, f"{PREFIX}{name}_{edit.transform.kind}"
+    call = traced.calls.get(site.node)
+    if call is None:
+        raise ValueError(f"{site}: the model has no such operator")
+    where = site.slot
+    if not call.whole_module:
+        where = f"{site.node.split('/')[-1]}_{where}" if call.container == traced.graph[site.node].module else f"{site}"
+    elif call.function is None:
+        where = f"{site.node.removeprefix('/nncf_model_')}"
+    return model.get_submodule(call.container), PREFIX + re.sub(r"\W+", "_", f"{where}_{edit.transform.kind}")
+
+
+def _split(model: nn.Module, parameter: str) -> tuple[nn.Module, str]:
+    owner, _, name = parameter.rpartition(".")
+    return model.get_submodule(owner), name
+
+
+def _register(owner: nn.Module, attribute: str, var: Var, device: torch.device) -> None:
+    value = np.asarray(var.value)
+    tensor = torch.tensor(value, dtype=torch.float32 if value.dtype == np.float64 else None, device=device)
+    if var.trainable:
+        owner.register_parameter(attribute, nn.Parameter(tensor))
+    else:
+        owner.register_buffer(attribute, tensor)

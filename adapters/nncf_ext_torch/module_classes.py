@@ -1,0 +1,132 @@
+"""Transforms on whole modules and on parameters: the module's class is swapped for a subclass of the same name.
+
+The subclass has a property for every transformed parameter, so that the module's own `forward` computes with the transformed one
+while `named_parameters` and `state_dict` keep the raw one under its name; and, where needed, a `forward` around the original.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from nncf_ext_torch.function_mode import CallEdits, FunctionEdits, FunctionMode, Step, edited_arguments, edited_item
+
+
+@dataclass
+class ModuleEdits:
+    """What happens in one module: to its parameters by name, to its arguments and output, to functions called inside.
+
+    label: the module's name for error messages. mode: run under a `FunctionMode` even if that has nothing to count.
+    """
+
+    label: str
+    parameters: dict[str, tuple[Step, ...]] = field(default_factory=dict)
+    whole: CallEdits = field(default_factory=CallEdits)
+    functions: list[FunctionEdits] = field(default_factory=list)
+    mode: bool = False
+
+    @property
+    def wraps_forward(self) -> bool:
+        return bool(self.whole.inputs or self.whole.outputs or self.functions or self.mode)
+
+
+EDITS = "_nncf_ext"  # attribute of an edited module that holds its ModuleEdits
+
+
+def install(model: nn.Module, edits: Mapping[str, ModuleEdits], attribute: str = EDITS) -> None:
+    """Put `edits` (by module name) into effect. On an error nothing is left of them."""
+    try:
+        for name, wanted in edits.items():
+            module = model.get_submodule(name)
+            if wanted.wraps_forward and "forward" in vars(module):
+                raise ValueError(
+                    f"{wanted.label} has a forward of its own on the instance, which hides the compressed one: expected none"
+                )
+            subclass = _subclass(type(module), tuple(wanted.parameters), wanted.wraps_forward, attribute)
+            vars(module)[attribute] = wanted
+            module.__class__ = subclass
+    except BaseException:
+        uninstall(model, attribute)
+        raise
+
+
+def uninstall(model: nn.Module, attribute: str = EDITS) -> None:
+    """Give every edited module of `model` its own class back."""
+    for module in model.modules():
+        if vars(module).pop(attribute, None) is not None and getattr(type(module), "_nncf_ext_attribute", None) == attribute:
+            module.__class__ = type(module).__bases__[0]
+
+
+def edited_modules(model: nn.Module, attribute: str = EDITS) -> Iterator[tuple[nn.Module, ModuleEdits]]:
+    for module in model.modules():
+        if attribute in vars(module):
+            yield module, vars(module)[attribute]
+
+
+@functools.cache
+def _subclass(base: type[nn.Module], parameters: tuple[str, ...], wraps_forward: bool, attribute: str) -> type[nn.Module]:
+    namespace: dict[str, Any] = {name: _parameter_property(name, attribute) for name in parameters}
+    if wraps_forward:
+        namespace["forward"] = _forward(base, attribute)
+
+    def reduce(self: nn.Module, protocol: Any) -> Any:
+        # the subclass is not importable: copies and pickles are told how to make it again
+        reduced: Any = base.__reduce_ex__(self, protocol)
+        if reduced[0] is not copyreg.__newobj__:  # type: ignore[attr-defined]
+            return reduced
+        return _new, (base, parameters, wraps_forward, attribute), *reduced[2:]
+
+    namespace.update(
+        __module__=base.__module__,
+        __qualname__=base.__qualname__,
+        __doc__=base.__doc__,
+        __reduce_ex__=reduce,
+        _nncf_ext_attribute=attribute,
+    )
+    metaclass: Any = type(base)
+    return metaclass(base.__name__, (base,), namespace)
+
+
+def _new(base: type[nn.Module], parameters: tuple[str, ...], wraps_forward: bool, attribute: str) -> nn.Module:
+    subclass = _subclass(base, parameters, wraps_forward, attribute)
+    return subclass.__new__(subclass)
+
+
+def _parameter_property(name: str, attribute: str) -> property:
+    def read(self: nn.Module) -> torch.Tensor:
+        value: Any = self._parameters[name]
+        try:
+            for step in getattr(self, attribute).parameters[name]:
+                value = step(value, self.training)
+        except AttributeError as error:  # nn.Module would take it for a missing attribute and give the raw parameter
+            raise RuntimeError(f"a transform of {getattr(self, attribute).label}.{name} failed: {error}") from error
+        return value
+
+    return property(read)
+
+
+def _forward(base: type[nn.Module], attribute: str) -> Callable[..., Any]:
+    @functools.wraps(base.forward)
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        edits: ModuleEdits = getattr(self, attribute)
+        given: Mapping[str, Any] = kwargs
+        for argument, steps in edits.whole.inputs:
+            args, given = edited_arguments(args, given, argument, steps, self.training)
+        if edits.functions or edits.mode:
+            mode = FunctionMode(edits.functions, self.training)
+            with mode:
+                output = base.forward(self, *args, **given)
+            mode.check(edits.label)
+        else:
+            output = base.forward(self, *args, **given)
+        for path, steps in edits.whole.outputs:
+            output = edited_item(output, path, steps, self.training)
+        return output
+
+    return forward

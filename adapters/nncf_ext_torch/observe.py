@@ -1,0 +1,63 @@
+"""Looking at the tensors that pass sites of a model, which is left as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from nncf_ext.graph import Site
+from nncf_ext_torch.module_classes import install, uninstall
+from nncf_ext_torch.sites import module_edits, parameter_name
+from nncf_ext_torch.trace import ExampleInput, TorchTrace, evaluating
+
+_ATTRIBUTE = "_nncf_ext_observed"
+
+
+class _Visit:
+    """A step that shows its tensor and passes it on."""
+
+    def __init__(self, site: Site, visit: Callable[[Site, Any], None]) -> None:
+        self.site = site
+        self.visit = visit
+
+    def __call__(self, x: torch.Tensor, training: bool) -> torch.Tensor:
+        with torch._C.DisableTorchFunction():
+            self.visit(self.site, x.detach())
+        return x
+
+
+def run(model: nn.Module, inputs: Any) -> Any:
+    """One forward of `model` on a batch: an ExampleInput, a dict of keyword arguments, a sequence of arguments, or the one."""
+    if isinstance(inputs, ExampleInput):
+        return model(*inputs.args, **inputs.kwargs)
+    if isinstance(inputs, dict):
+        return model(**inputs)
+    if isinstance(inputs, list | tuple):
+        return model(*inputs)
+    return model(inputs)
+
+
+def observe(
+    model: nn.Module, traced: TorchTrace, sites: Iterable[Site], batches: Iterable[Any], visit: Callable[[Site, Any], None]
+) -> None:
+    """Call `visit(site, tensor)` for each activation at `sites` while `batches` run, and once for each parameter.
+
+    The tensors share memory with the model's: copy what has to last. In a compressed model a tensor is seen before or after its
+    own transform, depending on where that sits: disable the edits whose untransformed tensor is wanted.
+    """
+    wanted = tuple(sites)
+    activations = {site: (_Visit(site, visit),) for site in wanted if not site.is_parameter}
+    edits = module_edits(model, traced, activations)
+    with evaluating(model), torch.no_grad():
+        for site in wanted:
+            if site.is_parameter:
+                visit(site, model.get_parameter(parameter_name(traced, site)).detach())
+        install(model, edits, _ATTRIBUTE)
+        try:
+            for inputs in batches:
+                run(model, inputs)
+        finally:
+            uninstall(model, _ATTRIBUTE)

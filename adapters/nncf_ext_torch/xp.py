@@ -1,0 +1,101 @@
+"""The array namespace `xp` of the core in torch: numpy's names and argument names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import (  # noqa: F401  (these functions are the namespace)
+    abs,
+    exp,
+    log,
+    ones_like,
+    reshape,
+    round,
+    sigmoid,
+    sqrt,
+    square,
+    zeros_like,
+)
+
+from nncf_ext_torch import kernels
+
+fused = {"fake_quantize": kernels.fake_quantize}
+
+Axis = int | tuple[int, ...] | None
+
+
+def stop_gradient(x: torch.Tensor) -> torch.Tensor:
+    return x.detach()
+
+
+def cast_like(x: Any, like: torch.Tensor) -> torch.Tensor:
+    """`x` with the dtype and device of `like`; a `like` without axes says nothing about the device."""
+    x = torch.as_tensor(x)
+    return x.to(like.dtype) if like.ndim == 0 else x.to(like.device, like.dtype)
+
+
+def asarray(x: Any, like: torch.Tensor | None = None) -> torch.Tensor:
+    return torch.as_tensor(x) if like is None else torch.as_tensor(x, dtype=like.dtype, device=like.device)
+
+
+def where(condition: torch.Tensor, x: Any, y: Any) -> torch.Tensor:
+    return torch.where(condition, x, y)
+
+
+def minimum(x: torch.Tensor, y: Any) -> torch.Tensor:
+    return torch.minimum(x, y) if isinstance(y, torch.Tensor) else torch.clamp(x, max=y)
+
+
+def maximum(x: torch.Tensor, y: Any) -> torch.Tensor:
+    return torch.maximum(x, y) if isinstance(y, torch.Tensor) else torch.clamp(x, min=y)
+
+
+def clip(x: torch.Tensor, low: Any, high: Any) -> torch.Tensor:
+    return minimum(maximum(x, low), high)
+
+
+def sum(x: torch.Tensor, axis: Axis = None, keepdims: bool = False) -> torch.Tensor:
+    return torch.sum(x, dim=axis, keepdim=keepdims)
+
+
+def mean(x: torch.Tensor, axis: Axis = None, keepdims: bool = False) -> torch.Tensor:
+    return torch.mean(x, dim=axis, keepdim=keepdims)
+
+
+def min(x: torch.Tensor, axis: Axis = None, keepdims: bool = False) -> torch.Tensor:
+    return torch.amin(x, dim=() if axis is None else axis, keepdim=keepdims)
+
+
+def max(x: torch.Tensor, axis: Axis = None, keepdims: bool = False) -> torch.Tensor:
+    return torch.amax(x, dim=() if axis is None else axis, keepdim=keepdims)
+
+
+def softmax(x: torch.Tensor, axis: int = -1) -> torch.Tensor:
+    return torch.softmax(x, dim=axis)
+
+
+def log_softmax(x: torch.Tensor, axis: int = -1) -> torch.Tensor:
+    return torch.log_softmax(x, dim=axis)
+
+
+def concatenate(arrays: Sequence[torch.Tensor], axis: int = 0) -> torch.Tensor:
+    return torch.cat(list(arrays), dim=axis)
+
+
+def sort(x: torch.Tensor, axis: int = -1) -> torch.Tensor:
+    return torch.sort(x, dim=axis, stable=True).values
+
+
+def argsort(x: torch.Tensor, axis: int = -1) -> torch.Tensor:
+    return torch.argsort(x, dim=axis, stable=True)
+
+
+def cumsum(x: torch.Tensor, axis: int | None = None) -> torch.Tensor:
+    return torch.cumsum(x.flatten() if axis is None else x, dim=axis or 0, dtype=x.dtype)
+
+
+def kth_smallest(x: torch.Tensor, k: int) -> torch.Tensor:
+    """The k-th smallest element (k >= 1) of a flat array."""
+    return torch.kthvalue(x, k).values

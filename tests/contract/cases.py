@@ -1,0 +1,62 @@
+"""The contract's table: one row per algorithm and option. A row alone runs on every adapter against the numpy reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    compression: Any  # the config's `compression`
+    top: tuple[tuple[str, Any], ...] = ()  # further top-level keys
+
+
+def _ranges(kind: str) -> dict[str, Any]:
+    return {"range": {"type": kind, "num_init_samples": 16}, "batchnorm_adaptation": {"num_bn_adaptation_samples": 0}}
+
+
+INT8 = {"algorithm": "quantization", "initializer": _ranges("min_max")}
+SPARSE = {
+    "algorithm": "magnitude_sparsity",
+    "sparsity_init": 0.1,
+    "params": {"sparsity_target": 0.6, "sparsity_target_epoch": 2, "sparsity_freeze_epoch": 10},
+}
+DISTIL = {"algorithm": "knowledge_distillation", "type": "softmax", "scale": 0.5, "temperature": 3}
+
+
+def _sparse(**params: Any) -> dict[str, Any]:
+    return {**SPARSE, "params": {**SPARSE["params"], **params}}
+
+
+CASES = (
+    Case("int8", INT8),
+    Case("int8_mixed", {**INT8, "preset": "mixed"}),
+    Case("int8_full_range", {**INT8, "overflow_fix": "disable"}),
+    Case("int8_first_layer_only", {**INT8, "overflow_fix": "first_layer_only"}),
+    Case("int8_trial", INT8, (("target_device", "TRIAL"),)),
+    Case("int4_weights", {**INT8, "weights": {"bits": 4}}),
+    Case("int2_asymmetric_weights", {**INT8, "weights": {"bits": 2, "mode": "asymmetric", "per_channel": False}}),
+    Case("int4_activations_per_channel", {**INT8, "activations": {"bits": 4, "per_channel": True}}),
+    Case("int8_signed_activations", {**INT8, "activations": {"signed": True}}),
+    Case("int8_no_inputs", {**INT8, "quantize_inputs": False}),
+    Case("int8_outputs", {**INT8, "quantize_outputs": True}),
+    *(
+        Case(f"int8_{kind}", {**INT8, "initializer": _ranges(kind)})
+        for kind in ("mixed_min_max", "mean_min_max", "threesigma", "percentile", "mean_percentile")
+    ),
+    Case("sparsity_polynomial", SPARSE),
+    Case("sparsity_convex", _sparse(concave=False, power=2)),
+    Case("sparsity_exponential", _sparse(schedule="exponential")),
+    Case("sparsity_multistep", _sparse(schedule="multistep", multistep_steps=[1, 2], multistep_sparsity_levels=[0.2, 0.4, 0.7])),
+    Case("sparsity_local", _sparse(sparsity_level_setting_mode="local")),
+    Case("sparsity_abs", _sparse(weight_importance="abs")),
+    Case("sparsity_every_step", _sparse(update_per_optimizer_step=True, steps_per_epoch=2)),
+    Case("sparsity_every_step_measured", _sparse(update_per_optimizer_step=True)),
+    Case("sparsity_frozen", _sparse(sparsity_freeze_epoch=1)),
+    Case("distillation_softmax", DISTIL),
+    Case("distillation_mse", {"algorithm": "knowledge_distillation", "type": "mse", "scale": 2.0}),
+    Case("all_together", [INT8, SPARSE, DISTIL]),
+    Case("all_together_in_another_order", [DISTIL, INT8, SPARSE]),
+)

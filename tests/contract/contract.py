@@ -1,0 +1,225 @@
+"""What every adapter must do for every row of `cases.py`: the numbers of the numpy reference, save and resume, strip."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pytest
+
+from nncf_ext import NNCFConfig
+from nncf_ext import reference as xp
+from nncf_ext.algorithms.knowledge_distillation import KnowledgeDistillation
+from nncf_ext.algorithms.magnitude_sparsity import MagnitudeSparsity, masks_at_level
+from nncf_ext.edits import Edit
+from nncf_ext.ranges import RangeCollector
+from tests.contract.cases import Case
+from tests.contract.reference_net import ReferenceNet, Variables, data, initial_weights
+
+EPOCHS, STEPS, RATE = 3, 2, 0.05
+CLOSE = {"rtol": 2e-4, "atol": 2e-5}
+
+
+class Driver(Protocol):
+    """The little that differs between frameworks. Weights are in the reference's layout (inputs, outputs)."""
+
+    def build(self, weights: dict[str, np.ndarray]) -> Any: ...
+    def compress(self, model: Any, config: NNCFConfig, batches: list[np.ndarray], state: Any = None) -> Any: ...
+    def outputs(self, model: Any, x: np.ndarray, training: bool) -> np.ndarray: ...
+    def train_step(self, controller: Any, x: np.ndarray, y: np.ndarray, rate: float) -> float: ...
+    def weights(self, model: Any) -> dict[str, np.ndarray]: ...
+    def to_reference(self, role: str, array: np.ndarray) -> np.ndarray:
+        """A weight-shaped array (weights, masks, scales) from the framework's layout."""
+        ...
+
+
+def config_of(case: Case) -> NNCFConfig:
+    return NNCFConfig.from_dict({"input_info": {"sample_size": [8, 6]}, "compression": case.compression, **dict(case.top)})
+
+
+def compressed(driver: Driver, case: Case) -> Any:
+    return driver.compress(driver.build(initial_weights()), config_of(case), [data(b)[0] for b in range(2)])
+
+
+def role_of(edit: Edit) -> str:
+    """fc1.weight, fc2.weight, input, relu or fc2; an `input:0` site is its producer's output."""
+    node, slot = edit.site.node.lower(), edit.site.slot
+    layer = next((name for name in ("relu", "fc1", "fc2") if name in re.split(r"[^a-z0-9]+", node)), "input")
+    if edit.site.is_parameter:
+        return f"{layer}.weight"
+    return layer if slot == "output" else {"fc1": "input", "fc2": "relu"}[layer]
+
+
+class Reference:
+    """The reference net under the controller's plan, and the schedules of its config."""
+
+    def __init__(self, driver: Driver, controller: Any, case: Case):
+        self.algorithms = config_of(case).algorithms()
+        self.by_role: dict[str, list[Edit]] = {}
+        for edit in controller.plan:
+            self.by_role.setdefault(role_of(edit), []).append(edit)
+        edits = {role: [self._in_layout(driver, role, e.transform) for e in group] for role, group in self.by_role.items()}
+        self.net = ReferenceNet(initial_weights(), edits, self.variables(driver, controller))
+        self.teacher = ReferenceNet(initial_weights(), {}, {})
+
+    @staticmethod
+    def _in_layout(driver: Driver, role: str, transform: Any) -> Any:
+        axis = getattr(transform, "channel_axis", None)
+        return transform.model_copy(update={"channel_axis": 1}) if axis is not None and role.endswith("weight") else transform
+
+    def variables(self, driver: Driver, controller: Any) -> Variables:
+        values: Variables = {}
+        for role, edits in self.by_role.items():
+            for edit in edits:
+                arrays = {n: np.array(a) for n, a in controller.variable_values(edit).items()}
+                if role.endswith("weight"):
+                    arrays = {n: driver.to_reference(role, a) for n, a in arrays.items()}
+                values[role, edit.transform.kind] = arrays
+        return values
+
+    def masks(self, epoch: int, step_in_epoch: int) -> None:
+        """Put the masks that the schedule wants now."""
+        for algorithm in self.algorithms:
+            if not isinstance(algorithm, MagnitudeSparsity):
+                continue
+            params = algorithm.params
+            if epoch >= params.sparsity_freeze_epoch:
+                return
+            when = float(epoch)
+            if params.update_per_optimizer_step and (params.steps_per_epoch or epoch > 0):
+                when += max(step_in_epoch, 0) / STEPS
+            roles = [role for role in ("fc1.weight", "fc2.weight") if (role, "mask") in self.net.variables]
+            weights = [self.net.weights[role] for role in roles]
+            level = algorithm.level(when)
+            over_all = params.sparsity_level_setting_mode == "global"
+            masks = masks_at_level(xp, weights, level, params.weight_importance, over_all)
+            for role, mask in zip(roles, masks, strict=True):
+                self.net.variables[role, "mask"]["mask"] = mask
+
+    def train_step(self, x: np.ndarray, y: np.ndarray) -> float:
+        out = self.net.forward(x)
+        loss, g = float(np.mean((out - y) ** 2)), 2 * (out - y) / out.size
+        for algorithm in self.algorithms:
+            if isinstance(algorithm, KnowledgeDistillation):
+                target = self.teacher.forward(x)
+                if algorithm.type == "mse":
+                    loss += algorithm.scale * float(np.mean((out - target) ** 2))
+                    g = g + algorithm.scale * 2 * (out - target) / out.size
+                else:
+                    t = algorithm.temperature
+                    p, q = xp.softmax(target / t), xp.softmax(out / t)
+                    loss += algorithm.scale * t**2 * float(np.mean(-np.sum(p * np.log(q), -1)))
+                    g = g + algorithm.scale * t * (q - p) / len(x)
+        weights, variables = self.net.backward(g.astype(np.float32))
+        for name, gradient in weights.items():
+            self.net.weights[name] = (self.net.weights[name] - RATE * gradient).astype(np.float32)
+        for (role, kind, name), gradient in variables.items():
+            value = self.net.variables[role, kind][name]
+            self.net.variables[role, kind][name] = (value - RATE * gradient).astype(np.float32)
+        return loss
+
+
+def check_numbers(driver: Driver, case: Case) -> None:
+    """Ranges, outputs, losses, gradients (through the weights and variables they make) and schedules equal the reference's."""
+    controller = compressed(driver, case)
+    reference = Reference(driver, controller, case)
+    check_ranges(driver, controller, reference)
+    for epoch in range(EPOCHS):
+        controller.scheduler.epoch_step()
+        reference.masks(epoch, -1)
+        for step in range(STEPS):
+            controller.scheduler.step()
+            reference.masks(epoch, step)
+            x, y = data(epoch * STEPS + step)
+            got, want = driver.outputs(controller.model, x, False), reference.net.forward(x)
+            np.testing.assert_allclose(got, want, err_msg=f"outputs in epoch {epoch}, step {step}", **CLOSE)
+            loss = driver.train_step(controller, x, y, RATE)
+            assert loss == pytest.approx(reference.train_step(x, y), rel=1e-4)
+            for name, value in driver.weights(controller.model).items():
+                np.testing.assert_allclose(value, reference.net.weights[name], err_msg=f"{name}, epoch {epoch}, step {step}", **CLOSE)
+            for key, arrays in reference.variables(driver, controller).items():
+                for name, value in arrays.items():
+                    np.testing.assert_allclose(value, reference.net.variables[key][name], err_msg=f"{key} {name}", **CLOSE)
+
+
+def check_ranges(driver: Driver, controller: Any, reference: Reference) -> None:
+    """The first values of the quantizers are those that the collectors make of the reference's float tensors."""
+    settings = [a.initializer.range for a in reference.algorithms if a.algorithm == "quantization"]
+    if not settings:
+        return
+    plain = ReferenceNet(initial_weights(), {}, {})
+    tensors: list[dict[str, np.ndarray]] = []
+    for batch in range(2):
+        tensors.append({})
+        plain.forward(data(batch)[0], tensors[-1])
+    for role, transforms in reference.net.edits.items():
+        for transform in transforms:
+            if transform.kind != "quantizer":
+                continue
+            is_weight = role.endswith("weight")
+            axis, symmetric = transform.channel_axis, transform.symmetric  # type: ignore[attr-defined]
+            collector = RangeCollector(settings[0].type, axis, symmetric, is_weight)
+            for seen in tensors[:1] if is_weight else tensors:
+                collector.update(seen[role])
+            calibrated, values = transform.calibrate(tensors[0][role].shape, collector.result())
+            assert calibrated == transform, role
+            for name, value in reference.net.variables[role, "quantizer"].items():
+                np.testing.assert_allclose(value, values[name].value, err_msg=f"{role} {name}", rtol=1e-6)
+
+
+def run_epochs(driver: Driver, controller: Any, epochs: range) -> None:
+    for epoch in epochs:
+        controller.scheduler.epoch_step()
+        for step in range(STEPS):
+            controller.scheduler.step()
+            driver.train_step(controller, *data(epoch * STEPS + step), RATE)
+
+
+def check_resume(driver: Driver, case: Case, folder: Path) -> None:
+    """Train 3 epochs, or 1, save, load into a new process' model, and 2 more: the same bits."""
+    whole = compressed(driver, case)
+    run_epochs(driver, whole, range(1))
+    whole.save_checkpoint(folder / "after_one.safetensors")
+    state = whole.get_compression_state()
+    run_epochs(driver, whole, range(1, EPOCHS))
+
+    other = {name: value * 0 + 0.25 for name, value in initial_weights().items()}
+    resumed = driver.compress(driver.build(other), config_of(case), [], state)
+    resumed.load_checkpoint(folder / "after_one.safetensors")
+    if any(a.needs_teacher for a in config_of(case).algorithms()):
+        resumed.set_teacher(driver.build(initial_weights()))
+    run_epochs(driver, resumed, range(1, EPOCHS))
+
+    for name, value in driver.weights(whole.model).items():
+        assert (value == driver.weights(resumed.model)[name]).all(), name
+    for edit in whole.plan:
+        ours, theirs = whole.variable_values(edit), resumed.variable_values(edit)
+        assert all((ours[name] == theirs[name]).all() for name in ours), edit.key
+    assert whole.get_compression_state() == resumed.get_compression_state()
+    assert whole.compression_stage() == resumed.compression_stage()
+
+
+def check_strip(driver: Driver, case: Case) -> None:
+    """The stripped model is plain, has the transformed weights, and leaves the compressed one as it was."""
+    controller = compressed(driver, case)
+    run_epochs(driver, controller, range(2))
+    reference = Reference(driver, controller, case)
+    reference.net.weights = driver.weights(controller.model)
+    before = driver.outputs(controller.model, data(9)[0], False)
+    stripped = controller.strip(do_copy=True)
+    reference.net.forward(data(9)[0])
+    got = driver.weights(stripped)
+    np.testing.assert_allclose(got["fc1.weight"], reference.net._w1, **CLOSE)
+    np.testing.assert_allclose(got["fc2.weight"], reference.net._w2, **CLOSE)
+    assert (driver.outputs(controller.model, data(9)[0], False) == before).all()
+    in_place = controller.strip(do_copy=False)
+    assert in_place is controller.model
+    for name, value in driver.weights(in_place).items():
+        assert (value == got[name]).all(), name
+    plain = driver.build({name: value for name, value in got.items()})
+    assert type(in_place) is type(plain)
+    np.testing.assert_allclose(
+        driver.outputs(in_place, data(9)[0], False), driver.outputs(plain, data(9)[0], False), rtol=1e-6, atol=1e-6
+    )

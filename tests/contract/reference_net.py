@@ -1,0 +1,103 @@
+"""A two-layer network in numpy, with transforms on its tensors, differentiated by hand: the oracle of the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from nncf_ext import numerics
+from nncf_ext import reference as xp
+from nncf_ext.algorithms.quantization import Quantizer
+from nncf_ext.edits import Transform
+
+ROLES = ("input", "fc1.weight", "relu", "fc2.weight", "fc2")  # tensors that a transform may stand on, in order of use
+Edits = Mapping[str, list[Transform]]  # by role, in order of application
+Variables = dict[tuple[str, str], dict[str, np.ndarray]]  # by (role, transform kind)
+
+
+def initial_weights() -> dict[str, np.ndarray]:
+    """Weights as (inputs, outputs), on a coarse grid so that float sums are exact in any order."""
+    rng = np.random.default_rng(3)
+
+    def grid(*shape: int) -> np.ndarray:
+        return (rng.integers(-16, 17, shape) / 16).astype(np.float32)
+
+    return {"fc1.weight": grid(6, 8), "fc1.bias": grid(8), "fc2.weight": grid(8, 3), "fc2.bias": grid(3)}
+
+
+def data(batch: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(100 + batch)
+    return (rng.integers(-8, 9, (8, 6)) / 8).astype(np.float32), (rng.integers(-8, 9, (8, 3)) / 4).astype(np.float32)
+
+
+class ReferenceNet:
+    """y = relu(x @ W1 + b1) @ W2 + b2. `edits` and `variables` say what stands on which tensor."""
+
+    def __init__(self, weights: dict[str, np.ndarray], edits: Edits, variables: Variables):
+        self.weights = {name: value.copy() for name, value in weights.items()}
+        self.edits, self.variables = edits, variables
+
+    def forward(self, x: np.ndarray, seen: dict[str, np.ndarray] | None = None) -> np.ndarray:
+        """Outputs; `seen` collects the tensor of each role before its transforms."""
+        seen = {} if seen is None else seen
+        self._tape: dict[str, list[tuple[Transform, np.ndarray]]] = {}
+
+        def at(role: str, value: np.ndarray) -> np.ndarray:
+            seen[role] = value
+            self._tape[role] = []
+            for transform in self.edits.get(role, ()):
+                self._tape[role].append((transform, value))
+                value = transform.apply(xp, value, self.variables[role, transform.kind], True)
+            return value
+
+        self._x = at("input", x)
+        self._w1 = at("fc1.weight", self.weights["fc1.weight"])
+        pre = self._x @ self._w1 + self.weights["fc1.bias"]
+        self._positive = pre > 0
+        self._hidden = at("relu", np.maximum(pre, 0))
+        self._w2 = at("fc2.weight", self.weights["fc2.weight"])
+        return at("fc2", self._hidden @ self._w2 + self.weights["fc2.bias"])
+
+    def backward(self, g: np.ndarray) -> tuple[dict[str, np.ndarray], dict[tuple[str, str, str], np.ndarray]]:
+        """Gradients of the weights and of the trainable variables (role, kind, name) for the outputs' gradient `g`."""
+        of_variables: dict[tuple[str, str, str], np.ndarray] = {}
+
+        def through(role: str, g: np.ndarray) -> np.ndarray:
+            for transform, value in reversed(self._tape[role]):
+                g, own = vjp(transform, value, self.variables[role, transform.kind], g)
+                for name, gradient in own.items():
+                    of_variables[role, transform.kind, name] = gradient
+            return g
+
+        g = through("fc2", g)
+        weights = {"fc2.bias": g.sum(0), "fc2.weight": through("fc2.weight", self._hidden.T @ g)}
+        g = through("relu", g @ self._w2.T) * self._positive
+        weights |= {"fc1.bias": g.sum(0), "fc1.weight": through("fc1.weight", self._x.T @ g)}
+        through("input", g @ self._w1.T)
+        return weights, of_variables
+
+
+def vjp(
+    transform: Transform, x: np.ndarray, variables: Mapping[str, Any], g: np.ndarray
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Gradients by the formulas in the docstrings, worked out by hand: (by x, by each trainable variable)."""
+    if transform.kind == "mask":
+        return g * variables["mask"], {}
+    assert isinstance(transform, Quantizer)
+    grid = transform.grid(xp, variables)
+    v, zero = x / grid.step, numerics.zero_point(xp, grid.low, grid.step)
+    below, above = v < -zero, v > grid.intervals - zero
+    inside = ~(below | above)
+    axes = tuple(a for a, size in enumerate(grid.step.shape) if size == 1)
+
+    def total(value: np.ndarray) -> np.ndarray:
+        return np.sum(value, axis=axes, keepdims=True)
+
+    by_low = total(g * (below | above))
+    by_step = total(g * (np.where(inside, np.round(v) - v, 0) + np.where(above, grid.intervals, 0)))
+    lowest, highest = transform.levels
+    if transform.symmetric:  # step = |scale| / highest, low = lowest * step
+        return g * inside, {"scale": (by_step + lowest * by_low) / highest * np.sign(variables["scale"])}
+    return g * inside, {"low": by_low, "span": by_step / (highest - lowest) * np.sign(variables["span"])}

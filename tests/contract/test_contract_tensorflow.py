@@ -1,0 +1,73 @@
+"""The contract on the Keras adapter."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from nncf_ext_tensorflow import create_compressed_model, register_default_init_args
+
+from nncf_ext import NNCFConfig
+from tests.contract.cases import CASES
+from tests.contract.contract import check_numbers, check_resume, check_strip
+
+
+class KerasDriver:
+    def build(self, weights: dict[str, np.ndarray]) -> keras.Model:
+        model = keras.Sequential(
+            [keras.Input((6,)), keras.layers.Dense(8, name="fc1"), keras.layers.ReLU(name="relu"), keras.layers.Dense(3, name="fc2")]
+        )
+        model.set_weights(list(weights.values()))
+        return model
+
+    def compress(self, model: keras.Model, config: NNCFConfig, batches: list[np.ndarray], state: Any = None) -> Any:
+        if batches:
+            register_default_init_args(config, [(x, None) for x in batches], 8)
+        return create_compressed_model(model, config, copy.deepcopy(state))[0]
+
+    def outputs(self, model: keras.Model, x: np.ndarray, training: bool) -> np.ndarray:
+        return np.asarray(model(x, training=training))
+
+    def train_step(self, controller: Any, x: np.ndarray, y: np.ndarray, rate: float) -> float:
+        model = controller.model
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.square(model(x, training=True) - y)) + controller.loss()
+        variables = model.trainable_variables
+        for variable, gradient in zip(variables, tape.gradient(loss, variables), strict=True):
+            if gradient is not None:
+                variable.assign_sub(rate * gradient)
+        return float(loss)
+
+    def weights(self, model: keras.Model) -> dict[str, np.ndarray]:
+        layers = {layer.name: layer for layer in model.layers}
+        return {
+            f"{name}.{slot}": np.asarray(getattr(layers[name], attribute))
+            for name in ("fc1", "fc2")
+            for slot, attribute in (("weight", "kernel"), ("bias", "bias"))
+        }
+
+    def to_reference(self, role: str, array: np.ndarray) -> np.ndarray:
+        return array
+
+
+DRIVER = KerasDriver()
+ROWS = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+
+@ROWS
+def test_numbers(case):
+    check_numbers(DRIVER, case)
+
+
+@ROWS
+def test_resume(case, tmp_path):
+    check_resume(DRIVER, case, tmp_path)
+
+
+@ROWS
+def test_strip(case):
+    check_strip(DRIVER, case)

@@ -1,0 +1,76 @@
+"""The contract on the PyTorch adapter."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from nncf_ext_torch import create_compressed_model, register_default_init_args
+from torch import nn
+
+from nncf_ext import NNCFConfig
+from tests.contract.cases import CASES
+from tests.contract.contract import check_numbers, check_resume, check_strip
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.relu, self.fc2 = nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.relu(self.fc1(x)))
+
+
+class TorchDriver:
+    def build(self, weights: dict[str, np.ndarray]) -> nn.Module:
+        model = Net()
+        model.load_state_dict({name: torch.from_numpy(value.T.copy()) for name, value in weights.items()})
+        return model
+
+    def compress(self, model: nn.Module, config: NNCFConfig, batches: list[np.ndarray], state: Any = None) -> Any:
+        if batches:
+            register_default_init_args(config, [(torch.from_numpy(x), None) for x in batches])
+        return create_compressed_model(model, config, copy.deepcopy(state))[0]
+
+    def outputs(self, model: nn.Module, x: np.ndarray, training: bool) -> np.ndarray:
+        with torch.no_grad():
+            return model.train(training)(torch.from_numpy(x)).numpy()
+
+    def train_step(self, controller: Any, x: np.ndarray, y: np.ndarray, rate: float) -> float:
+        model = controller.model.train()
+        optimizer = torch.optim.SGD(model.parameters(), rate)
+        loss = nn.functional.mse_loss(model(torch.from_numpy(x)), torch.from_numpy(y)) + controller.loss()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return float(loss)
+
+    def weights(self, model: nn.Module) -> dict[str, np.ndarray]:
+        named = dict(model.named_parameters())
+        return {name: named[name].detach().numpy().T.copy() for name in ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias")}
+
+    def to_reference(self, role: str, array: np.ndarray) -> np.ndarray:
+        return array.T
+
+
+DRIVER = TorchDriver()
+ROWS = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+
+@ROWS
+def test_numbers(case):
+    check_numbers(DRIVER, case)
+
+
+@ROWS
+def test_resume(case, tmp_path):
+    check_resume(DRIVER, case, tmp_path)
+
+
+@ROWS
+def test_strip(case):
+    check_strip(DRIVER, case)

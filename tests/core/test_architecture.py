@@ -1,0 +1,128 @@
+"""The rules of docs/architecture.md, read off the imports."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CORE = sorted((ROOT / "nncf_ext").rglob("*.py"))
+ADAPTERS = sorted((ROOT / "adapters").rglob("*.py"))
+ALGORITHMS = sorted(
+    path for path in (ROOT / "nncf_ext" / "algorithms").glob("*.py") if path.stem not in ("__init__", "algorithm")
+)
+FRAMEWORKS = {"torch", "tensorflow", "keras", "jax", "tf2onnx", "onnxscript"}
+HEAVY = {"nncf", "transformers", "onnxruntime", "openvino", "onnxscript", "sklearn"}  # seconds to load: only inside functions
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def module_of(path: Path) -> str:
+    """`nncf_ext/export/fold.py` -> `nncf_ext.export.fold`, `adapters/nncf_ext_torch/xp.py` -> `nncf_ext_torch.xp`."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(part for part in parts if part not in ("adapters", "__init__"))
+
+
+def imports(tree: ast.AST, module: str) -> Iterator[str]:
+    """Full names of what the statements in `tree` import: `a.b` and `a.b.c` for `from a.b import c`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(module.split(".")[: -node.level]) if node.level else ""
+            source = ".".join(part for part in (base, node.module) if part)
+            yield source
+            yield from (f"{source}.{alias.name}" for alias in node.names)
+
+
+def all_imports(path: Path) -> set[str]:
+    return set(imports(ast.parse(path.read_text(encoding="utf-8")), module_of(path)))
+
+
+def top_level_imports(path: Path) -> set[str]:
+    """What importing the module imports at once: not the bodies of functions, nor `if TYPE_CHECKING:`."""
+    found: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            return
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            return
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            found.update(imports(node, module_of(path)))
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(path.read_text(encoding="utf-8")))
+    return found
+
+
+def packages(names: set[str]) -> set[str]:
+    return {name.partition(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("path", CORE, ids=name_of)
+def test_core_imports_no_framework_and_no_adapter(path):
+    found = packages(all_imports(path))
+    assert not found & FRAMEWORKS
+    assert not {name for name in found if name.startswith("nncf_ext_")}
+
+
+@pytest.mark.parametrize("path", CORE + ADAPTERS, ids=name_of)
+def test_what_loads_slowly_is_imported_in_functions(path):
+    assert not packages(top_level_imports(path)) & HEAVY
+
+
+@pytest.mark.parametrize("path", ADAPTERS, ids=name_of)
+def test_adapters_know_no_algorithm(path):
+    assert not {name for name in all_imports(path) if name.startswith("nncf_ext.algorithms")}
+
+
+@pytest.mark.parametrize("path", [path for path in ADAPTERS if path.stem != "demo"], ids=name_of)
+def test_adapters_name_no_algorithm(path):
+    """The demos are users' scripts: they may read the statistics of an algorithm that their config names."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    docstrings = {
+        ast.get_docstring(node, clean=False)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+    }
+    names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    names |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} | (texts - docstrings)
+    assert not names & {algorithm.stem for algorithm in ALGORITHMS}
+
+
+@pytest.mark.parametrize("path", ADAPTERS, ids=name_of)
+def test_an_adapter_knows_one_framework(path):
+    other = {"nncf_ext_torch": {"tensorflow", "keras"}, "nncf_ext_tensorflow": {"torch"}}[path.relative_to(ROOT).parts[1]]
+    assert not packages(all_imports(path)) & other
+
+
+@pytest.mark.parametrize("path", ALGORITHMS, ids=name_of)
+def test_algorithms_do_not_import_each_other(path):
+    others = {module_of(other) for other in ALGORITHMS if other != path}
+    assert not {name for name in all_imports(path) for other in others if name == other or name.startswith(f"{other}.")}
+
+
+@pytest.mark.parametrize("path", ALGORITHMS, ids=name_of)
+def test_algorithms_do_not_know_the_controller(path):
+    assert "nncf_ext.controller" not in all_imports(path)
+
+
+def test_schedules_know_nobody():
+    assert not {name for name in all_imports(ROOT / "nncf_ext" / "schedules.py") if name.startswith("nncf_ext")}
+
+
+def test_one_module_touches_nncf():
+    users = [name_of(path) for path in CORE + ADAPTERS if "nncf" in packages(all_imports(path))]
+    assert users == ["nncf_ext/placement.py"]
+
+
+@pytest.mark.parametrize("path", CORE + ADAPTERS, ids=name_of)
+def test_no_pickle(path):
+    """Loading one runs code: checkpoints are safetensors and JSON."""
+    assert not packages(all_imports(path)) & {"pickle", "cloudpickle", "dill", "joblib"}

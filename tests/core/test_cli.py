@@ -1,0 +1,197 @@
+"""The command line: what it prints, its exit codes, and no traceback for a user's mistake."""
+
+import json
+
+import numpy as np
+import pytest
+
+from nncf_ext import cli
+from nncf_ext.algorithms.magnitude_sparsity import BinaryMask
+from nncf_ext.algorithms.quantization import Quantizer
+from nncf_ext.checkpoint import save_checkpoint
+from nncf_ext.edits import Edit, Plan
+from nncf_ext.graph import Site
+
+LAYER = "Net/Linear[fc]/linear_0"
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """What a controller saves, for one layer with a mask (a third of its weights) and a quantizer."""
+    weight = (Site(LAYER, "weight"),)
+    plan = Plan(
+        (
+            Edit(weight, BinaryMask(), "magnitude_sparsity"),
+            Edit(weight, Quantizer(bits=4, symmetric=True, signed=True, channel_axis=0), "quantization"),
+        )
+    )
+    tensors = {
+        "fc.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "fc.mask": np.array([[0, 0, 1], [1, 1, 1]], np.float32),
+        "fc.scale": np.array([[2.0], [5.0]], np.float32),
+    }
+    state = {
+        "builder_state": {"format": 1, "plan": plan.to_json()},
+        "variables": {f"{LAYER}|weight|mask": {"mask": "fc.mask"}, f"{LAYER}|weight|quantizer": {"scale": "fc.scale"}},
+        "ctrl_state": {
+            "scheduler_state": {"epoch": 4, "step": 99, "step_in_epoch": 19, "steps_per_epoch": 20},
+            "algorithms": {
+                "magnitude_sparsity": {"state": {"level": 0.3, "frozen": False}, "compression_stage": 1},
+                "quantization": {"state": {}, "compression_stage": 2},
+            },
+        },
+    }
+    path = tmp_path / "run" / "epoch4.safetensors"
+    path.parent.mkdir()
+    save_checkpoint(path, tensors, state)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def config(tmp_path, text):
+    path = tmp_path / "config.json"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def assert_one_sentence(capsys, *words):
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("nncf-ext: ")
+    assert "Traceback" not in captured.err
+    for word in words:
+        assert word in captured.err
+
+
+@pytest.mark.parametrize("command", [[], ["validate"], ["schema"], ["demo"], ["inspect"]])
+def test_help_of_every_command(command, capsys):
+    with pytest.raises(SystemExit) as exit:
+        cli.main([*command, "--help"])
+    assert exit.value.code == 0
+    assert "usage: nncf-ext" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [[], ["compress"], ["validate"], ["demo", "--framework", "caffe"], ["schema", "extra"]])
+def test_a_wrong_command_line_exits_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as exit:
+        cli.main(arguments)
+    assert exit.value.code == 2
+    assert "usage: nncf-ext" in capsys.readouterr().err
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as exit:
+        cli.main(["--version"])
+    assert exit.value.code == 0
+    assert capsys.readouterr().out.startswith("nncf_ext ")
+
+
+def test_validate_shows_what_a_config_asks_for(tmp_path, capsys):
+    text = '{"target_device": "CPU", "lr": 0.1, "compression": {"algorithm": "quantization", "preset": "mixed",}} // end'
+    assert cli.main(["validate", config(tmp_path, text)]) == 0
+    out = capsys.readouterr().out
+    for words in ("valid", "target device: CPU", 'quantization: preset "mixed"', "lr: left to the training script"):
+        assert words in out
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ('{"compression": {"algorithm": "quantization", "prest": "mixed"}}', ("compression.prest", "did you mean 'preset'")),
+        ('{"compression": [{"algorithm": "quantisation"}]}', ("compression[0].algorithm", "did you mean 'quantization'")),
+        ('{"compression": {"algorithm": "filter_pruning"}}', ("'filter_pruning' is known, not built yet",)),
+        ('{"compression": {"algorithm": "quantization", "weights": {"bits": 9}}}', ("compression.weights.bits", "found 9")),
+        ('{"compression": ', ("config.json:1:", "not JSON")),
+        ("", ("not JSON",)),
+    ],
+)
+def test_validate_refuses_in_one_sentence(tmp_path, capsys, text, words):
+    assert cli.main(["validate", config(tmp_path, text)]) == 1
+    assert_one_sentence(capsys, *words)
+
+
+def test_validate_without_a_file(tmp_path, capsys):
+    assert cli.main(["validate", str(tmp_path / "none.json")]) == 1
+    assert_one_sentence(capsys, "none.json")
+
+
+def test_validate_a_folder(tmp_path, capsys):
+    assert cli.main(["validate", str(tmp_path)]) == 1
+    assert_one_sentence(capsys, str(tmp_path))
+
+
+def test_validate_a_binary_file(checkpoint, capsys):
+    assert cli.main(["validate", str(checkpoint)]) == 1
+    assert_one_sentence(capsys, checkpoint.name)
+
+
+def test_schema_is_a_json_schema(capsys):
+    assert cli.main(["schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    assert schema["$schema"].startswith("https://json-schema.org/")
+    assert {"compression", "input_info", "target_device"} <= schema["properties"].keys()
+
+
+@pytest.mark.parametrize("which", ["file", "folder", "parent"])
+def test_inspect_shows_every_compressed_tensor(checkpoint, capsys, which):
+    path = {"file": checkpoint, "folder": checkpoint.parent, "parent": checkpoint.parent.parent}[which]
+    assert cli.main(["inspect", str(path)]) == 0
+    out = capsys.readouterr().out
+    for words in (LAYER, "33.3% zeros of 6", "bits 4", "scale 2 .. 5 (2 channels)", "level 0.3", "epoch"):
+        assert words in out
+
+
+def test_inspect_a_folder_without_a_checkpoint(tmp_path, capsys):
+    assert cli.main(["inspect", str(tmp_path)]) == 1
+    assert_one_sentence(capsys, "no checkpoint")
+
+
+def test_inspect_a_path_that_is_not_there(tmp_path, capsys):
+    assert cli.main(["inspect", str(tmp_path / "none")]) == 1
+    assert_one_sentence(capsys, "no such checkpoint or folder")
+
+
+def test_inspect_a_truncated_checkpoint(checkpoint, capsys):
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-10])
+    assert cli.main(["inspect", str(checkpoint)]) == 1
+    assert_one_sentence(capsys, "truncated or not a checkpoint")
+
+
+def test_inspect_a_state_with_parts_missing(tmp_path, capsys):
+    path = tmp_path / "odd.safetensors"
+    save_checkpoint(path, {"w": np.zeros(2, np.float32)}, {"builder_state": {"plan": {"edits": []}}})
+    assert cli.main(["inspect", str(path)]) == 1
+    assert_one_sentence(capsys, "the compression state lacks 'ctrl_state'")
+
+
+def test_demo_without_the_framework(capsys, monkeypatch):
+    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None)
+    assert cli.main(["demo", "--framework", "torch"]) == 1
+    assert_one_sentence(capsys, "torch not installed", "nncf_ext[torch,demo]")
+
+
+def test_demo_without_the_data(capsys, monkeypatch):
+    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None if name == "sklearn" else object())
+    assert cli.main(["demo"]) == 1
+    assert_one_sentence(capsys, "nncf_ext[demo]")
+
+
+def test_demo_reports_a_failing_part(tmp_path, capsys, monkeypatch):
+    class Failed:
+        returncode = 3
+
+    commands = []
+
+    def run(command, **_):
+        commands.append(command)
+        return Failed()
+
+    monkeypatch.setattr(cli.subprocess, "run", run)
+    assert cli.main(["demo", "--framework", "torch", "--output", str(tmp_path / "out")]) == 1
+    assert_one_sentence(capsys, "the torch part ended with exit code 3")
+    assert commands[0][1:3] == ["-m", "nncf_ext_torch.demo"]
+    assert (tmp_path / "out" / "torch").is_dir()

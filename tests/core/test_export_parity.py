@@ -1,0 +1,66 @@
+"""Writing an exported model and comparing it with its origin."""
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from nncf_ext.export.parity import Parity, integer_operators, parity
+from nncf_ext.export.write import write
+
+DOUBLE = '<ir_version: 10, opset_import: ["" : 18]> g (float[N,2] x) => (float[N,2] y) <float two = {2.0}> { y = Mul (x, two) }'
+
+
+@pytest.fixture
+def path(tmp_path):
+    write(ir.from_onnx_text(DOUBLE), tmp_path / "double.onnx")
+    return tmp_path / "double.onnx"
+
+
+def test_differences_count_in_steps(path):
+    x = np.array([[0, 1], [2, 3]], np.float32)
+    found = parity(path, [[x], [x + 1]], [[2 * x], [2 * x + 2 + 0.5]], step=0.25)
+    assert found == Parity(difference=0.5, unoptimized=0.5, step=0.25, samples=4) and found.lsb == 2
+    assert "0.5 = 2.00 LSB" in str(found)
+
+
+def test_without_a_step_the_outputs_span_has_255(path):
+    x = np.array([[0, 1], [2, 5.1]], np.float32)
+    assert parity(path, [[x]], [[2 * x]]).step == pytest.approx(10.2 / 255)
+
+
+def test_other_shapes_and_no_samples_are_refused(path):
+    x = np.zeros((1, 2), np.float32)
+    with pytest.raises(ValueError, match="outputs of shapes"):
+        parity(path, [[x]], [[np.zeros((2, 2), np.float32)]])
+    with pytest.raises(ValueError, match="no samples"):
+        parity(path, [], [])
+
+
+def test_operators_of_the_optimized_graph(path):
+    assert integer_operators(path) == {"Mul": 1}
+
+
+def test_writing_is_atomic(tmp_path, monkeypatch):
+    target = tmp_path / "model.onnx"
+    target.write_bytes(b"before")
+
+    def broken(model, path, **_):
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(ir, "save", broken)
+    with pytest.raises(OSError, match="disk full"):
+        write(ir.from_onnx_text(DOUBLE), target)
+    assert target.read_bytes() == b"before" and [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_weights_beyond_protobufs_limit_go_beside_the_file(tmp_path, monkeypatch):
+    from nncf_ext.export import write as module
+
+    model = ir.from_onnx_text(DOUBLE)
+    value = ir.val("w", const_value=ir.tensor(np.ones(1000, np.float32), name="w"))
+    model.graph.register_initializer(value)
+    monkeypatch.setattr(module, "_PROTOBUF_LIMIT", 1000)
+    write(model, tmp_path / "model.onnx")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
+    assert integer_operators(tmp_path / "model.onnx") == {"Mul": 1}

@@ -1,0 +1,41 @@
+"""Every file in `configs/` compresses the demo's network, and one optimizer step of it trains."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from nncf_ext_tensorflow import create_compressed_model, create_compression_callbacks, register_default_init_args
+from nncf_ext_tensorflow.demo import compile_model, digits_net
+
+from nncf_ext import NNCFConfig, demo
+
+CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.json"))
+
+
+@pytest.fixture(scope="module")
+def batches():
+    data = demo.load_digits()
+    images, labels = data.train_images[:64, ..., None], data.train_labels[:64]
+    return [(images[:32], labels[:32]), (images[32:], labels[32:])]
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_config_runs(file, batches):
+    keras.utils.set_random_seed(0)
+    config = register_default_init_args(NNCFConfig.from_json(file), batches, 32)
+    ctrl, model = create_compressed_model(digits_net(), config)
+    assert len(ctrl.plan) > 0
+    compile_model(model, 0.01, epochs=1, steps=1)
+    weights = [variable for variable in model.trainable_variables if np.prod(variable.shape) > 1]
+    before = [variable.numpy() for variable in weights]
+
+    x, y = batches[0]
+    callbacks = create_compression_callbacks(ctrl, log_tensorboard=False, log_text=False)
+    history = model.fit(x, y, batch_size=32, epochs=1, callbacks=callbacks, verbose=0)
+
+    assert np.isfinite(history.history["loss"]).all()
+    assert all(np.isfinite(variable.numpy()).all() for variable in model.trainable_variables)
+    assert all((a.numpy() != b).any() for a, b in zip(weights, before, strict=True)), "a weight did not move"
+    assert all(algorithm.algorithm in str(ctrl.statistics()) for algorithm in config.algorithms() if algorithm.transforms)
+    assert np.isfinite(keras.ops.convert_to_numpy(ctrl.strip()(x))).all()

@@ -1,0 +1,134 @@
+"""`ctrl.export_model` in Keras: what the file holds, that it runs in integers, and that it is the model."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as L
+from nncf_ext_tensorflow import create_compressed_model, register_default_init_args
+
+from nncf_ext import NNCFConfig
+from nncf_ext.export import integer_operators
+from nncf_ext.export.parity import run, session
+
+SHAPE = (12, 12, 3)
+
+
+def net() -> keras.Model:
+    """A strided and padded convolution, a depthwise residual block with BatchNorm, a pooled dense layer."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input(SHAPE, name="image")
+    x = L.ZeroPadding2D(((0, 1), (0, 1)))(inputs)
+    x = L.Conv2D(8, 3, strides=2, activation="relu", name="stem")(x)
+    y = L.ReLU(6.0)(L.BatchNormalization()(L.Conv2D(16, 1, use_bias=False)(x)))
+    y = L.ReLU(6.0)(L.BatchNormalization()(L.DepthwiseConv2D(3, padding="same", use_bias=False)(y)))
+    y = L.BatchNormalization()(L.Conv2D(8, 1, use_bias=False)(y))
+    x = L.Add()([x, y])
+    outputs = L.Dense(5, name="scores")(L.Dropout(0.2)(L.GlobalAveragePooling2D()(x)))
+    return with_statistics(keras.Model(inputs, outputs))
+
+
+def with_statistics(model: keras.Model) -> keras.Model:
+    rng = np.random.default_rng(0)
+    for layer in model._flatten_layers():
+        if isinstance(layer, L.BatchNormalization):
+            for variable, value in (
+                (layer.gamma, rng.uniform(-1.5, 1.5, layer.gamma.shape)),
+                (layer.beta, rng.normal(size=layer.beta.shape)),
+                (layer.moving_mean, rng.normal(size=layer.beta.shape)),
+                (layer.moving_variance, rng.uniform(0.5, 2, layer.beta.shape)),
+            ):
+                variable.assign(value.astype("float32"))
+    return model
+
+
+def compressed(model: keras.Model, *algorithms: dict, shape=SHAPE):
+    range_init = {"range": {"num_init_samples": 8}, "batchnorm_adaptation": {"num_bn_adaptation_samples": 0}}
+    quantization = {"algorithm": "quantization", "initializer": range_init}
+    config = NNCFConfig.from_dict({"input_info": {"sample_size": [1, *shape]}, "compression": [*algorithms, quantization]})
+    rng = np.random.default_rng(1)
+    data = [(rng.normal(size=(4, *shape)).astype("float32"), np.zeros(4)) for _ in range(2)]
+    return create_compressed_model(model, register_default_init_args(config, data, 4))
+
+
+def test_every_convolution_runs_in_integers_and_the_outputs_agree(tmp_path):
+    ctrl, _ = compressed(net(), {"algorithm": "magnitude_sparsity", "sparsity_init": 0.5})
+    parity = ctrl.export_model(tmp_path / "model.onnx")
+    assert parity.samples == 8 and parity.lsb <= 1 and parity.unoptimized <= parity.step
+    operators = integer_operators(tmp_path / "model.onnx")
+    assert operators["QLinearConv"] == 4 and operators["QLinearAdd"] == 1
+    assert not {"Conv", "BatchNormalization", "Clip", "Relu", "Gemm", "MatMul", "LeakyRelu"} & set(operators)
+
+
+def test_batch_size_is_free_and_names_are_the_models_or_the_users(tmp_path):
+    ctrl, model = compressed(net())
+    ctrl.export_model(tmp_path / "own.onnx")
+    ctrl.export_model(tmp_path / "given.onnx", input_names=["x"], output_names=["y"])
+    own, given = session(tmp_path / "own.onnx"), session(tmp_path / "given.onnx")
+    assert [v.name for v in (*own.get_inputs(), *own.get_outputs())] == ["image", "scores"]
+    assert [v.name for v in (*given.get_inputs(), *given.get_outputs())] == ["x", "y"]
+    x = np.random.default_rng(2).normal(size=(7, *SHAPE)).astype("float32")
+    expected = keras.ops.convert_to_numpy(model(x, training=False))
+    np.testing.assert_allclose(run(own, [x])[0], expected, atol=float(np.ptp(expected)) / 60)
+
+
+def test_the_model_is_as_it_was(tmp_path):
+    ctrl, model = compressed(net())
+    x = np.random.default_rng(2).normal(size=(4, *SHAPE)).astype("float32")
+    before = [w.numpy() for w in model.variables]
+    expected = keras.ops.convert_to_numpy(model(x, training=False))
+    ctrl.export_model(tmp_path / "model.onnx")
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(model(x, training=False)), expected)
+    assert all(np.array_equal(old, new.numpy()) for old, new in zip(before, model.variables, strict=True))
+    model.compile("sgd", "mse")
+    model.fit(x, np.zeros((4, 5)), verbose=0)
+
+
+@pytest.mark.parametrize("kind", ["subclassed", "sequential", "two inputs", "dense on a sequence", "transposed"])
+def test_other_models(tmp_path, kind):
+    keras.utils.set_random_seed(0)
+    shape: tuple[int, ...] = SHAPE
+    if kind == "sequential":
+        model = keras.Sequential([keras.Input(SHAPE), L.SeparableConv2D(8, 3, activation="relu"), L.Flatten(), L.Dense(4)])
+    elif kind == "transposed":
+        x = inputs = keras.Input(SHAPE)
+        x = L.ReLU()(L.BatchNormalization()(L.Conv2DTranspose(4, 3, strides=2)(x)))
+        model = with_statistics(keras.Model(inputs, L.Conv2D(4, 3, groups=2)(x)))
+    elif kind == "dense on a sequence":
+        shape = (6, 8)
+        inputs = keras.Input(shape)
+        x = L.LayerNormalization()(L.Dense(16, activation="gelu")(inputs))
+        model = keras.Model(inputs, L.Dense(4)(L.MultiHeadAttention(2, 8)(x, x)))
+    elif kind == "two inputs":
+        first, second = keras.Input(SHAPE, name="b"), keras.Input(SHAPE, name="a")
+        both = L.Concatenate()([L.Conv2D(4, 3)(first), L.Conv2D(4, 3)(second)])
+        model = keras.Model([first, second], L.Conv2D(2, 1)(both))
+    else:
+        model = Subclassed()
+        model(np.zeros((1, *SHAPE), "float32"))
+    if kind == "two inputs":
+        config = NNCFConfig.from_dict(
+            {"input_info": [{"sample_size": [2, *SHAPE]}] * 2, "compression": {"algorithm": "quantization", "initializer": {}}}
+        )
+        rng = np.random.default_rng(1)
+        data = [([rng.normal(size=(4, *SHAPE)).astype("float32") for _ in range(2)], np.zeros(4))]
+        ctrl, _ = create_compressed_model(model, register_default_init_args(config, data, 4))
+    else:
+        ctrl, _ = compressed(model, shape=shape)
+    parity = ctrl.export_model(tmp_path / "model.onnx")
+    assert parity.unoptimized <= parity.step
+
+
+class Subclassed(keras.Model):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = L.Conv2D(6, 3), L.Dense(3)
+
+    def call(self, x):
+        x = keras.ops.relu(self.conv(x))
+        return self.head(keras.ops.mean(x, axis=(1, 2)))

@@ -1,0 +1,46 @@
+"""Every file in `configs/` compresses the demo's network, and one optimizer step of it trains."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from nncf_ext_torch import create_compressed_model, register_default_init_args
+from nncf_ext_torch.demo import DigitsNet
+
+from nncf_ext import NNCFConfig, demo
+
+CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.json"))
+
+
+@pytest.fixture(scope="module")
+def batches():
+    data = demo.load_digits()
+    images, labels = torch.from_numpy(data.train_images[:64, None]), torch.from_numpy(data.train_labels[:64])
+    return [(images[:32], labels[:32]), (images[32:], labels[32:])]
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_config_runs(file, batches):
+    torch.manual_seed(0)
+    config = register_default_init_args(NNCFConfig.from_json(file), batches)
+    ctrl, model = create_compressed_model(DigitsNet(), config)
+    assert len(ctrl.plan) > 0
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    weights = [parameter for parameter in model.parameters() if parameter.numel() > 1]
+    before = [weight.detach().clone() for weight in weights]
+
+    model.train()
+    ctrl.scheduler.epoch_step()
+    ctrl.scheduler.step()
+    x, y = batches[0]
+    loss = torch.nn.functional.cross_entropy(model(x), y) + ctrl.loss()
+    loss.backward()
+    optimizer.step()
+
+    assert torch.isfinite(loss)
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+    assert all((a != b).any() for a, b in zip(weights, before, strict=True)), "a weight did not move"
+    assert all(algorithm.algorithm in str(ctrl.statistics()) for algorithm in config.algorithms() if algorithm.transforms)
+    model.eval()
+    with torch.no_grad():
+        assert torch.isfinite(ctrl.strip()(x)).all()

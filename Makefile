@@ -22,8 +22,8 @@ check: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-bench: .venv/installed
-	$(BIN)/python benchmarks/run_all.py
+bench: .venv/installed .venv-peers/installed .venv-tfmot/installed
+	$(BIN)/python -m benchmarks.run_all
 
 notebooks: .venv/installed
 	$(BIN)/python notebooks/execute.py
@@ -34,5 +34,18 @@ notebooks: .venv/installed
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[torch,tensorflow,openvino,demo,dev]"
 	$(BIN)/python -c "open('.venv/installed', 'w').close()"
 
+# What the benchmarks compare with, in environments of its own: its versions exclude ours.
+.venv-peers/installed: benchmarks/requirements-peers.txt
+	$(PYTHON) -m venv .venv-peers
+	$(BIN:.venv/%=.venv-peers/%)/python -m pip install -q torch==2.13.0
+	$(BIN:.venv/%=.venv-peers/%)/python -m pip install -q -r benchmarks/requirements-peers.txt
+	$(PYTHON) -c "open('.venv-peers/installed', 'w').close()"
+
+.venv-tfmot/installed: benchmarks/requirements-tfmot.txt
+	$(PYTHON) -m venv .venv-tfmot
+	$(BIN:.venv/%=.venv-tfmot/%)/python -m pip install -q tensorflow==2.21.0
+	$(BIN:.venv/%=.venv-tfmot/%)/python -m pip install -q --no-deps -r benchmarks/requirements-tfmot.txt
+	$(PYTHON) -c "open('.venv-tfmot/installed', 'w').close()"
+
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv .venv-peers .venv-tfmot build dist *.egg-info

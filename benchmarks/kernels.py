@@ -1,4 +1,4 @@
-"""What one fake quantization costs on CPU, forward and backward with learned ranges: `python benchmarks/kernels.py`.
+"""What one fake quantization costs on CPU, forward and backward with learned ranges: `python -m benchmarks.kernels`.
 
 CPU time of one thread, the candidates taking turns, medians; large tensors in units of one `torch.clone` of the same
 tensor, small ones in microseconds (they show what a call costs).
@@ -96,8 +96,8 @@ def keep_freed_memory() -> None:
 def main() -> None:
     keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--quick", action="store_true", help="two rounds: shows that all runs, not how fast")
+    rounds = 2 if parser.parse_args().quick else ROUNDS
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, compiled kernel: {'yes' if native.library() else 'no'}")
     for case, (shape, of_grid, weight) in CASES.items():

@@ -14,9 +14,13 @@ Values = Mapping[str, Mapping[str, Var]]  # edit key -> variable name -> first v
 
 
 class Traced(Protocol):
-    """A graph together with what the adapter needs to find the operators again in the model."""
+    """A graph together with what the adapter needs to find the operators again in the model.
 
-    graph: Graph
+    An adapter takes back its own kind only, so `Adapter` takes `Any` where it asks for one.
+    """
+
+    @property
+    def graph(self) -> Graph: ...
 
 
 class Attached(Protocol):
@@ -56,16 +60,16 @@ class Adapter(Protocol):
 
     def trace(self, model: Any, example: Any) -> Traced: ...
 
-    def parameter(self, model: Any, traced: Traced, site: Site) -> np.ndarray:
+    def parameter(self, model: Any, traced: Any, site: Site) -> np.ndarray:
         """The value of the parameter at a site of a model that is not compressed yet."""
         ...
 
-    def apply(self, model: Any, traced: Traced, plan: Plan, values: Values) -> Attached:
+    def apply(self, model: Any, traced: Any, plan: Plan, values: Values) -> Attached:
         """Place `plan` in `model`, in place. On any error the model is as it was."""
         ...
 
     def observe(
-        self, model: Any, traced: Traced, sites: Iterable[Site], batches: Iterable[Any], visit: Callable[[Site, Any], None]
+        self, model: Any, traced: Any, sites: Iterable[Site], batches: Iterable[Any], visit: Callable[[Site, Any], None]
     ) -> None:
         """Run `batches` (model inputs) in inference mode; call `visit(site, array)` for every tensor that passes a site."""
         ...
@@ -108,9 +112,7 @@ class Adapter(Protocol):
 
     def to_numpy(self, array: Any) -> np.ndarray: ...
 
-    def export_marked(
-        self, attached: Attached, example: Any, input_names: list[str] | None, output_names: list[str] | None
-    ) -> Any:
+    def export_marked(self, attached: Any, example: Any, input_names: list[str] | None, output_names: list[str] | None) -> Any:
         """The model in inference mode as an `onnx_ir.Model` in which every quantizer is one `nncf_ext::Quantizer` node.
 
         The node has a string attribute `key` (the edit's). Masks are already multiplied into the weights; weights are float.

@@ -57,8 +57,8 @@ def save_checkpoint(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarr
     """Write a checkpoint in one step: a reader sees the old file or the new one, never a part."""
     contiguous = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     data = save(contiguous, metadata={"nncf_ext": json.dumps({"format": FORMAT, "state": state})})
-    with atomic(path) as temporary:
-        Path(temporary).write_bytes(data)
+    with atomic(Path(path)) as temporary:
+        temporary.write_bytes(data)
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -84,16 +84,10 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray]
 
 
 @contextmanager
-def atomic(path: str | os.PathLike[str]) -> Iterator[str]:
+def atomic(path: Path) -> Iterator[Path]:
     """A temporary file name beside `path`; what was written there replaces `path` at the end, or goes on an error."""
-    path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent} is not a folder: cannot write {path.name} there")
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".", suffix=".tmp")
-    os.close(handle)
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        yield Path(folder) / path.name
+        os.replace(Path(folder) / path.name, path)

@@ -79,9 +79,11 @@ def _demo(options: argparse.Namespace) -> int:
         folder = (options.output / name).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", f"{FRAMEWORKS[name][1]}.demo", str(folder)]
-        code = subprocess.run(command, env={"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ}).returncode
-        if code:
-            raise ValueError(f"demo: the {name} part ended with exit code {code}")
+        # stderr is for failures: TensorFlow greets there on import, at every log level
+        done = subprocess.run(command, env={"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ}, stderr=subprocess.PIPE, text=True)
+        if done.returncode:
+            sys.stderr.write(done.stderr)
+            raise ValueError(f"demo: the {name} part ended with exit code {done.returncode}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What the two frameworks' demos share: the data (scans of handwritten digits, from scikit-learn), the measurements, the table."""
+"""What the two frameworks' demos share: the data (scikit-learn's scans of handwritten digits), the measurements, the table."""
 
 from __future__ import annotations
 
@@ -39,7 +39,6 @@ class Measured:
 
     what: str
     accuracy: float
-    file: str = ""
     bytes: int = 0
     milliseconds: float = 0.0
 
@@ -48,11 +47,10 @@ def load_digits() -> Digits:
     from sklearn.datasets import load_digits as digits
     from sklearn.model_selection import train_test_split
 
-    data = digits()
+    data: Any = digits()
     images = (data.images / 16.0).astype(np.float32)
-    train_x, test_x, train_y, test_y = train_test_split(
-        images, data.target, test_size=0.25, random_state=SEED, stratify=data.target
-    )
+    split: Any = train_test_split(images, data.target, test_size=0.25, random_state=SEED, stratify=data.target)
+    train_x, test_x, train_y, test_y = split
     return Digits(train_x, train_y.astype(np.int64), test_x, test_y.astype(np.int64))
 
 
@@ -71,15 +69,14 @@ def progress_bar() -> Progress:
     )
 
 
-def measure_onnx(what: str, path: Path, images: np.ndarray, labels: np.ndarray) -> Measured:
+def measure_onnx(path: Path, images: np.ndarray, labels: np.ndarray) -> Measured:
     """Accuracy in ONNX Runtime over all `images`, bytes on disk, and median time of one image on one thread."""
     session = onnx_session(path)
     name = session.get_inputs()[0].name
     logits = session.run(None, {name: images})[0]
     return Measured(
-        what,
-        float((logits.argmax(1) == labels).mean()),
         path.name,
+        float((logits.argmax(1) == labels).mean()),
         path.stat().st_size,
         1e3 * median_seconds(lambda: session.run(None, {name: images[:1]})),
     )
@@ -107,13 +104,12 @@ def show(framework: str, rows: list[Measured], folder: Path, seconds: float) -> 
     (folder / "result.json").write_text(
         json.dumps({"framework": framework, "rows": [asdict(row) for row in rows]}, indent=2) + "\n"
     )
-    table = Table(
-        "", "accuracy", "file", "bytes", "smaller", "1 image", title=f"{framework}: handwritten digits", title_justify="left"
-    )
+    columns = ("", "accuracy", "bytes", "smaller", "1 image")
+    table = Table(*columns, title=f"{framework}: handwritten digits", title_justify="left")
     largest = max(row.bytes for row in rows)
     for row in rows:
         size = (f"{row.bytes:,}", f"{largest / row.bytes:.2f}x", f"{row.milliseconds:.3f} ms") if row.bytes else ("", "", "")
-        table.add_row(row.what, f"{row.accuracy:.2%}", row.file, *size)
+        table.add_row(row.what, f"{row.accuracy:.2%}", *size)
     console = Console()
     console.print(table)
     console.print(f"{seconds:.0f} s; files in {folder}", highlight=False, soft_wrap=True)

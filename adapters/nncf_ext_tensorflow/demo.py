@@ -15,11 +15,16 @@ from nncf_ext import NNCFConfig, demo
 from nncf_ext_tensorflow import create_compressed_model, create_compression_callbacks, register_default_init_args
 
 
+def batch_norm() -> Any:
+    """Keras' default momentum, 0.99, takes more steps than there are here to learn the statistics."""
+    return layers.BatchNormalization(momentum=0.9)
+
+
 def residual(x: Any, filters: int, strides: int) -> Any:
     y = layers.Conv2D(filters, 3, strides, padding="same", use_bias=False)(x)
-    y = layers.ReLU()(layers.BatchNormalization()(y))
-    y = layers.BatchNormalization()(layers.Conv2D(filters, 3, padding="same", use_bias=False)(y))
-    shortcut = layers.BatchNormalization()(layers.Conv2D(filters, 1, strides, use_bias=False)(x))
+    y = layers.ReLU()(batch_norm()(y))
+    y = batch_norm()(layers.Conv2D(filters, 3, padding="same", use_bias=False)(y))
+    shortcut = batch_norm()(layers.Conv2D(filters, 1, strides, use_bias=False)(x))
     return layers.ReLU()(layers.Add()([y, shortcut]))
 
 
@@ -27,7 +32,7 @@ def digits_net() -> keras.Model:
     """A small residual network for 8x8x1 images and 10 classes."""
     inputs = keras.Input((8, 8, 1))
     x = layers.Conv2D(32, 3, padding="same", use_bias=False)(inputs)
-    x = layers.ReLU()(layers.BatchNormalization()(x))
+    x = layers.ReLU()(batch_norm()(x))
     for filters, strides in ((64, 1), (128, 2), (192, 2)):
         x = residual(x, filters, strides)
     return keras.Model(inputs, layers.Dense(10)(layers.GlobalAveragePooling2D()(x)))
@@ -48,10 +53,13 @@ class Bar(keras.callbacks.Callback):
 
 
 def compile_model(model: keras.Model, rate: float, epochs: int, steps: int) -> None:
-    optimizer = keras.optimizers.SGD(
-        keras.optimizers.schedules.CosineDecay(rate, epochs * steps), momentum=0.9, weight_decay=5e-4
-    )
+    decay: Any = keras.optimizers.schedules.CosineDecay(rate, epochs * steps)
+    optimizer = keras.optimizers.SGD(decay, momentum=0.9, weight_decay=5e-4)
     model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+
+
+def accuracy(model: Any, test: tuple[np.ndarray, np.ndarray]) -> float:
+    return model.evaluate(*test, verbose=0)[1]
 
 
 def run(folder: Path) -> None:
@@ -68,7 +76,7 @@ def run(folder: Path) -> None:
         compile_model(model, 0.05, demo.FLOAT_EPOCHS, steps)
         settings: dict[str, Any] = {"batch_size": demo.BATCH_SIZE, "validation_data": test, "verbose": 0}
         model.fit(images, labels, epochs=demo.FLOAT_EPOCHS, callbacks=[Bar(bar, task)], **settings)
-        rows = [demo.Measured("float model", model.evaluate(*test, verbose=0)[1])]
+        rows = [demo.Measured("float model", accuracy(model, test))]
         plain, _ = create_compressed_model(model, NNCFConfig.from_dict({"input_info": {"sample_size": [1, 8, 8, 1]}}))
         plain.export_model(folder / "float.onnx")
         model = plain.strip(do_copy=False)
@@ -85,11 +93,11 @@ def run(folder: Path) -> None:
         compile_model(model, 0.02, demo.COMPRESSED_EPOCHS, steps)
         callbacks = [*create_compression_callbacks(ctrl, log_tensorboard=False, log_text=False), Bar(bar, task, ctrl)]
         model.fit(images, labels, epochs=demo.COMPRESSED_EPOCHS, callbacks=callbacks, **settings)
-    rows.append(demo.Measured("compressed model", model.evaluate(*test, verbose=0)[1]))
+    rows.append(demo.Measured("compressed model", accuracy(model, test)))
     ctrl.save_checkpoint(folder / "compressed.safetensors")
     parity = ctrl.export_model(folder / "compressed.onnx")
-    rows.append(demo.measure_onnx("float ONNX file", folder / "float.onnx", *test))
-    rows.append(demo.measure_onnx("compressed ONNX file", folder / "compressed.onnx", *test))
+    rows.append(demo.measure_onnx(folder / "float.onnx", *test))
+    rows.append(demo.measure_onnx(folder / "compressed.onnx", *test))
     demo.show("tensorflow", rows, folder, time.perf_counter() - start)
     print(parity)
 

@@ -38,7 +38,9 @@ def example_of(config: NNCFConfig) -> Any:
     rng = np.random.default_rng(0)
     fill = {"ones": np.ones, "zeros": np.zeros, "random": rng.random}
     values = [
-        keras.ops.convert_to_tensor(fill[info.filler](tuple(info.sample_size)), dtype="int64" if info.type == "long" else "float32")
+        keras.ops.convert_to_tensor(
+            fill[info.filler](tuple(info.sample_size)), dtype="int64" if info.type == "long" else "float32"
+        )
         for info in infos
     ]
     if all(info.keyword for info in infos):

@@ -104,8 +104,8 @@ def run(folder: Path) -> None:
     ctrl.save_checkpoint(folder / "compressed.safetensors")
     parity = ctrl.export_model(folder / "compressed.onnx")
     test = np.ascontiguousarray(data.test_images[:, None])
-    rows.append(demo.measure_onnx("float ONNX file", folder / "float.onnx", test, data.test_labels))
-    rows.append(demo.measure_onnx("compressed ONNX file", folder / "compressed.onnx", test, data.test_labels))
+    rows.append(demo.measure_onnx(folder / "float.onnx", test, data.test_labels))
+    rows.append(demo.measure_onnx(folder / "compressed.onnx", test, data.test_labels))
     demo.show("torch", rows, folder, time.perf_counter() - start)
     print(parity)
 

@@ -32,16 +32,17 @@ def register_default_init_args(
     """Give the config the data for range initialisation and BatchNorm adaptation; returns the same config.
 
     train_loader yields (inputs, target) pairs, mappings (Hugging Face batches; `labels` is left out), or bare inputs; a
-    loader with `get_inputs(batch) -> (args, kwargs)` decides itself (NNCF's PTInitializingDataLoader). Arguments after it are NNCF 2.x's,
-    accepted for its order; those of algorithms that are not built yet have no use so far.
+    loader with `get_inputs(batch) -> (args, kwargs)` decides itself (NNCF's PTInitializingDataLoader). The arguments after it
+    are NNCF 2.x's, accepted for its order; those of algorithms that are not built yet have no use so far.
     """
     return register_loader(config, lambda: _batches(train_loader, device))
 
 
 def _batches(loader: Iterable[Any], device: Any) -> Iterator[ExampleInput]:
     split: Callable[[Any], ExampleInput] = inputs_of
-    if hasattr(loader, "get_inputs"):
-        split = lambda batch: ExampleInput(*loader.get_inputs(batch))  # noqa: E731
+    own: Any = getattr(loader, "get_inputs", None)
+    if own is not None:
+        split = lambda batch: ExampleInput(*own(batch))  # noqa: E731
     for batch in loader:
         example = split(batch)
         yield ExampleInput(*_moved((example.args, example.kwargs), device)) if device is not None else example

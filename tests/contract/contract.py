@@ -79,17 +79,16 @@ class Reference:
                 values[role, edit.transform.kind] = arrays
         return values
 
-    def masks(self, epoch: int, step_in_epoch: int) -> None:
-        """Put the masks that the schedule wants now."""
+    def masks(self, epoch: int, step_in_epoch: int | None = None) -> None:
+        """Put the masks that the schedule wants at the beginning of an epoch or of a step."""
         for algorithm in self.algorithms:
             if not isinstance(algorithm, MagnitudeSparsity):
                 continue
             params = algorithm.params
-            if epoch >= params.sparsity_freeze_epoch:
+            every_step = params.update_per_optimizer_step and (params.steps_per_epoch or epoch > 0)
+            if epoch >= params.sparsity_freeze_epoch or (step_in_epoch is not None and not every_step):
                 return
-            when = float(epoch)
-            if params.update_per_optimizer_step and (params.steps_per_epoch or epoch > 0):
-                when += max(step_in_epoch, 0) / STEPS
+            when = epoch + (step_in_epoch or 0) / STEPS
             roles = [role for role in ("fc1.weight", "fc2.weight") if (role, "mask") in self.net.variables]
             weights = [self.net.weights[role] for role in roles]
             level = algorithm.level(when)
@@ -128,7 +127,7 @@ def check_numbers(driver: Driver, case: Case) -> None:
     check_ranges(driver, controller, reference)
     for epoch in range(EPOCHS):
         controller.scheduler.epoch_step()
-        reference.masks(epoch, -1)
+        reference.masks(epoch)
         for step in range(STEPS):
             controller.scheduler.step()
             reference.masks(epoch, step)
@@ -138,7 +137,8 @@ def check_numbers(driver: Driver, case: Case) -> None:
             loss = driver.train_step(controller, x, y, RATE)
             assert loss == pytest.approx(reference.train_step(x, y), rel=1e-4)
             for name, value in driver.weights(controller.model).items():
-                np.testing.assert_allclose(value, reference.net.weights[name], err_msg=f"{name}, epoch {epoch}, step {step}", **CLOSE)
+                where = f"{name} in epoch {epoch}, step {step}"
+                np.testing.assert_allclose(value, reference.net.weights[name], err_msg=where, **CLOSE)
             for key, arrays in reference.variables(driver, controller).items():
                 for name, value in arrays.items():
                     np.testing.assert_allclose(value, reference.net.variables[key][name], err_msg=f"{key} {name}", **CLOSE)

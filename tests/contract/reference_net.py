@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,11 +19,16 @@ Variables = dict[tuple[str, str], dict[str, np.ndarray]]  # by (role, transform 
 
 
 def initial_weights() -> dict[str, np.ndarray]:
-    """Weights as (inputs, outputs), on a coarse grid so that float sums are exact in any order."""
+    """Weights as (inputs, outputs), on a coarse grid so that float sums are exact in any order.
+
+    No two weights are equally large: which of them a mask prunes first depends on the layout.
+    """
     rng = np.random.default_rng(3)
+    sizes = iter(rng.permutation(np.arange(1, 84)))
 
     def grid(*shape: int) -> np.ndarray:
-        return (rng.integers(-16, 17, shape) / 16).astype(np.float32)
+        values = np.array([next(sizes) for _ in range(math.prod(shape))]) * rng.choice([-1, 1], math.prod(shape))
+        return (values / 64).astype(np.float32).reshape(shape)
 
     return {"fc1.weight": grid(6, 8), "fc1.bias": grid(8), "fc2.weight": grid(8, 3), "fc2.bias": grid(3)}
 

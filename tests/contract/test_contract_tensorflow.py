@@ -19,7 +19,12 @@ from tests.contract.contract import check_numbers, check_resume, check_strip
 class KerasDriver:
     def build(self, weights: dict[str, np.ndarray]) -> keras.Model:
         model = keras.Sequential(
-            [keras.Input((6,)), keras.layers.Dense(8, name="fc1"), keras.layers.ReLU(name="relu"), keras.layers.Dense(3, name="fc2")]
+            [
+                keras.Input((6,)),
+                keras.layers.Dense(8, name="fc1"),
+                keras.layers.ReLU(name="relu"),
+                keras.layers.Dense(3, name="fc2"),
+            ]
         )
         model.set_weights(list(weights.values()))
         return model

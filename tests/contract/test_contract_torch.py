@@ -47,7 +47,7 @@ class TorchDriver:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        return float(loss)
+        return loss.item()
 
     def weights(self, model: nn.Module) -> dict[str, np.ndarray]:
         named = dict(model.named_parameters())

@@ -53,12 +53,18 @@ class Attached(Protocol):
         """Make the model plain again. Parameters keep what their transforms make of them; activation transforms go."""
         ...
 
+    def detach(self) -> None:
+        """Make the model plain again, with its parameters as they are."""
+        ...
+
 
 class Adapter(Protocol):
     name: str
     xp: Any
 
-    def trace(self, model: Any, example: Any) -> Traced: ...
+    def trace(self, model: Any, example: Any) -> Traced:
+        """The graph of a plain model. ValueError for one that is compressed already."""
+        ...
 
     def parameter(self, model: Any, traced: Any, site: Site) -> np.ndarray:
         """The value of the parameter at a site of a model that is not compressed yet."""

@@ -25,6 +25,14 @@ class CheckpointError(ValueError):
     """A file that is no checkpoint of ours, is damaged, or belongs to another model or plan."""
 
 
+def plan_in(state: Any) -> Mapping[str, Any]:
+    """The plan, as JSON data, in a compression state. CheckpointError where that is none."""
+    try:
+        return state["builder_state"]["plan"]
+    except (KeyError, TypeError):
+        raise CheckpointError("this is no compression state: expected what get_compression_state() gave") from None
+
+
 def plan_from_json(data: Mapping[str, Any]) -> Plan:
     """The plan that `Plan.to_json` wrote. CheckpointError where it names an algorithm or a transform that is not known."""
     edits = []
@@ -85,9 +93,13 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray]
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary file name beside `path`; what was written there replaces `path` at the end, or goes on an error."""
+    """A temporary name for `path`, in a folder of its own beside it.
+
+    At the end all files there move beside `path`, and last of all it replaces `path`; on an error they go.
+    """
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent} is not a folder: cannot write {path.name} there")
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         yield Path(folder) / path.name
-        os.replace(Path(folder) / path.name, path)
+        for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name):
+            os.replace(file, path.parent / file.name)

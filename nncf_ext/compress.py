@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from nncf_ext.adapter import Adapter, Traced
 from nncf_ext.algorithms.algorithm import Algorithm
-from nncf_ext.checkpoint import check_plan_fits, plan_from_json
+from nncf_ext.checkpoint import check_plan_fits, plan_from_json, plan_in
 from nncf_ext.config import ConfigError, NNCFConfig
 from nncf_ext.controller import Controller
 from nncf_ext.edits import Edit, Plan, Range, Var, compose
@@ -41,7 +42,7 @@ def compress(
     if teacher is None and any(a.needs_teacher for a in algorithms):
         teacher = adapter.frozen_copy(model)
     if compression_state is not None:
-        plan = plan_from_json(compression_state["builder_state"]["plan"])
+        plan = plan_from_json(plan_in(compression_state))
         check_plan_fits(plan, traced.graph)
         plan, values = _calibrated(plan, traced.graph, {})
     else:
@@ -50,11 +51,15 @@ def compress(
         plan, values = _calibrated(plan, traced.graph, ranges)
     samples = list(islice(range_batches(), _KEPT_SAMPLES)) if range_batches is not None else []
     attached = adapter.apply(model, traced, plan, values)
-    controller = Controller(adapter, attached, traced.graph, algorithms, example, samples, teacher)
-    if compression_state is not None:
-        controller.load_state(compression_state)
-    else:
-        _adapt_batchnorm(adapter, model, algorithms, registered_batches(config, BNAdaptationInitArgs))
+    try:
+        controller = Controller(adapter, attached, traced.graph, algorithms, example, samples, teacher)
+        if compression_state is not None:
+            controller.load_state(compression_state)
+        else:
+            _adapt_batchnorm(adapter, model, algorithms, registered_batches(config, BNAdaptationInitArgs))
+    except BaseException:
+        attached.detach()
+        raise
     return controller
 
 
@@ -82,17 +87,21 @@ def _ranges(
                 at_site.setdefault(site, []).append(collector)
     wanted = max((s.num_init_samples for s in settings.values() if s is not None), default=0)
     if at_site and wanted and batches is not None:
+        not_finite: list[Site] = []
 
         def visit(site: Site, array: Any) -> None:
             values = adapter.to_numpy(array)
             if not np.isfinite(values).all():
-                raise ConfigError(
-                    f"range initialisation: {site} saw NaN or infinite values: check the data and the model's weights"
-                )
-            for collector in at_site[site]:
+                not_finite.append(site)
+            for collector in at_site[site] if not not_finite else ():
                 collector.update(values)
 
-        adapter.observe(model, traced, at_site, _samples(adapter, batches, wanted, "range initialisation"), visit)
+        with _running("range initialisation"):
+            adapter.observe(model, traced, at_site, _samples(adapter, batches, wanted, "range initialisation"), visit)
+        if not_finite:
+            raise ConfigError(
+                f"range initialisation: {not_finite[0]} saw NaN or infinite values: check the data and the model's weights"
+            )
         if all(collector.is_empty for group in at_site.values() for collector in group):
             raise ConfigError("range initialisation: the data loader gave no batch")
     return {key: collector.result() for key, collector in collectors.items() if not collector.is_empty}
@@ -125,7 +134,19 @@ def _adapt_batchnorm(
     settings = [getattr(getattr(a, "initializer", None), "batchnorm_adaptation", None) for a in algorithms]
     wanted = max((s.num_bn_adaptation_samples for s in settings if s is not None), default=0)
     if wanted and batches is not None:
-        adapter.adapt_batchnorm(model, _samples(adapter, batches, wanted, "batch-norm adaptation"))
+        with _running("batch-norm adaptation"):
+            adapter.adapt_batchnorm(model, _samples(adapter, batches, wanted, "batch-norm adaptation"))
+
+
+@contextmanager
+def _running(what: str) -> Iterator[None]:
+    """A failure inside is one of the user's data, and is told as such."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{what}: the model does not run on the data loader's inputs: {error}") from error
 
 
 def _samples(adapter: Adapter, batches: Callable[[], Iterable[Any]], wanted: int, what: str) -> Iterable[Any]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from nncf_ext.adapter import Adapter, Attached
 from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outputs, Training
-from nncf_ext.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from nncf_ext.checkpoint import CheckpointError, load_checkpoint, plan_in, save_checkpoint
 from nncf_ext.edits import Edit, Plan
 from nncf_ext.graph import Graph
 from nncf_ext.report import CompressionStatistics
@@ -166,11 +166,9 @@ class Controller:
     def load_checkpoint(self, path: str | os.PathLike[str]) -> None:
         """Restore what `save_checkpoint` wrote. CheckpointError, and nothing changed, where it is of another model or plan."""
         tensors, state = load_checkpoint(path)
-        ours = self._attached.plan.to_json()["edits"]
-        if state["builder_state"]["plan"]["edits"] != ours:
-            raise CheckpointError(
-                f"{path} was saved with another plan: {_first_difference(ours, state['builder_state']['plan']['edits'])}"
-            )
+        ours, theirs = self._attached.plan.to_json()["edits"], plan_in(state)["edits"]
+        if theirs != ours:
+            raise CheckpointError(f"{path} was saved with another plan: {_first_difference(ours, theirs)}")
         present = self._adapter.tensors(self.model)
         problems = [f"{name} is missing" for name in present if name not in tensors]
         problems += [f"{name} is not in the model" for name in tensors if name not in present]
@@ -219,8 +217,12 @@ class Controller:
         self._adapter.tap(self.model, after_forward)
 
 
-def _first_difference(ours: list[Any], theirs: list[Any]) -> str:
+def _first_difference(ours: Sequence[Any], theirs: Sequence[Any]) -> str:
     for mine, other in zip(ours, theirs, strict=False):
-        if mine != other:
-            return f"found {other['sites'][0]} {other['transform']}, expected {mine['sites'][0]} {mine['transform']}"
-    return f"it has {len(theirs)} edits, the model {len(ours)}"
+        here, there = ({"at": edit["sites"], **edit["transform"]} for edit in (mine, other))
+        if here["at"] != there["at"] or here["kind"] != there["kind"]:
+            return f"found a {there['kind']} at {there['at'][0]}, expected a {here['kind']} at {here['at'][0]}"
+        for name in here:
+            if here[name] != there.get(name):
+                return f"{here['kind']} at {here['at'][0]}: found {name} {there.get(name)}, expected {here[name]}"
+    return f"it has {len(theirs)} transforms, the model has {len(ours)}"

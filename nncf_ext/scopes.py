@@ -77,8 +77,16 @@ def _advice(pattern: str, names: Collection[str]) -> str:
     below = sum(plain in name for name in names)
     if MARKER not in pattern and below:
         return f" exactly; {_quoted(MARKER + re.escape(plain))} would match the {below} with that in their names"
-    close = nearest(re.sub(r"\\(.)", r"\1", plain), names)
+    text = re.sub(r"\\(.)", r"\1", plain)
+    close = nearest(text, names) or _with_part_like(text, names)
     return f"; the nearest node is {_quoted(close)}" if close else f"; nodes are named like {_quoted(next(iter(names), ''))}"
+
+
+def _with_part_like(text: str, names: Collection[str]) -> str | None:
+    """The first name with a part (between slashes and brackets) like `text`."""
+    parts = {part: name for name in reversed(list(names)) for part in re.split(r"[/\[\]]+", name) if part}
+    close = nearest(text, parts)
+    return parts[close] if close else None
 
 
 def _quoted(text: str) -> str:

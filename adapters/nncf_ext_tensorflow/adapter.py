@@ -16,7 +16,7 @@ from nncf_ext_tensorflow.apply import Patch
 from nncf_ext_tensorflow.attach import KerasAttached, attach
 from nncf_ext_tensorflow.batchnorm import adapt_batchnorm
 from nncf_ext_tensorflow.naming import names_in
-from nncf_ext_tensorflow.saving import attached_to
+from nncf_ext_tensorflow.saving import attached_to, refuse_compressed
 from nncf_ext_tensorflow.trace import KerasTrace, trace
 from nncf_ext_tensorflow.variables import HOLDER
 
@@ -26,6 +26,7 @@ class KerasAdapter:
     xp = xp
 
     def trace(self, model: keras.Model, example: Any = None) -> KerasTrace:
+        refuse_compressed(model)
         return trace(model, example)
 
     def parameter(self, model: keras.Model, traced: Any, site: Site) -> np.ndarray:
@@ -43,8 +44,6 @@ class KerasAdapter:
         visit: Callable[[Site, Any], None],
     ) -> None:
         """Eager forwards. A parameter site is visited once."""
-        if attached_to(model) is not None:
-            raise ValueError(f"model {model.name!r} is already compressed: observe it before")
         patch = Patch(model, traced)
         try:
             for site in sites:

@@ -13,15 +13,14 @@ from nncf_ext.edits import Edit, Plan
 from nncf_ext.graph import Site
 from nncf_ext_tensorflow import keras_private, xp
 from nncf_ext_tensorflow.apply import Patch
-from nncf_ext_tensorflow.saving import CompressedModel, attached_to, input_specs, serialize_as_compressed
+from nncf_ext_tensorflow.saving import CompressedModel, input_specs, refuse_compressed, serialize_as_compressed
 from nncf_ext_tensorflow.trace import KerasTrace, trace
 from nncf_ext_tensorflow.variables import HOLDER, TransformVariables
 
 
 def attach(model: Any, plan: Plan, values: Values, traced: KerasTrace | None = None, example: Any = None) -> KerasAttached:
     """Place `plan` in `model`. On any error the model is as it was. ValueError for a model that is compressed already."""
-    if attached_to(model) is not None:
-        raise ValueError(f"model {model.name!r} is already compressed: strip it first, or start from a plain model")
+    refuse_compressed(model)
     traced = trace(model, example) if traced is None else traced
     return KerasAttached(model, traced, plan, values)
 

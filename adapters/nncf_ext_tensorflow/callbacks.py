@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from importlib.util import find_spec
 from typing import Any
 
 import keras
@@ -17,7 +18,10 @@ def create_compression_callbacks(
 
     log_tensorboard: write the numbers of `statistics()` to `log_dir` after each epoch (nothing where `log_dir` is None).
     log_text: print them.
+    Raises ValueError where TensorBoard is wanted and not installed.
     """
+    if log_tensorboard and log_dir and find_spec("tensorboard") is None:
+        raise ValueError("log_dir: TensorBoard is not installed: pip install tensorboard, or log_tensorboard=False")
     callbacks: list[keras.callbacks.Callback] = [StepSchedules(compression_ctrl)]
     if log_text or (log_tensorboard and log_dir):
         callbacks.append(LogStatistics(compression_ctrl, log_text, log_dir if log_tensorboard else None))

@@ -29,7 +29,7 @@ def create_compressed_model(
     Compression losses are part of the loss in `fit`; in a loop of your own add `controller.loss()` to the task's loss.
     Raises ConfigError for mistakes in the config, ValueError for a model that is compressed already; the model is then as it was.
     """
-    example = example_of(config)
+    example = example_of(NNCFConfig.expected(config))
     if example is None and not getattr(model, "inputs", None):  # a subclassed model does not know its inputs by itself
         batches = registered_batches(config, QuantizationRangeInitArgs)
         example = next(iter(batches()), None) if batches is not None else None

@@ -60,6 +60,12 @@ def attached_to(model: Any) -> Any:
     return vars(model).get("_nncf_ext_attached")
 
 
+def refuse_compressed(model: Any) -> None:
+    """ValueError for a model that is compressed already."""
+    if attached_to(model) is not None:
+        raise ValueError(f"model {model.name!r} is compressed already: strip it first, or compress an uncompressed copy")
+
+
 def input_specs(example: Any) -> Any:
     """An example of model inputs as JSON data; None where there is none."""
     if example is None:

@@ -23,6 +23,7 @@ class TorchAdapter:
     xp: Any = xp
 
     def trace(self, model: nn.Module, example: ExampleInput | Callable[[nn.Module], Any]) -> TorchTrace:
+        apply.refuse_compressed(model)
         return trace.trace(model, example)
 
     def parameter(self, model: nn.Module, traced: TorchTrace, site: Site) -> np.ndarray:

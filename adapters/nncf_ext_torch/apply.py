@@ -99,6 +99,10 @@ class TorchAttached:
         strip(self.model)
         self._applied.clear()
 
+    def detach(self) -> None:
+        detach(self.model)
+        self._applied.clear()
+
     def _of(self, edit: Edit) -> Applied:
         if edit.key not in self._applied:
             raise ValueError(f"{edit.key} is not in this model: it was stripped, or the edit is of another plan")
@@ -110,8 +114,7 @@ def apply(model: nn.Module, traced: TorchTrace, plan: Plan, values: Values) -> T
 
     Raises ValueError where the model is compressed already or a site cannot be placed; the model is then as it was.
     """
-    if any(True for _ in edited_modules(model)):
-        raise ValueError(f"{type(model).__name__} is compressed already: strip it first, or compress an uncompressed copy")
+    refuse_compressed(model)
     applied: dict[str, Applied] = {}
     steps: dict[Site, list[Applied]] = {}
     by_parameter: dict[tuple[str, str], str] = {}
@@ -149,10 +152,15 @@ def apply(model: nn.Module, traced: TorchTrace, plan: Plan, values: Values) -> T
     return attached
 
 
+def refuse_compressed(model: nn.Module) -> None:
+    """ValueError for a model that is compressed already."""
+    if any(True for _ in edited_modules(model)):
+        raise ValueError(f"{type(model).__name__} is compressed already: strip it first, or compress an uncompressed copy")
+
+
 def strip(model: nn.Module) -> None:
     """Make a compressed model plain again: parameters become what their transforms make of them in inference, all else goes."""
     baked: dict[int, tuple[nn.Parameter, torch.Tensor]] = {}
-    applied: list[Applied] = []
     with torch.no_grad():
         for module, edits in edited_modules(model):
             for name, steps in edits.parameters.items():
@@ -162,10 +170,20 @@ def strip(model: nn.Module) -> None:
                 for step in steps:
                     value = step(value, False)
                 baked[id(parameter)] = (parameter, value)
-            for chains in (*edits.parameters.values(), *_activation_steps(edits)):
-                applied.extend(step for step in chains if isinstance(step, Applied))
         for parameter, value in baked.values():
             parameter.copy_(value)
+    detach(model)
+
+
+def detach(model: nn.Module) -> None:
+    """Take everything out that `apply` put into the model; its parameters stay as they are."""
+    applied = [
+        step
+        for _, edits in edited_modules(model)
+        for steps in (*edits.parameters.values(), *_activation_steps(edits))
+        for step in steps
+        if isinstance(step, Applied)
+    ]
     uninstall(model)
     for step in applied:
         step.variables.delete()

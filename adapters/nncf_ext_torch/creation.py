@@ -34,7 +34,7 @@ def create_compressed_model(
     teacher: another model for knowledge_distillation than a copy of `model`.
     Raises ConfigError for mistakes in the config, ValueError for a model that is compressed already; the model is then as it was.
     """
-    example: Any = dummy_forward_fn or example_of(config, model)
+    example: Any = dummy_forward_fn or example_of(NNCFConfig.expected(config), model)
     if example is None:
         batches = registered_batches(config, QuantizationRangeInitArgs)
         example = next(iter(batches()), None) if batches is not None else None

@@ -50,6 +50,13 @@ class NNCFConfig(dict[str, Any]):
         config.algorithms()
         return config
 
+    @classmethod
+    def expected(cls, config: Any) -> NNCFConfig:
+        """`config` itself; ConfigError where it is something else, a plain dictionary say."""
+        if not isinstance(config, cls):
+            raise ConfigError(f"config: found a {type(config).__name__}, expected an NNCFConfig; NNCFConfig.from_dict makes one")
+        return config
+
     @staticmethod
     def schema() -> dict[str, Any]:
         """The JSON Schema of a config."""

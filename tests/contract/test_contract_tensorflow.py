@@ -14,6 +14,7 @@ from nncf_ext_tensorflow import create_compressed_model, register_default_init_a
 from nncf_ext import NNCFConfig
 from tests.contract.cases import CASES
 from tests.contract.contract import check_numbers, check_resume, check_strip
+from tests.contract.mistakes import MISTAKES, check_mistake, check_wrong_checkpoints
 
 
 class KerasDriver:
@@ -29,8 +30,8 @@ class KerasDriver:
         model.set_weights(list(weights.values()))
         return model
 
-    def compress(self, model: keras.Model, config: NNCFConfig, batches: list[np.ndarray], state: Any = None) -> Any:
-        if batches:
+    def compress(self, model: keras.Model, config: NNCFConfig, batches: Any, state: Any = None) -> Any:
+        if batches is not None:
             register_default_init_args(config, [(x, None) for x in batches], 8)
         return create_compressed_model(model, config, copy.deepcopy(state))[0]
 
@@ -76,3 +77,12 @@ def test_resume(case, tmp_path):
 @ROWS
 def test_strip(case):
     check_strip(DRIVER, case)
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
+def test_mistake(mistake):
+    check_mistake(DRIVER, mistake)
+
+
+def test_wrong_checkpoints(tmp_path):
+    check_wrong_checkpoints(DRIVER, tmp_path)

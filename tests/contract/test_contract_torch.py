@@ -14,6 +14,7 @@ from torch import nn
 from nncf_ext import NNCFConfig
 from tests.contract.cases import CASES
 from tests.contract.contract import check_numbers, check_resume, check_strip
+from tests.contract.mistakes import MISTAKES, check_mistake, check_wrong_checkpoints
 
 
 class Net(nn.Module):
@@ -31,8 +32,8 @@ class TorchDriver:
         model.load_state_dict({name: torch.from_numpy(value.T.copy()) for name, value in weights.items()})
         return model
 
-    def compress(self, model: nn.Module, config: NNCFConfig, batches: list[np.ndarray], state: Any = None) -> Any:
-        if batches:
+    def compress(self, model: nn.Module, config: NNCFConfig, batches: Any, state: Any = None) -> Any:
+        if batches is not None:
             register_default_init_args(config, [(torch.from_numpy(x), None) for x in batches])
         return create_compressed_model(model, config, copy.deepcopy(state))[0]
 
@@ -74,3 +75,12 @@ def test_resume(case, tmp_path):
 @ROWS
 def test_strip(case):
     check_strip(DRIVER, case)
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
+def test_mistake(mistake):
+    check_mistake(DRIVER, mistake)
+
+
+def test_wrong_checkpoints(tmp_path):
+    check_wrong_checkpoints(DRIVER, tmp_path)

@@ -430,7 +430,7 @@ def test_errors_leave_the_model_as_it_was():
     assert [v.path for v in model.variables] == names
     np.testing.assert_array_equal(model(x), expected)
     apply(model, good)
-    with pytest.raises(ValueError, match="already compressed"):
+    with pytest.raises(ValueError, match="compressed already"):
         apply(model, good)
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+SMALLEST = 1e-16  # keeps a learned range from becoming zero
+
 
 def straight_through(xp: Any, value: Any, x: Any) -> Any:
     """`value` forward, the gradient of `x` backward. In this order the forward value is bit-exact (Bengio et al. 2013)."""
@@ -38,6 +40,20 @@ def fake_quantize_composite(xp: Any, x: Any, low: Any, step: Any, intervals: int
     inside = x + (step - xp.stop_gradient(step)) * (code - v)
     outside = low + step * intervals * xp.cast_like(above, x)
     return straight_through(xp, value, xp.where(below | above, outside, inside))
+
+
+def symmetric_grid(xp: Any, scale: Any, lowest: int, highest: int) -> tuple[Any, Any]:
+    """(low, step) of the grid of the integers lowest..highest on which `highest` is worth |scale|."""
+    step = (xp.abs(scale) + SMALLEST) / highest
+    return step * lowest, step
+
+
+def fake_quantize_symmetric(xp: Any, x: Any, scale: Any, lowest: int, highest: int) -> Any:
+    """`fake_quantize` on `symmetric_grid`:  dscale = (dstep + lowest * dlow) / highest * sign(scale)."""
+    fused = getattr(xp, "fused", {}).get("fake_quantize_symmetric")
+    if fused is not None:
+        return fused(x, scale, lowest, highest)
+    return fake_quantize(xp, x, *symmetric_grid(xp, scale, lowest, highest), highest - lowest)
 
 
 def quantize_codes(xp: Any, x: Any, low: Any, step: Any, intervals: int) -> Any:

@@ -1,4 +1,4 @@
-"""`nncf_ext.numerics.fake_quantize` for torch: the compiled kernel where there is one, a few ATen operators elsewhere.
+"""Fake quantization (`nncf_ext.numerics`) for torch: the compiled kernel where there is one, a few ATen operators elsewhere.
 
 Both give the values of `fake_quantize_composite` and its gradients by x exactly. float32 on CPU runs compiled: one pass each
 way. All other tensors take the ATen form, and so does whatever watches operators go by: `torch.compile` (Inductor makes one loop
@@ -15,6 +15,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import Parameter
 
+from nncf_ext import numerics
 from nncf_ext_torch import native
 
 aten = torch.ops.aten  # not torch.*: under torch.compile an adapter's function mode counts those as the model's own operators
@@ -28,34 +29,59 @@ def fake_quantize(x: Tensor, low: Tensor, step: Tensor, intervals: int) -> Tenso
     For the backward pass the compiled kernel keeps x if that is a leaf (its memory is held anyway), else one byte per element
     in place of x: then each element's share of the gradient by `step` is off by at most 1/504 of its output gradient.
     """
-    if torch.compiler.is_compiling():
-        return _Aten.apply(x, low, step, intervals)
-    with torch._C.DisableTorchFunction():
-        if torch._C._is_tracing():  # it records operators, not autograd functions
-            return _aten_forward(x, low, step, intervals)
-        axis = _channel_axis(x, low, step)
-        if axis is None or intervals > MAX_INTERVALS or torch._C._len_torch_dispatch_stack() or native.library() is None:
-            return _Aten.apply(x, low, step, intervals)
-        if torch.is_grad_enabled() and (x.requires_grad or low.requires_grad or step.requires_grad):
-            return _Native.apply(x, low, step, intervals, axis, x.is_leaf)
-        return _forward(_dense(x), None, low, step, intervals, axis)
+    axis = _axis_if_compiled(x, step, intervals, low)
+    if axis is not None:
+        return _native(x, low, step, 0, intervals, axis)
+    return _in_aten(x, low, step, intervals)
 
 
-def _channel_axis(x: Tensor, low: Tensor, step: Tensor) -> int | None:
-    """The axis along which the grid varies, -1 if it does not; None if the kernel does not serve these tensors."""
-    for tensor in (x, low, step):
-        plain = type(tensor) is Tensor or type(tensor) is Parameter
-        if not (plain and tensor.dtype is torch.float32 and tensor.is_cpu and tensor.layout is torch.strided):
-            return None
-    shape = low.shape
-    if shape != step.shape or not (low.is_contiguous() and step.is_contiguous()) or x.numel() == 0:
+def fake_quantize_symmetric(x: Tensor, scale: Tensor, lowest: int, highest: int) -> Tensor:
+    """See `nncf_ext.numerics.fake_quantize_symmetric`, and above."""
+    axis = _axis_if_compiled(x, scale, highest - lowest)
+    if axis is not None:
+        return _native(x, None, scale, lowest, highest - lowest, axis)
+    return _in_aten(x, *numerics.symmetric_grid(torch, scale, lowest, highest), highest - lowest)
+
+
+def _axis_if_compiled(x: Tensor, step: Tensor, intervals: int, low: Tensor | None = None) -> int | None:
+    """The axis along which the grid varies, -1 if it does not; None if the compiled kernel does not serve this call."""
+    if torch.compiler.is_compiling() or torch._C._is_tracing() or torch._C._len_torch_dispatch_stack():
         return None
-    if low.numel() == 1:
+    if intervals > MAX_INTERVALS or native.library() is None or not (_is_plain(x) and _is_plain(step)):
+        return None
+    shape = step.shape
+    if not step.is_contiguous() or x.numel() == 0:
+        return None
+    if low is not None and not (_is_plain(low) and low.shape == shape and low.is_contiguous()):
+        return None
+    if step.numel() == 1:
         return -1 if len(shape) <= x.ndim else None
     if len(shape) != x.ndim:
         return None
     axes = [axis for axis, length in enumerate(shape) if length != 1]
     return axes[0] if len(axes) == 1 and shape[axes[0]] == x.shape[axes[0]] else None
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    kind = type(tensor)
+    return (kind is Tensor or kind is Parameter) and tensor.dtype is torch.float32 and tensor.is_cpu and not tensor.is_sparse
+
+
+def _native(x: Tensor, low: Tensor | None, step: Tensor, lowest: int, intervals: int, axis: int) -> Tensor:
+    with torch._C.DisableTorchFunction():
+        learned = step.requires_grad or (low is not None and low.requires_grad)
+        if torch.is_grad_enabled() and (learned or x.requires_grad):
+            return _Native.apply(x, low, step, lowest, intervals, axis)
+        return _forward(_dense(x), None, low, step, lowest, intervals, axis)
+
+
+def _in_aten(x: Tensor, low: Tensor, step: Tensor, intervals: int) -> Tensor:
+    if torch.compiler.is_compiling():
+        return _Aten.apply(x, low, step, intervals)
+    with torch._C.DisableTorchFunction():
+        if torch._C._is_tracing():  # it records operators, not autograd functions
+            return _aten_forward(x, low, step, intervals)
+        return _Aten.apply(x, low, step, intervals)
 
 
 def _dense(x: Tensor) -> Tensor:
@@ -64,7 +90,7 @@ def _dense(x: Tensor) -> Tensor:
     return x if like.stride() == x.stride() else like.copy_(x)
 
 
-def _forward(x: Tensor, code: Tensor | None, low: Tensor, step: Tensor, intervals: int, axis: int) -> Tensor:
+def _forward(x: Tensor, code: Tensor | None, low: Tensor | None, step: Tensor, lowest: int, intervals: int, axis: int) -> Tensor:
     y = torch.empty_like(x)
     size = x.numel()
     native.run(
@@ -73,29 +99,34 @@ def _forward(x: Tensor, code: Tensor | None, low: Tensor, step: Tensor, interval
         x.data_ptr(),
         y.data_ptr(),
         None if code is None else code.data_ptr(),
-        low.data_ptr(),
+        None if low is None else low.data_ptr(),
         step.data_ptr(),
+        lowest,
         intervals,
         size,
-        low.numel(),
+        step.numel(),
         size if axis < 0 else x.stride(axis),
     )
     return y
 
 
 class _Native(Function):
+    """low None: a symmetric grid, and `step` its scale."""
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, low: Tensor, step: Tensor, intervals: int, axis: int, keep_x: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, low: Tensor | None, step: Tensor, lowest: int, intervals: int, axis: int) -> Tensor:
+        keep_x = x.is_leaf
         x = _dense(x)
         code = None if keep_x else torch.empty_like(x, dtype=torch.int8)
         ctx.save_for_backward(x if keep_x else code, low, step)
-        ctx.intervals, ctx.axis = intervals, axis
-        return _forward(x, code, low, step, intervals, axis)
+        ctx.constants = lowest, intervals, axis
+        return _forward(x, code, low, step, lowest, intervals, axis)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         saved, low, step = ctx.saved_tensors
+        lowest, intervals, axis = ctx.constants
         size = saved.numel()
         dx = torch.empty_like(saved, dtype=torch.float32)
         if g.stride() != dx.stride():
@@ -103,7 +134,7 @@ class _Native(Function):
         count = native.parts(size)
         dlow = dstep = None
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-            dlow, dstep = (torch.empty_like(low) if count == 1 else low.new_empty((count, *low.shape)) for _ in range(2))
+            dlow, dstep = (torch.empty_like(step) if count == 1 else step.new_empty((count, *step.shape)) for _ in range(2))
         exact = saved.dtype is torch.float32
         native.run(
             "fake_quantize_backward",
@@ -114,16 +145,17 @@ class _Native(Function):
             dx.data_ptr(),
             None if dlow is None else dlow.data_ptr(),
             None if dstep is None else dstep.data_ptr(),
-            low.data_ptr(),
+            None if low is None else low.data_ptr(),
             step.data_ptr(),
-            ctx.intervals,
+            lowest,
+            intervals,
             size,
-            low.numel(),
-            size if ctx.axis < 0 else saved.stride(ctx.axis),
+            step.numel(),
+            size if axis < 0 else saved.stride(axis),
         )
         if dlow is not None and dstep is not None and count > 1:
             dlow, dstep = dlow.sum(0), dstep.sum(0)
-        return dx, dlow, dstep, None, None, None
+        return dx, None if low is None else dlow, dstep, None, None, None
 
 
 class _Aten(Function):

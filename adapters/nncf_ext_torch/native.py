@@ -14,7 +14,7 @@ import torch
 SMALLEST_PART = 1 << 17  # elements: less is not worth another thread
 CORES = os.cpu_count() or 1
 
-_SHAPE = [ctypes.c_float, *[ctypes.c_int64] * 5]  # intervals; size, channels, inner, part, parts
+_SHAPE = [*[ctypes.c_float] * 2, *[ctypes.c_int64] * 5]  # lowest, intervals; size, channels, inner, part, parts
 
 
 @functools.cache

@@ -21,7 +21,7 @@ from torch import (  # noqa: F401  (these functions are the namespace)
 
 from nncf_ext_torch import kernels
 
-fused = {"fake_quantize": kernels.fake_quantize}
+fused = {"fake_quantize": kernels.fake_quantize, "fake_quantize_symmetric": kernels.fake_quantize_symmetric}
 
 Axis = int | tuple[int, ...] | None
 

@@ -19,7 +19,6 @@ from nncf_ext.placement import Constraints, Placement, model_type_of, place
 from nncf_ext.schedules import Clock
 from nncf_ext.scopes import considered, select
 
-_TINY = 1e-16  # keeps a learned range from becoming zero
 _SMALLEST_SHARE = 0.01  # no channel's range is below this share of the widest channel's
 
 
@@ -82,12 +81,14 @@ class Quantizer(Transform):
     def grid(self, xp: Any, variables: Any) -> Grid:
         lowest, highest = self.levels
         if self.symmetric:
-            step = (xp.abs(variables["scale"]) + _TINY) / highest
-            return Grid(step * lowest, step, highest - lowest)
-        low, span = numerics.grid_through_zero(xp, variables["low"], xp.abs(variables["span"]) + _TINY, highest - lowest)
+            return Grid(*numerics.symmetric_grid(xp, variables["scale"], lowest, highest), highest - lowest)
+        span = xp.abs(variables["span"]) + numerics.SMALLEST
+        low, span = numerics.grid_through_zero(xp, variables["low"], span, highest - lowest)
         return Grid(low, span / (highest - lowest), highest - lowest)
 
     def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
+        if self.symmetric:
+            return numerics.fake_quantize_symmetric(xp, x, variables["scale"], *self.levels)
         grid = self.grid(xp, variables)
         return numerics.fake_quantize(xp, x, grid.low, grid.step, grid.intervals)
 

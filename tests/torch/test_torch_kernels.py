@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
 import shutil
 import signal
@@ -26,6 +27,7 @@ XP = SimpleNamespace(
     where=torch.where,
     stop_gradient=torch.Tensor.detach,
     cast_like=lambda a, like: a.to(like.dtype),
+    abs=torch.abs,
 )
 
 needs_compiler = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="Inductor needs a compiler")
@@ -105,6 +107,35 @@ def test_equals_the_composite(form, layout, intervals, leaf):
     assert_same(ours, theirs, g, low, exact=leaf or form == "aten")
     assert ours[0].stride() == ours[1].stride() == x.stride()
     assert form == "aten" or not torch.signbit(ours[0][ours[0] == 0]).any()
+
+
+@pytest.mark.parametrize("leaf", [True, False])
+@pytest.mark.parametrize("levels", [(-128, 127), (-64, 63), (0, 255), (-1, 1)])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_symmetric_grids_equal_the_composite(form, layout, levels, leaf):
+    """A scale may be negative, and zero: there its gradient is zero."""
+    shape, axis, memory_format = LAYOUTS[layout]
+    torch.manual_seed(0)
+    x, g = 4 * torch.randn(shape), torch.randn(shape)
+    if memory_format is not None:
+        x, g = x.to(memory_format=memory_format), g.to(memory_format=memory_format)
+    scale = 1 + torch.rand([length if i == axis else 1 for i, length in enumerate(shape)])
+    if scale.numel() > 2:
+        scale.view(-1)[0] *= -1
+        scale.view(-1)[1] = 0
+    results = []
+    for function in (kernels.fake_quantize_symmetric, functools.partial(numerics.fake_quantize_symmetric, XP)):
+        ours_x, ours_scale = x.clone().requires_grad_(), scale.clone().requires_grad_()
+        y = function(ours_x if leaf else ours_x * 1.0, ours_scale, *levels)
+        y.backward(g)
+        results.append((y.detach(), ours_x.grad, ours_scale.grad))
+    for a, b in zip(*results, strict=True):
+        assert a.shape == b.shape
+    for a, b in zip(results[0][:2], results[1][:2], strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+    weight = g.abs().double().sum_to_size(scale.shape)
+    bound = (1e-4 if leaf or form == "aten" else 1 / 504 / levels[1]) * weight + 1e-4 * (1 + weight)
+    assert ((results[0][2] - results[1][2]).abs() <= bound).all()
 
 
 @settings(deadline=None, max_examples=60)
@@ -267,7 +298,7 @@ def test_forked_process_has_threads_of_its_own():
     low, step = grid((1,), 255)
 
     def quantize():
-        arguments = (x.data_ptr(), y.data_ptr(), None, low.data_ptr(), step.data_ptr(), 255, x.numel(), 1, x.numel())
+        arguments = (x.data_ptr(), y.data_ptr(), None, low.data_ptr(), step.data_ptr(), 0, 255, x.numel(), 1, x.numel())
         native.run("fake_quantize_forward", 2, *arguments)
 
     quantize()

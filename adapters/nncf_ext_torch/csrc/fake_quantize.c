@@ -1,4 +1,5 @@
-/* Fused fake quantization of float32 arrays: one pass forward, one pass backward (nncf_ext.numerics.fake_quantize).
+/* Fused fake quantization of float32 arrays: one pass forward, one pass backward (nncf_ext.numerics: fake_quantize, and
+ * fake_quantize_symmetric where there is no `low`).
  *
  * The array is read in memory order as outer x channels x inner; one grid for all of it is channels = 1, inner = size.
  * A call does part `part` of `parts`; parts may run at the same time. Not a Python module: loaded with ctypes.
@@ -30,7 +31,8 @@
 #endif
 
 static const float ABOVE = 127.0f, BELOW = -127.0f, NOT_A_NUMBER = -128.0f;
-static const float CODES = 252.0f; /* residual codes in one step */
+static const float CODES = 252.0f;    /* residual codes in one step */
+static const float SMALLEST = 1e-16f; /* as in numerics.py */
 
 enum { BLOCK = 1024, TILE_ROWS = 64 }; /* sums are in float within a block, in double across blocks */
 enum { SHORT = 32 };                   /* rows shorter than this are worked on across channels, */
@@ -45,9 +47,19 @@ typedef struct {
     float residual;     /* round(v) - v, if inside */
 } Place;
 
-INLINE Grid grid_of(float low, float step, float intervals) {
-    float zero = rintf(-low / step);
-    Grid grid = {-zero, intervals - zero, step};
+/* The grids of all channels. `low` NULL: integers from `lowest` on, the last of which is worth |step|. */
+typedef struct {
+    const float *low, *step;
+    float lowest, intervals;
+} Ranges;
+
+INLINE Grid grid_of(Ranges ranges, int64_t channel) {
+    float step = ranges.step[channel], first = ranges.lowest;
+    if (ranges.low)
+        first = -rintf(-ranges.low[channel] / step);
+    else
+        step = (fabsf(step) + SMALLEST) / (first + ranges.intervals);
+    Grid grid = {first, first + ranges.intervals, step};
     return grid;
 }
 
@@ -181,11 +193,9 @@ INLINE void backward_tile(const float *RESTRICT g, const float *RESTRICT x, cons
     }
 }
 
-INLINE void grids_of_columns(Grids *grids, int64_t column, int n, const float *low, const float *step, float intervals,
-                             int64_t inner) {
+INLINE void grids_of_columns(Grids *grids, int64_t column, int n, Ranges ranges, int64_t inner) {
     for (int i = 0; i < n; i++) {
-        int64_t channel = (column + i) / inner;
-        Grid grid = grid_of(low[channel], step[channel], intervals);
+        Grid grid = grid_of(ranges, (column + i) / inner);
         grids->low[i] = grid.low;
         grids->high[i] = grid.high;
         grids->step[i] = grid.step;
@@ -197,8 +207,8 @@ INLINE void grids_of_columns(Grids *grids, int64_t column, int n, const float *l
 /* Where a part begins and the one before it ends, in whole units. */
 INLINE int64_t bound(int64_t size, int64_t unit, int64_t part, int64_t parts) { return size / unit * part / parts * unit; }
 
-INLINE void forward(const float *x, float *y, int8_t *code, const float *low, const float *step, float intervals,
-                    int64_t size, int64_t channels, int64_t inner, int64_t part, int64_t parts) {
+INLINE void forward(const float *x, float *y, int8_t *code, Ranges ranges, int64_t size, int64_t channels, int64_t inner,
+                    int64_t part, int64_t parts) {
     int64_t period = channels * inner;
     if (inner < SHORT) {
         int64_t begin = bound(size, period, part, parts), rows = (bound(size, period, part + 1, parts) - begin) / period;
@@ -206,7 +216,7 @@ INLINE void forward(const float *x, float *y, int8_t *code, const float *low, co
             Grids grids;
             int n = (int)(period - column < TILE ? period - column : TILE);
             int64_t at = begin + column;
-            grids_of_columns(&grids, column, n, low, step, intervals, inner);
+            grids_of_columns(&grids, column, n, ranges, inner);
             forward_tile(x + at, y + at, code ? code + at : NULL, &grids, rows, period, n);
         }
         return;
@@ -215,13 +225,12 @@ INLINE void forward(const float *x, float *y, int8_t *code, const float *low, co
     for (int64_t at = begin, next; at < end; at = next) {
         int64_t row = at / inner, channel = row % channels;
         next = (row + 1) * inner < end ? (row + 1) * inner : end;
-        forward_row(x + at, y + at, code ? code + at : NULL, grid_of(low[channel], step[channel], intervals), next - at);
+        forward_row(x + at, y + at, code ? code + at : NULL, grid_of(ranges, channel), next - at);
     }
 }
 
-INLINE void backward(const float *g, const float *x, const int8_t *code, float *dx, float *dlow, float *dstep,
-                     const float *low, const float *step, float intervals, int64_t size, int64_t channels, int64_t inner,
-                     int64_t part, int64_t parts) {
+INLINE void backward(const float *g, const float *x, const int8_t *code, float *dx, float *dlow, float *dstep, Ranges ranges,
+                     int64_t size, int64_t channels, int64_t inner, int64_t part, int64_t parts) {
     int64_t period = channels * inner;
     if (dlow)
         for (int64_t channel = 0; channel < channels; channel++) dlow[channel] = dstep[channel] = 0.0f;
@@ -232,9 +241,9 @@ INLINE void backward(const float *g, const float *x, const int8_t *code, float *
             double low_sum[TILE] = {0}, step_sum[TILE] = {0};
             int n = (int)(period - column < TILE ? period - column : TILE);
             int64_t at = begin + column;
-            grids_of_columns(&grids, column, n, low, step, intervals, inner);
+            grids_of_columns(&grids, column, n, ranges, inner);
             backward_tile(g + at, x ? x + at : NULL, code ? code + at : NULL, dx + at, dlow ? low_sum : NULL, step_sum,
-                          &grids, intervals, rows, period, n);
+                          &grids, ranges.intervals, rows, period, n);
             for (int i = 0; dlow && i < n; i++) {
                 dlow[(column + i) / inner] += (float)low_sum[i];
                 dstep[(column + i) / inner] += (float)step_sum[i];
@@ -247,35 +256,50 @@ INLINE void backward(const float *g, const float *x, const int8_t *code, float *
         int64_t row = at / inner, channel = row % channels;
         next = (row + 1) * inner < end ? (row + 1) * inner : end;
         backward_row(g + at, x ? x + at : NULL, code ? code + at : NULL, dx + at, dlow ? dlow + channel : NULL,
-                     dlow ? dstep + channel : NULL, grid_of(low[channel], step[channel], intervals), intervals, next - at);
+                     dlow ? dstep + channel : NULL, grid_of(ranges, channel), ranges.intervals, next - at);
+    }
+}
+
+/* What `backward` found is by the low ends and steps of the grids; dstep becomes the gradient by the scales. */
+INLINE void by_scales(const float *dlow, float *dstep, Ranges ranges, int64_t channels) {
+    for (int64_t channel = 0; channel < channels; channel++) {
+        float scale = ranges.step[channel], sign = (float)((scale > 0.0f) - (scale < 0.0f));
+        dstep[channel] = (dstep[channel] + ranges.lowest * dlow[channel]) / (ranges.lowest + ranges.intervals) * sign;
     }
 }
 
 /* y, and the residual codes where `code` is not NULL. low and step have `channels` elements. */
 EXPORT FOR_EACH_CPU void fake_quantize_forward(const float *x, float *y, int8_t *code, const float *low, const float *step,
-                                               float intervals, int64_t size, int64_t channels, int64_t inner,
+                                               float lowest, float intervals, int64_t size, int64_t channels, int64_t inner,
                                                int64_t part, int64_t parts) {
+    Ranges ranges = {low, step, lowest, intervals};
     if (code)
-        forward(x, y, code, low, step, intervals, size, channels, inner, part, parts);
+        forward(x, y, code, ranges, size, channels, inner, part, parts);
     else
-        forward(x, y, NULL, low, step, intervals, size, channels, inner, part, parts);
+        forward(x, y, NULL, ranges, size, channels, inner, part, parts);
 }
 
 /* dx from the output's gradient g and either x or (x is NULL) the residual codes. Where dlow and dstep are not NULL, this
- * part's share of them goes to dlow[part][channel] and dstep[part][channel]. */
+ * part's share of them goes to dlow[part][channel] and dstep[part][channel]; where low is NULL, dstep is by the scales and dlow
+ * of no use to the caller. */
 EXPORT FOR_EACH_CPU void fake_quantize_backward(const float *g, const float *x, const int8_t *code, float *dx, float *dlow,
-                                                float *dstep, const float *low, const float *step, float intervals,
-                                                int64_t size, int64_t channels, int64_t inner, int64_t part, int64_t parts) {
+                                                float *dstep, const float *low, const float *step, float lowest,
+                                                float intervals, int64_t size, int64_t channels, int64_t inner, int64_t part,
+                                                int64_t parts) {
+    Ranges ranges = {low, step, lowest, intervals};
+    if (dlow) {
+        dlow += part * channels;
+        dstep += part * channels;
+    }
     if (!dlow && x)
-        backward(g, x, NULL, dx, NULL, NULL, low, step, intervals, size, channels, inner, part, parts);
+        backward(g, x, NULL, dx, NULL, NULL, ranges, size, channels, inner, part, parts);
     else if (!dlow)
-        backward(g, NULL, code, dx, NULL, NULL, low, step, intervals, size, channels, inner, part, parts);
+        backward(g, NULL, code, dx, NULL, NULL, ranges, size, channels, inner, part, parts);
     else if (x)
-        backward(g, x, NULL, dx, dlow + part * channels, dstep + part * channels, low, step, intervals, size, channels, inner,
-                 part, parts);
+        backward(g, x, NULL, dx, dlow, dstep, ranges, size, channels, inner, part, parts);
     else
-        backward(g, NULL, code, dx, dlow + part * channels, dstep + part * channels, low, step, intervals, size, channels,
-                 inner, part, parts);
+        backward(g, NULL, code, dx, dlow, dstep, ranges, size, channels, inner, part, parts);
+    if (dlow && !low) by_scales(dlow, dstep, ranges, channels);
 }
 
 EXPORT void *PyInit__fake_quantize(void) { return NULL; } /* Windows' linker is told to export it from an extension */

@@ -7,16 +7,16 @@ tensor, small ones in microseconds (they show what a call costs).
 from __future__ import annotations
 
 import argparse
-import ctypes
 import functools
 import statistics
-import sys
 import time
 from collections.abc import Callable
 
 import torch
 from nncf_ext_torch import kernels, native
 from torch import Tensor
+
+from benchmarks.measure import keep_freed_memory
 
 ROUNDS = 15
 INTERVALS = 255
@@ -83,14 +83,6 @@ def measure(quantize: Quantizer, x: Tensor, low: Tensor, step: Tensor, weight: b
     inputs = [t for t in (x, low, step) if t.requires_grad]
     backward = timed(lambda: torch.autograd.grad(y, inputs, g, retain_graph=True, allow_unused=True)[0], repeats)
     return forward, backward
-
-
-def keep_freed_memory() -> None:
-    """No candidate shall pay the operating system for fresh pages (5 times a clone), which by chance some would."""
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        for parameter in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of glibc
-            libc.mallopt(parameter, 1 << 30)
 
 
 def main() -> None:

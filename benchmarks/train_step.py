@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.contest import report_result
-from benchmarks.measure import interleaved, paired_ratio
+from benchmarks.measure import interleaved, keep_freed_memory, paired_ratio
 from benchmarks.models_torch import bert, mobilenet_v2, resnet18
 
 BATCH, PIXELS, TOKENS, VOCABULARY = 8, 96, 64, 1000
@@ -66,19 +66,12 @@ class Step:
 
 
 def saved_bytes(model: nn.Module, batch: Tensor) -> int:
-    """Bytes that a forward pass keeps for the backward pass: all storages counted once, those of the model itself not."""
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
-    kept = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage  # while it is held, no other gets its address
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss_of(model, batch)
-    return sum(storage.nbytes() for storage in kept.values())
+    """Bytes that a forward pass allocates and that are still held when it is over: what the backward pass needs."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+        loss = loss_of(model, batch)
+    del loss  # not before
+    return sum(event.self_cpu_memory_usage for event in profile.key_averages())
 
 
 def compare(peer: str, model: str, rounds: int, compiled: bool) -> dict[str, Any]:
@@ -102,7 +95,10 @@ def main() -> None:
     arguments.add_argument("model")
     arguments.add_argument("--rounds", type=int, required=True)
     arguments.add_argument("--compile", action="store_true")
+    arguments.add_argument("--default-allocator", action="store_true", help="do not keep freed memory")
     options = arguments.parse_args()
+    if not options.default_allocator:
+        keep_freed_memory()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     torch.manual_seed(0)

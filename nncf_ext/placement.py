@@ -97,7 +97,7 @@ def place(
     if ignored_weights:
         placements = tuple(p for p in placements if not (p.of_weight and any(s.node in ignored_weights for s in p.sites)))
     if not quantize_inputs:
-        placements = tuple(p for p in placements if p.of_weight or not any(_reads_model_input(graph, s) for s in p.sites))
+        placements = tuple(p for p in placements if p.of_weight or not any(reads_model_input(graph, s) for s in p.sites))
     order = {node.name: index for index, node in enumerate(graph.nodes)}
     return tuple(sorted(placements, key=lambda placement: (order[placement.sites[0].node], placement.sites[0].slot)))
 
@@ -175,7 +175,8 @@ def _activation_sites(graph: Graph, node: str, port: int | None) -> tuple[Site, 
     return (Site(node, "output"),)
 
 
-def _reads_model_input(graph: Graph, site: Site) -> bool:
+def reads_model_input(graph: Graph, site: Site) -> bool:
+    """Whether an input of the model is the tensor at an activation site."""
     sources = {site.node} if site.port is None else {e.source for e in graph.inputs_of[site.node] if e.target_port == site.port}
     return any(graph[source].op == INPUT for source in sources)
 

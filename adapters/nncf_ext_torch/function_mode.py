@@ -44,7 +44,7 @@ class FunctionEdits:
 class FunctionMode(TorchFunctionMode):
     """Counts the calls of the listed functions and edits some of them. One instance serves one forward of the container.
 
-    `torch.compile` traces through it and knows no dicts by function: hence the search.
+    `torch.compile` traces through it and knows no sets or dicts of functions: hence the search.
     """
 
     def __init__(self, table: Sequence[FunctionEdits], training: bool) -> None:
@@ -52,11 +52,14 @@ class FunctionMode(TorchFunctionMode):
         self.table = table
         self.training = training
         self.counts = [0] * len(table)
+        self.looked_for = {torch.nn.functional.multi_head_attention_forward, *(entry.function for entry in table)}
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if not torch.compiler.is_compiling() and func not in self.looked_for:
+            return func(*args, **kwargs)
         body = unfolded(func)
         if body is not None:
             with self:

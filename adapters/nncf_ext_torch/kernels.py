@@ -17,17 +17,19 @@ from torch.nn import Parameter
 
 from nncf_ext import numerics
 from nncf_ext_torch import native
+from nncf_ext_torch.saved_tensors import give_recipe, is_held
 
 aten = torch.ops.aten  # not torch.*: under torch.compile an adapter's function mode counts those as the model's own operators
 
 MAX_INTERVALS = 1 << 21  # the kernel rounds exactly up to 2**22
+WORTH_A_RECIPE = 1 << 16  # elements: below, computing them again costs more time than their memory is worth
 
 
 def fake_quantize(x: Tensor, low: Tensor, step: Tensor, intervals: int) -> Tensor:
     """See `nncf_ext.numerics.fake_quantize`; the result has the dtype of `x`. Differentiable once.
 
-    For the backward pass the compiled kernel keeps x if that is a leaf (its memory is held anyway), else one byte per element
-    in place of x: then each element's share of the gradient by `step` is off by at most 1/504 of its output gradient.
+    For the backward pass the compiled kernel keeps x if that is held anyway (a leaf, the result of a Relu), else one byte per
+    element in place of x: then each element's share of the gradient by `step` is off by at most 1/504 of its output gradient.
     """
     axis = _axis_if_compiled(x, step, intervals, low)
     if axis is not None:
@@ -71,7 +73,12 @@ def _native(x: Tensor, low: Tensor | None, step: Tensor, lowest: int, intervals:
     with torch._C.DisableTorchFunction():
         learned = step.requires_grad or (low is not None and low.requires_grad)
         if torch.is_grad_enabled() and (learned or x.requires_grad):
-            return _Native.apply(x, low, step, lowest, intervals, axis)
+            held = is_held(x)
+            y: Tensor = _Native.apply(x, low, step, lowest, intervals, axis, held)
+            if held and x.numel() >= WORTH_A_RECIPE:
+                source = _dense(x.detach()), None, None if low is None else low.detach(), step.detach(), lowest, intervals, axis
+                give_recipe(y, lambda: _forward(*source))
+            return y
         return _forward(_dense(x), None, low, step, lowest, intervals, axis)
 
 
@@ -86,6 +93,8 @@ def _in_aten(x: Tensor, low: Tensor, step: Tensor, intervals: int) -> Tensor:
 
 def _dense(x: Tensor) -> Tensor:
     """`x` in memory without gaps or overlaps, in whatever order of axes."""
+    if x.is_contiguous():
+        return x
     like = torch.empty_like(x)  # has the strides of x just if x is dense
     return x if like.stride() == x.stride() else like.copy_(x)
 
@@ -114,8 +123,9 @@ class _Native(Function):
     """low None: a symmetric grid, and `step` its scale."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, low: Tensor | None, step: Tensor, lowest: int, intervals: int, axis: int) -> Tensor:
-        keep_x = x.is_leaf
+    def forward(
+        ctx: Any, x: Tensor, low: Tensor | None, step: Tensor, lowest: int, intervals: int, axis: int, keep_x: bool
+    ) -> Tensor:
         x = _dense(x)
         code = None if keep_x else torch.empty_like(x, dtype=torch.int8)
         ctx.save_for_backward(x if keep_x else code, low, step)
@@ -155,7 +165,7 @@ class _Native(Function):
         )
         if dlow is not None and dstep is not None and count > 1:
             dlow, dstep = dlow.sum(0), dstep.sum(0)
-        return dx, None if low is None else dlow, dstep, None, None, None
+        return dx, None if low is None else dlow, dstep, None, None, None, None
 
 
 class _Aten(Function):

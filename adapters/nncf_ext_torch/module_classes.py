@@ -1,7 +1,7 @@
 """Transforms on whole modules and on parameters: the module's class is swapped for a subclass of the same name.
 
 The subclass has a property for every transformed parameter, so that the module's own `forward` computes with the transformed one
-while `named_parameters` and `state_dict` keep the raw one under its name; and, where needed, a `forward` around the original.
+while `named_parameters` and `state_dict` keep the raw one under its name; and a `forward` around the original.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from nncf_ext_torch.function_mode import CallEdits, FunctionEdits, FunctionMode, Step, edited_arguments, edited_item
+from nncf_ext_torch.saved_tensors import recipes_kept
 
 
 @dataclass
@@ -48,7 +49,7 @@ def install(model: nn.Module, edits: Mapping[str, ModuleEdits], attribute: str =
                 raise ValueError(
                     f"{wanted.label} has a forward of its own on the instance, which hides the compressed one: expected none"
                 )
-            subclass = _subclass(type(module), tuple(wanted.parameters), wanted.wraps_forward, attribute)
+            subclass = _subclass(type(module), tuple(wanted.parameters), attribute)
             vars(module)[attribute] = wanted
             module.__class__ = subclass
     except BaseException:
@@ -70,19 +71,18 @@ def edited_modules(model: nn.Module, attribute: str = EDITS) -> Iterator[tuple[n
 
 
 @functools.cache
-def _subclass(base: type[nn.Module], parameters: tuple[str, ...], wraps_forward: bool, attribute: str) -> type[nn.Module]:
+def _subclass(base: type[nn.Module], parameters: tuple[str, ...], attribute: str) -> type[nn.Module]:
     namespace: dict[str, Any] = {name: _parameter_property(name, attribute) for name in parameters}
-    if wraps_forward:
-        namespace["forward"] = _forward(base, attribute)
 
     def reduce(self: nn.Module, protocol: Any) -> Any:
         # the subclass is not importable: copies and pickles are told how to make it again
         reduced: Any = base.__reduce_ex__(self, protocol)
         if reduced[0] is not copyreg.__newobj__:  # type: ignore[attr-defined]
             return reduced
-        return _new, (base, parameters, wraps_forward, attribute), *reduced[2:]
+        return _new, (base, parameters, attribute), *reduced[2:]
 
     namespace.update(
+        forward=_forward(base, attribute),
         __module__=base.__module__,
         __qualname__=base.__qualname__,
         __doc__=base.__doc__,
@@ -93,8 +93,8 @@ def _subclass(base: type[nn.Module], parameters: tuple[str, ...], wraps_forward:
     return metaclass(base.__name__, (base,), namespace)
 
 
-def _new(base: type[nn.Module], parameters: tuple[str, ...], wraps_forward: bool, attribute: str) -> nn.Module:
-    subclass = _subclass(base, parameters, wraps_forward, attribute)
+def _new(base: type[nn.Module], parameters: tuple[str, ...], attribute: str) -> nn.Module:
+    subclass = _subclass(base, parameters, attribute)
     return subclass.__new__(subclass)
 
 
@@ -121,12 +121,18 @@ def _forward(base: type[nn.Module], attribute: str) -> Callable[..., Any]:
         if edits.functions or edits.mode:
             mode = FunctionMode(edits.functions, self.training)
             with mode:
-                output = base.forward(self, *args, **given)
+                output = run(self, *args, **given)
             mode.check(edits.label)
         else:
-            output = base.forward(self, *args, **given)
+            output = run(self, *args, **given)
         for path, steps in edits.whole.outputs:
             output = edited_item(output, path, steps, self.training)
         return output
+
+    def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling() or not getattr(self, attribute).parameters:
+            return base.forward(self, *args, **kwargs)
+        with recipes_kept():
+            return base.forward(self, *args, **kwargs)
 
     return forward

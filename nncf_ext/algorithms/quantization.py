@@ -15,7 +15,7 @@ from nncf_ext.config.models import QuantizationConfig, QuantizationSettings
 from nncf_ext.edits import QUANTIZE, Edit, Plan, Range, Transform, Var
 from nncf_ext.graph import INPUT, Graph, Site
 from nncf_ext.ops import has_weight
-from nncf_ext.placement import Constraints, Placement, model_type_of, place
+from nncf_ext.placement import Constraints, Placement, model_type_of, place, reads_model_input
 from nncf_ext.schedules import Clock
 from nncf_ext.scopes import considered, select
 
@@ -38,6 +38,7 @@ class Quantizer(Transform):
     signed: None until it is known from data. narrow: one level fewer, so that signed levels are symmetric around zero.
     half: use `bits - 1` bits, for processors whose 8-bit multiply-add saturates (NNCF's overflow fix).
     channel_axis: axis with a range per index; None for one range per tensor.
+    learned: whether training moves the bounds. None: only if no data tells what they are.
     """
 
     kind: Literal["quantizer"] = "quantizer"
@@ -50,6 +51,7 @@ class Quantizer(Transform):
     narrow: bool = False
     half: bool = False
     channel_axis: int | None = None
+    learned: bool | None = True
 
     @property
     def levels(self) -> tuple[int, int]:
@@ -64,6 +66,7 @@ class Quantizer(Transform):
         return tuple(size if a == axis else 1 for a, size in enumerate(shape))
 
     def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:
+        learned = seen is None if self.learned is None else self.learned
         if seen is None:
             ones = np.ones(self.variable_shape(shape), np.float32)
             seen = Range(-ones, ones)
@@ -72,11 +75,14 @@ class Quantizer(Transform):
             signed = bool((low < 0).any()) if self.signed is None else self.signed
             scale = np.maximum(np.abs(low), np.abs(high))
             floor = max(_SMALLEST_SHARE * float(scale.max()), 1e-6)
-            return self.model_copy(update={"signed": signed}), {"scale": Var(np.maximum(scale, floor), trainable=True)}
-        span = high - low
-        widened = np.maximum(span, max(_SMALLEST_SHARE * float(span.max()), 1e-6))
-        low = low - (widened - span) / 2
-        return self.model_copy(update={"signed": False}), {"low": Var(low, trainable=True), "span": Var(widened, trainable=True)}
+            values = {"scale": np.maximum(scale, floor)}
+        else:
+            signed = False
+            span = high - low
+            widened = np.maximum(span, max(_SMALLEST_SHARE * float(span.max()), 1e-6))
+            values = {"low": low - (widened - span) / 2, "span": widened}
+        known = self.model_copy(update={"signed": signed, "learned": learned})
+        return known, {name: Var(value, trainable=learned) for name, value in values.items()}
 
     def grid(self, xp: Any, variables: Any) -> Grid:
         lowest, highest = self.levels
@@ -178,6 +184,8 @@ class Quantization(QuantizationConfig, Algorithm):
             narrow=is_weight and spec.bits == 8 and not halved,
             half=halved,
             channel_axis=axis,
+            # data tell the range of inputs; learning it takes the first layer's input gradient, a tenth of a ResNet-18's step
+            learned=None if any(reads_model_input(graph, s) for s in placement.sites) else True,
         )
         return Edit(placement.sites, transform, self.algorithm)
 

@@ -38,9 +38,6 @@ MISTAKES = (
     Mistake("nan_in_the_data", r"input_0\|output saw NaN or infinite values", INT8, [np.full((8, 6), np.nan, np.float32)]),
     Mistake("infinity_in_the_data", "saw NaN or infinite values", INT8, [np.full((8, 6), np.inf, np.float32)]),
     Mistake("data_of_another_shape", "the model does not run on the data loader's inputs", INT8, [np.zeros((8, 5), np.float32)]),
-    Mistake(
-        "batchnorm_data_of_another_shape", "batch-norm adaptation: the model does not run", SPARSE, [np.zeros((8, 5), np.float32)]
-    ),
     Mistake("scope_without_a_node", 'ignored_scopes: "fc9" matches no node; the nearest', _with(ignored_scopes=["fc9"]), GOOD),
     Mistake("expression_without_a_node", 'matches no node; the nearest node is ".*fc[12]', _with(target_scopes="{re}fc9"), GOOD),
     Mistake(

@@ -91,7 +91,7 @@ def vjp(
     """Gradients by the formulas in the docstrings, worked out by hand: (by x, by each trainable variable)."""
     if transform.kind == "mask":
         return g * variables["mask"], {}
-    assert isinstance(transform, Quantizer)
+    assert isinstance(transform, Quantizer) and transform.learned is not None
     grid = transform.grid(xp, variables)
     v, zero = x / grid.step, numerics.zero_point(xp, grid.low, grid.step)
     below, above = v < -zero, v > grid.intervals - zero
@@ -101,6 +101,8 @@ def vjp(
     def total(value: np.ndarray) -> np.ndarray:
         return np.sum(value, axis=axes, keepdims=True)
 
+    if not transform.learned:
+        return g * inside, {}
     by_low = total(g * (below | above))
     by_step = total(g * (np.where(inside, np.round(v) - v, 0) + np.where(above, grid.intervals, 0)))
     lowest, highest = transform.levels

@@ -1,0 +1,62 @@
+"""What autograd keeps of fake-quantized tensors for the backward pass: nothing, where they can be computed again.
+
+A convolution keeps its input and its weight. Fake-quantized, these are copies of tensors that are held anyway: a parameter, or
+the output of a Relu. They are cheap to compute, so inside a compressed model's forward they are kept as their recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_RECIPE = "_nncf_ext_recipe"  # attribute of a tensor that has one
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    compute: Callable[[], Tensor]
+    version: int  # of the tensor: one that was written into since is another
+
+
+@dataclass(frozen=True)
+class _Packed:
+    recipe: _Recipe
+    place: tuple[Any, Any, Any]  # size, strides and offset in the recipe's tensor
+
+
+def is_held(x: Tensor) -> bool:
+    """Whether `x` stays in memory until the backward pass anyway: a parameter, or a result that its operator keeps."""
+    return x.is_leaf or hasattr(type(x.grad_fn), "_saved_result")
+
+
+def give_recipe(y: Tensor, compute: Callable[[], Tensor]) -> None:
+    """`compute` makes `y` again, bit for bit and in the same layout, out of tensors that are held anyway."""
+    setattr(y, _RECIPE, _Recipe(compute, y._version))
+
+
+def recipes_kept() -> AbstractContextManager[Any]:
+    """Around a forward pass. Does nothing where it has no use, or where the user keeps tensors in a way of their own."""
+    if not torch.is_grad_enabled() or torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
+        return nullcontext()
+    return torch.autograd.graph.saved_tensors_hooks(_pack, _unpack)
+
+
+def _pack(tensor: Tensor) -> Tensor | _Packed:
+    with torch._C.DisableTorchFunction():  # a function mode around must not take these for the model's operators
+        base = tensor if tensor._base is None else tensor._base  # a linear layer keeps its weight transposed
+        recipe: _Recipe | None = getattr(base, _RECIPE, None)
+        if recipe is None or recipe.version != base._version:
+            return tensor
+        return _Packed(recipe, (tensor.size(), tensor.stride(), tensor.storage_offset()))
+
+
+def _unpack(packed: Tensor | _Packed) -> Tensor:
+    if isinstance(packed, Tensor):
+        return packed
+    with torch._C.DisableTorchFunction(), torch.no_grad():
+        return packed.recipe.compute().as_strided(*packed.place)

@@ -36,7 +36,7 @@ def run_worker(environment: str, module: str, *arguments: str, limit: int = 1200
     if environment:
         python = str(ROOT / environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
         if not Path(python).exists():
-            return {"error": f"{environment} is not there, see docs/benchmarks.md"}
+            return {"error": f"{environment} is not there: make {environment}/installed"}
     try:
         done = subprocess.run(
             [python, "-m", module, *arguments],

@@ -1,7 +1,7 @@
 """What quantization-aware training costs in PyTorch: `python -m benchmarks.qat_step`, from the repository's root.
 
 Each contestant trains each model in a process of its own, its step and the float32 step taking turns; one thread, CPU time,
-medians of paired ratios. The peers live in `.venv-peers` (docs/benchmarks.md says how to make it).
+medians of paired ratios. The peers live in `.venv-peers`, which `make .venv-peers/installed` makes.
 """
 
 from __future__ import annotations
@@ -135,6 +135,8 @@ def main() -> None:
     results = measure(contestants, models, 2 if options.quick else 30)
     text = [f"{machine()}; one thread.", step_tables(results)]
     if not options.quick:
+        by_default = measure(contestants, models, 30, "--default-allocator")
+        text.append(table("Training step with glibc's default allocator, times float32 (quartiles)", by_default, ratio_cell))
         text.append(compiled_tables(measure(contestants, models, 30, "--compile")))
     text.append(attach_table())
     if not (options.quick or options.only or options.no_peers):

@@ -2,7 +2,7 @@
 
 `fit` of keras.applications' MobileNetV2 (96 px, batch 8, not jit-compiled) against `fit` of the same model in float32, epochs of
 a few steps taking turns; one thread, CPU time, medians of paired ratios. tfmot does the same on tf_keras, with its own float32
-baseline, in `.venv-tfmot` (docs/benchmarks.md says how to make it).
+baseline, in `.venv-tfmot`, which `make .venv-tfmot/installed` makes.
 """
 
 from __future__ import annotations

@@ -35,6 +35,8 @@ from keras.ops import (  # noqa: F401  (these functions are the namespace)
     zeros_like,
 )
 
+from nncf_ext import numerics
+
 
 def cast_like(x: Any, like: Any) -> Any:
     return keras.ops.cast(x, like.dtype)
@@ -110,4 +112,37 @@ def _sum_to(x: Any, like: Any) -> Any:
     return tf.reduce_sum(x, axis=[a for a, size in enumerate(like.shape) if size == 1], keepdims=True)
 
 
-fused = {"fake_quantize": _fake_quantize}
+def _fake_quantize_symmetric(x: Any, scale: Any, lowest: int, highest: int) -> Any:
+    """`numerics.fake_quantize_symmetric`: the same output bit for bit.
+
+    On x/step all channels have one grid, the integers lowest..highest: clipping and TensorFlow's gradient kernel take constants.
+    With v = x/step, its code q, and I = [v within the grid]:  dx = I*g,  dscale = sum(g*q - dx*v) / highest * sign(scale).
+    """
+    x, scale = (tf.convert_to_tensor(a) for a in (x, scale))  # Keras' own leaves variables unread
+    bits = (highest - lowest).bit_length()
+    narrow = highest - lowest == 2**bits - 2
+
+    @tf.custom_gradient
+    def quantized(x: Any, scale: Any) -> Any:
+        _, step = numerics.symmetric_grid(keras.ops, scale, lowest, highest)
+        v = x / step
+        codes = tf.round(tf.raw_ops.ClipByValue(t=v, clip_value_min=float(lowest), clip_value_max=float(highest)))
+
+        def gradient(g: Any) -> Any:
+            dx, below, above = tf.raw_ops.FakeQuantWithMinMaxVarsGradient(
+                gradients=g, inputs=v, min=float(lowest), max=float(highest), num_bits=bits, narrow_range=narrow
+            )
+            if scale.shape.num_elements() == 1:
+                total = tf.reshape(tf.reduce_sum(dx * (codes - v)) + highest * above + lowest * below, scale.shape)
+            else:
+                total = _sum_to(g * codes - dx * v, scale)
+            return dx, total / highest * tf.sign(scale)
+
+        return codes * step, gradient
+
+    if bits < 2 or not (narrow or highest - lowest == 2**bits - 1):  # a grid that the kernel does not know
+        return _fake_quantize(x, *numerics.symmetric_grid(keras.ops, scale, lowest, highest), highest - lowest)
+    return quantized(x, scale)
+
+
+fused = {"fake_quantize": _fake_quantize, "fake_quantize_symmetric": _fake_quantize_symmetric}

@@ -41,7 +41,8 @@ def give_recipe(y: Tensor, compute: Callable[[], Tensor]) -> None:
 
 def recipes_kept() -> AbstractContextManager[Any]:
     """Around a forward pass. Does nothing where it has no use, or where the user keeps tensors in a way of their own."""
-    if not torch.is_grad_enabled() or torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
+    users: Any = torch._C._autograd._top_saved_tensors_default_hooks(False)  # pyright: ignore[reportAttributeAccessIssue]
+    if users is not None or not torch.is_grad_enabled():
         return nullcontext()
     return torch.autograd.graph.saved_tensors_hooks(_pack, _unpack)
 

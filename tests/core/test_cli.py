@@ -1,6 +1,7 @@
 """The command line: what it prints, its exit codes, and no traceback for a user's mistake."""
 
 import json
+import subprocess
 
 import numpy as np
 import pytest
@@ -181,17 +182,15 @@ def test_demo_without_the_data(capsys, monkeypatch):
 
 
 def test_demo_reports_a_failing_part(tmp_path, capsys, monkeypatch):
-    class Failed:
-        returncode = 3
-
     commands = []
 
     def run(command, **_):
         commands.append(command)
-        return Failed()
+        return subprocess.CompletedProcess(command, 3, stderr="the reason\n")
 
     monkeypatch.setattr(cli.subprocess, "run", run)
     assert cli.main(["demo", "--framework", "torch", "--output", str(tmp_path / "out")]) == 1
-    assert_one_sentence(capsys, "the torch part ended with exit code 3")
+    reason, sentence = capsys.readouterr().err.splitlines()
+    assert (reason, sentence) == ("the reason", "nncf-ext: demo: the torch part ended with exit code 3")
     assert commands[0][1:3] == ["-m", "nncf_ext_torch.demo"]
     assert (tmp_path / "out" / "torch").is_dir()

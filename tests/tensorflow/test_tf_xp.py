@@ -1,6 +1,7 @@
 """The fake-quantizer of the Keras namespace against the one that the framework differentiates by itself."""
 
 import os
+from types import SimpleNamespace
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -45,6 +46,31 @@ def test_the_fused_form_equals_the_composite(shape, intervals, seed, zero, expon
     for a, b in zip(gradients, gradients_composite, strict=True):
         assert a.shape == b.shape
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3 * intervals)
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("levels", [(-128, 127), (-127, 127), (-64, 63), (0, 255), (-1, 1), (-2, 1), (0, 100)])
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**16), exponent=st.floats(-6, 6))
+def test_the_symmetric_form_equals_the_composite(shape, levels, seed, exponent):
+    rng = np.random.default_rng(seed)
+    scale = (np.exp(exponent + rng.normal(size=shape) * 0.3) * rng.choice([-1, 1], shape)).astype(np.float32)
+    x = (rng.normal(size=(4, 6)) * scale).astype(np.float32)
+    step = np.abs(scale.flat[0]) / levels[1]
+    x[0] = (np.round(x[0] / step) + 0.5) * step  # ties, up to rounding
+    weights, results = rng.normal(size=x.shape), []
+    for namespace in (xp, SimpleNamespace(**{**vars(xp), "fused": {}})):
+        tensors = [tf.constant(a) for a in (x, scale)]
+        with tf.GradientTape() as tape:
+            tape.watch(tensors)
+            y = numerics.fake_quantize_symmetric(namespace, *tensors, *levels)
+            loss = tf.reduce_sum(y * weights)
+        results.append((y, *tape.gradient(loss, tensors)))
+    np.testing.assert_array_equal(results[0][0], results[1][0])
+    np.testing.assert_array_equal(results[0][0], numerics.fake_quantize_symmetric(reference, x, scale, *levels))
+    for a, b in zip(*results, strict=True):
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
 
 
 def test_numbers_worked_by_hand():

@@ -92,6 +92,10 @@ class Adapter(Protocol):
         """Have `after_forward(inputs, outputs)` called in every training forward of the compressed `model`."""
         ...
 
+    def add_loss(self, model: Any, loss: Callable[[], Any]) -> None:
+        """Have `loss()` (a scalar, or None) added to the task's loss where the framework itself computes that (Keras' `fit`)."""
+        ...
+
     def infer(self, model: Any, inputs: Any) -> Any:
         """Outputs of `model` for `inputs` as `tap` or a batch gives them, in inference mode, without gradients."""
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -17,6 +18,7 @@ from nncf_ext.controller import Controller
 from nncf_ext.edits import Edit, Plan, Range, Var, compose
 from nncf_ext.graph import Graph, Site
 from nncf_ext.initialization import BNAdaptationInitArgs, QuantizationRangeInitArgs, registered_batches, take_samples
+from nncf_ext.ops import is_opaque
 from nncf_ext.ranges import RangeCollector
 from nncf_ext.report import progress
 
@@ -47,6 +49,7 @@ def compress(
         plan, values = _calibrated(plan, traced.graph, {})
     else:
         plan = compose(a.plan(traced.graph, config.target_device) for a in algorithms)
+        plan = replace(plan, skipped=plan.skipped + _opaque(traced.graph))
         ranges = _ranges(adapter, model, traced, plan, algorithms, range_batches)
         plan, values = _calibrated(plan, traced.graph, ranges)
     samples = list(islice(range_batches(), _KEPT_SAMPLES)) if range_batches is not None else []
@@ -61,6 +64,10 @@ def compress(
         attached.detach()
         raise
     return controller
+
+
+def _opaque(graph: Graph) -> tuple[tuple[str, str], ...]:
+    return tuple((node.name, f"{node.op}: no operator of ONNX") for node in graph.nodes if is_opaque(node))
 
 
 def _ranges(

@@ -85,6 +85,7 @@ class Controller:
         self.loss = CompressionLoss(self)
         if teacher is not None:
             self._watch(teacher)
+        adapter.add_loss(self.model, self._loss_of_forward)
 
     @property
     def model(self) -> Any:
@@ -118,6 +119,14 @@ class Controller:
         terms = list(self.loss_terms().values())
         return reduce(lambda a, b: a + b, terms) if terms else self._adapter.xp.asarray(np.float32(0))
 
+    def _loss_of_forward(self) -> Any:
+        """For a framework that adds it by itself: the loss of the forward just made, once; None where there is none."""
+        if self._outputs is None and any(algorithm.needs_teacher for algorithm in self._algorithms):
+            return None
+        terms = list(self.loss_terms().values())
+        self._outputs = None
+        return sum(terms[1:], terms[0]) if terms else None
+
     def loss_terms(self) -> dict[str, Any]:
         """Each algorithm's own term, for logging."""
         terms = {a.algorithm: a.loss(self._training(a), self._states[a.algorithm]) for a in self._algorithms}
@@ -130,7 +139,7 @@ class Controller:
     def statistics(self, quickly_collected_only: bool = False) -> CompressionStatistics:
         """What was compressed, per algorithm and layer. `str()` of it is a readable table."""
         reports = {a.algorithm: a.report(self._training(a), self.clock, self._states[a.algorithm]) for a in self._algorithms}
-        return CompressionStatistics(reports)
+        return CompressionStatistics(reports, self.plan.skipped)
 
     def get_compression_state(self) -> dict[str, Any]:
         """Plan and schedules as plain JSON data, to be saved beside the model's weights."""

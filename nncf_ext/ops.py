@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from nncf_ext.graph import Node
+from nncf_ext.graph import INPUT, OUTPUT, Node
 
 # Operator type -> input port that ONNX gives the weight, where the graph states no other.
 _WEIGHT_PORTS: Mapping[str, int] = MappingProxyType({"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "Gather": 0})
@@ -20,6 +20,13 @@ def weight_port(node: Node) -> int:
     """Input port of the weight, of a node that has one (a MatMul may have it on either side)."""
     weight = node.parameter("weight")
     return _WEIGHT_PORTS[node.op] if weight is None or weight.port is None else weight.port
+
+
+def is_opaque(node: Node) -> bool:
+    """Whether ONNX has no such operator: nothing is known of what it computes, and it is left alone."""
+    from onnx import defs
+
+    return node.op not in (INPUT, OUTPUT) and not defs.has(node.op)
 
 
 def is_depthwise(node: Node) -> bool:

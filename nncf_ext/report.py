@@ -26,9 +26,13 @@ def progress(items: Iterable[T], total: int, what: str, size_of: Callable[[T], i
 
 @dataclass(frozen=True)
 class CompressionStatistics:
-    """Reports by algorithm name, each also an attribute: `statistics().magnitude_sparsity.sparsity_level`."""
+    """Reports by algorithm name, each also an attribute: `statistics().magnitude_sparsity.sparsity_level`.
+
+    skipped: nodes that are not compressed, each with the reason.
+    """
 
     reports: Mapping[str, Any]
+    skipped: tuple[tuple[str, str], ...] = ()
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name == "reports" or name not in self.reports:
@@ -36,9 +40,10 @@ class CompressionStatistics:
         return self.reports[name]
 
     def to_str(self) -> str:
-        return "\n".join(
-            render(table) for name, report in self.reports.items() if report is not None for table in tables(name, report)
-        )
+        found = [table for name, report in self.reports.items() if report is not None for table in tables(name, report)]
+        if self.skipped:
+            found.append(_rows("not compressed", ["node", "reason"], list(self.skipped)))
+        return "\n".join(render(table) for table in found)
 
     def __str__(self) -> str:
         return self.to_str()

@@ -77,6 +77,9 @@ class KerasAdapter:
     def tap(self, model: keras.Model, after_forward: Callable[[Any, Any], None]) -> None:
         attached_to(model).tap(after_forward)
 
+    def add_loss(self, model: keras.Model, loss: Callable[[], Any]) -> None:
+        attached_to(model).add_loss(loss)
+
     def infer(self, model: keras.Model, inputs: Any) -> Any:
         return keras.tree.map_structure(keras.ops.stop_gradient, model(inputs, training=False))
 

@@ -46,6 +46,7 @@ class Record:
         self.weights: dict[str, list[Function]] = {}
         self.program: tuple[str, ...] = ()
         self.taps: list[Callable[[Any, Any], None]] = []
+        self.losses: list[Callable[[], Any]] = []
 
     @property
     def runs_program(self) -> bool:
@@ -175,7 +176,7 @@ class PatchedFunctional:
 
 
 class PatchedModel:
-    """Mixin for the root: begins a forward, and calls what `tap` registered at its end."""
+    """Mixin for the root: begins a forward, calls what `tap` registered at its end, and adds to the loss in training."""
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
         if keras_private.in_symbolic_scope():
@@ -194,6 +195,14 @@ class PatchedModel:
             for after_forward in record.taps:
                 after_forward(inputs, outputs)
         return outputs
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        total = super().compute_loss(*args, **kwargs)  # type: ignore[misc]
+        for loss in record_of(self).losses if kwargs.get("training", True) else ():
+            term = loss()
+            if term is not None:
+                total = total + keras_private.scaled_as_additional_loss(self, term)
+        return total
 
 
 def _at_each(record: Record, point: str, structure: Any) -> Any:

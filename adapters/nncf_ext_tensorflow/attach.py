@@ -92,6 +92,10 @@ class KerasAttached:
         self._patch.record(self.model).taps.append(after_forward)
         keras_private.forget_compiled_functions(self.model)
 
+    def add_loss(self, loss: Any) -> None:
+        self._patch.record(self.model).losses.append(loss)
+        keras_private.forget_compiled_functions(self.model)
+
     def transformed_parameters(self) -> list[tuple[keras.Variable, Any]]:
         """Every parameter that has transforms, and what they make of it."""
         results: dict[int, tuple[keras.Variable, Any]] = {}

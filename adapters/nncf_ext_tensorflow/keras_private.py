@@ -159,6 +159,11 @@ def renew_optimizer(model: Any) -> None:
         model.optimizer.build(model.trainable_variables)
 
 
+def scaled_as_additional_loss(model: Any, loss: Any) -> Any:
+    """As Keras scales what `add_loss` gave it: divided by the number of replicas, over which the gradients are summed."""
+    return model._aggregate_additional_loss(loss)
+
+
 def drop_symbolic_losses(layer: Any) -> bool:
     """Remove what a symbolic call left through `add_loss`; True where there was something."""
     found = False

@@ -51,6 +51,9 @@ class TorchAdapter:
     def tap(self, model: nn.Module, after_forward: Callable[[Any, Any], None]) -> None:
         model.register_forward_hook(apply.Tap(after_forward), with_kwargs=True)
 
+    def add_loss(self, model: nn.Module, loss: Callable[[], Any]) -> None:
+        """Nothing: in PyTorch the user's loop computes the loss."""
+
     def infer(self, model: nn.Module, inputs: Any) -> Any:
         with evaluating(model), torch.no_grad():
             return observe.run(model, inputs)

@@ -106,7 +106,6 @@ class QuantizationStatistics:
     quantizers: Counter[tuple[str, int, str, str]]
     weights_quantized: int
     weights_total: int
-    skipped: tuple[tuple[str, str], ...]
 
 
 class Quantization(QuantizationConfig, Algorithm):
@@ -169,7 +168,6 @@ class Quantization(QuantizationConfig, Algorithm):
             quantizers,
             sum(size for name, size in weights.items() if name in quantized),
             sum(weights.values()),
-            training.attached.plan.skipped,
         )
 
     def _edit(self, graph: Graph, placement: Placement, half: Collection[str]) -> Edit:

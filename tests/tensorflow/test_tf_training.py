@@ -97,3 +97,17 @@ def test_tensorboard_that_is_not_there_is_told_before_training(data, monkeypatch
     monkeypatch.setattr("nncf_ext_tensorflow.callbacks.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="TensorBoard is not installed"):
         create_compression_callbacks(ctrl, log_dir=str(tmp_path))
+
+
+def test_the_distillation_loss_reaches_fit_by_itself(data):
+    """The task's loss is always zero here, so that whatever moves the weights is the distillation."""
+    model = fresh_net(0)
+    config = NNCFConfig.from_dict({"compression": [{"algorithm": "knowledge_distillation", "type": "mse"}]})
+    teacher = fresh_net(1)
+    expected = float(np.mean((np.asarray(model(data[0][:BATCH], training=True)) - np.asarray(teacher(data[0][:BATCH]))) ** 2))
+    ctrl, model = create_compressed_model(model, config, teacher=teacher)
+    model.compile(keras.optimizers.SGD(0.01), lambda y, outputs: 0 * outputs[:, 0])
+    before = [variable.numpy() for variable in model.trainable_variables]
+    history = model.fit(data[0][:BATCH], data[1][:BATCH], batch_size=BATCH, verbose=0)
+    assert history.history["loss"][0] == pytest.approx(expected, rel=1e-4)
+    assert any((variable.numpy() != value).any() for variable, value in zip(model.trainable_variables, before, strict=True))

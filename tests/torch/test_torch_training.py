@@ -73,3 +73,29 @@ def test_a_failing_adaptation_leaves_the_plain_model(batches):
         create_compressed_model(model, register_default_init_args(NNCFConfig.from_dict(config), wrong))
     assert {name: value.tolist() for name, value in model.state_dict().items()} == {n: v.tolist() for n, v in before.items()}
     create_compressed_model(model, demo_config(batches))
+
+
+class Odd(torch.nn.Module):
+    """With operators that ONNX does not have, one of them with weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.first, self.second = torch.nn.LSTM(4, 5), torch.nn.Linear(5, 2), torch.nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.second(self.first(torch.fft.fft(self.lstm(x)[0]).real))
+
+
+def test_what_is_not_compressed_is_reported_with_the_reason():
+    entry = {"algorithm": "quantization", "ignored_scopes": r"{re}\[first\]"}
+    config = NNCFConfig.from_dict({"input_info": {"sample_size": [3, 1, 4]}, "compression": entry})
+    ctrl, model = create_compressed_model(Odd(), config)
+    skipped = dict(ctrl.statistics().skipped)
+    assert skipped == {
+        "Odd/Linear[first]/linear_0": "outside the scopes of quantization",
+        "Odd/LSTM[lstm]/lstm_0": "lstm: no operator of ONNX",
+        "Odd/fft_fft_0": "fft_fft: no operator of ONNX",
+        "Odd/__get___0": "real: no operator of ONNX",
+    }
+    assert all(name in str(ctrl.statistics()) for name in skipped)
+    model(torch.randn(3, 1, 4)).sum().backward()

@@ -61,7 +61,11 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Node:
-    """One executed operator. `module` is the framework's path of the layer that ran it ("" where none did)."""
+    """One executed operator. `module` is the framework's path of the layer that ran it ("" where none did).
+
+    attrs: what the core knows of it by ONNX's names, and `depthwise`, `data_format`, `scattered_output` (its results are not one
+    tensor that is passed on, so that there is no `output` site).
+    """
 
     name: str
     op: str

@@ -170,7 +170,8 @@ def _activation_sites(graph: Graph, node: str, port: int | None) -> tuple[Site, 
     if port is not None:
         return (Site(node, f"input:{port}"),)
     edges = graph.outputs_of[node]
-    if len({edge.source_port for edge in edges}) > 1:  # no single output: quantize where its tensors arrive
+    scattered = graph[node].attrs.get("scattered_output") or len({edge.source_port for edge in edges}) > 1
+    if scattered:  # not one tensor that is passed on: quantize where its tensors arrive
         return tuple(Site(edge.target, f"input:{edge.target_port}") for edge in edges)
     return (Site(node, "output"),)
 

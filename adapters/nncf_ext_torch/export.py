@@ -84,7 +84,8 @@ def _quiet() -> Iterator[None]:
         for logger in loggers:
             logger.setLevel(logging.ERROR)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+            warnings.filterwarnings("ignore", message=".*LeafSpec|.*_check_is_size", category=FutureWarning)
+            warnings.filterwarnings("ignore", message=".*_flat_weights", category=UserWarning)  # of torch's own RNNs
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

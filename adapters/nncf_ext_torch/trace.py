@@ -7,7 +7,7 @@ import inspect
 import types
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -287,8 +287,15 @@ class _Recorder(TorchFunctionMode):
             whole = entry.whole_module and (entry.function is None or container == entry.node.module)
             inputs = entry.module_inputs if whole and entry.function is not None else entry.inputs
             calls[entry.node.name] = Call(container, entry.function, entry.counts[container], whole, inputs, entry.output)
+        nodes = tuple(_stating_scattered_output(entry) for entry in self.recorded)
         totals = {key: count for key, count in self.totals.items() if self.runs[key[0]] == 1}
-        return TorchTrace(Graph(tuple(entry.node for entry in self.recorded), tuple(self.edges)), calls, totals)
+        return TorchTrace(Graph(nodes, tuple(self.edges)), calls, totals)
+
+
+def _stating_scattered_output(entry: _Recorded) -> Node:
+    if entry.function is None or entry.output is not None:
+        return entry.node
+    return replace(entry.node, attrs=types.MappingProxyType({**entry.node.attrs, "scattered_output": True}))
 
 
 def _in_place(function: Callable[..., Any]) -> bool:

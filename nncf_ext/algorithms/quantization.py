@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -14,7 +14,7 @@ from nncf_ext.algorithms.algorithm import Algorithm, State, Training
 from nncf_ext.config.models import QuantizationConfig, QuantizationSettings
 from nncf_ext.edits import QUANTIZE, Edit, Plan, Range, Transform, Var
 from nncf_ext.graph import INPUT, Graph, Site
-from nncf_ext.ops import has_weight
+from nncf_ext.ops import has_weight, is_embedding
 from nncf_ext.placement import Constraints, Placement, model_type_of, place, reads_model_input
 from nncf_ext.schedules import Clock
 from nncf_ext.scopes import considered, select
@@ -173,7 +173,7 @@ class Quantization(QuantizationConfig, Algorithm):
     def _edit(self, graph: Graph, placement: Placement, half: Collection[str]) -> Edit:
         site, spec = placement.sites[0], placement.spec
         is_weight = site.is_parameter
-        axis = _channel_axis(graph, site) if spec.per_channel else None
+        axis = _channel_axis(graph, _deciding(graph, placement.sites)) if spec.per_channel else None
         halved = is_weight and spec.bits == 8 and site.node in half
         transform = Quantizer(
             bits=spec.bits,
@@ -219,6 +219,14 @@ def _first_weighted(graph: Graph) -> set[str]:
         else:
             frontier.extend(edge.target for edge in graph.outputs_of.get(name, ()))
     return found
+
+
+def _deciding(graph: Graph, sites: Sequence[Site]) -> Site:
+    """The site that decides which axis has the channels: of an embedding and a product that share a weight, the product.
+
+    Integer kernels take a scale per output channel and none along the axis they sum over; looking rows up goes with either.
+    """
+    return next((site for site in sites if not is_embedding(graph[site.node])), sites[0])
 
 
 def _channel_axis(graph: Graph, site: Site) -> int:

@@ -14,6 +14,7 @@ from nncf_ext.export.constants import constant, fold_constants
 from nncf_ext.export.fold import fold_batchnorm
 from nncf_ext.export.marked import DOMAIN, Grid, is_marker, key_of
 from nncf_ext.export.rewiring import bypass
+from nncf_ext.export.summed_scales import float_where_scales_are_summed_over
 from nncf_ext.export.weights import lower_weights
 
 
@@ -27,6 +28,7 @@ def lower(model: ir.Model, grids: Mapping[str, Grid]) -> ir.Model:
     _drop_identities(graph)
     fold_constants(graph)
     lower_weights(graph, grids)
+    float_where_scales_are_summed_over(graph)
     fold_batchnorm(graph)
     lower_activations(graph, grids)
     integer_biases(graph)

@@ -72,7 +72,7 @@ def dequantize(graph: ir.Graph, weight: Quantized, name: str) -> ir.Value:
     Per tensor, or per channel of the one axis along which step and zero point vary. ONNX has nothing for more than one axis:
     such a weight stays float.
     """
-    axes = [axis for axis in range(weight.step.ndim) if _varies(weight.step, axis) or _varies(weight.zero, axis)]
+    axes = [axis for axis in range(weight.step.ndim) if varies(weight.step, axis) or varies(weight.zero, axis)]
     if len(axes) > 1:
         return add_constant(graph, name, (weight.codes.astype(np.float32) - weight.zero) * weight.step)
     index = tuple(slice(None) if axis in axes else 0 for axis in range(weight.step.ndim))
@@ -109,5 +109,6 @@ def weight_name(weight: ir.Value) -> str:
     return str(weight.name).removesuffix("_dequantized")
 
 
-def _varies(array: np.ndarray, axis: int) -> bool:
+def varies(array: np.ndarray, axis: int) -> bool:
+    """Whether `array` is not constant along `axis`."""
     return bool(np.any(array != array.take([0], axis)))

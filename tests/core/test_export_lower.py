@@ -325,6 +325,15 @@ def test_linear_layers_run_in_integers_with_an_int32_bias(tmp_path, body, axis, 
     assert len(bias) == 1 and runs in integer_operators(tmp_path / "model.onnx")
 
 
+@pytest.mark.parametrize("body", ["y = Gemm <transB = 1> (xq, wq)", "t = Transpose <perm = [1, 0]> (wq) y = MatMul (xq, t)"])
+def test_scales_along_the_summed_axis_make_the_weight_float(tmp_path, body):
+    """ONNX Runtime fuses such a DequantizeLinear into an integer product and fails when it runs."""
+    w = rng.normal(size=(3, 5)).astype(np.float32)
+    grids = {"x": grid(-4, 1 / 32, rank=2), "w": symmetric(w, 1)}
+    model = check(build(LINEAR.format(body), w=w), grids, rng.normal(size=(4, 5)).astype(np.float32), tmp_path)
+    assert not initializers(model, ir.DataType.INT8)
+
+
 def test_bias_codes_by_hand(tmp_path):
     """Input step 1/4, weight steps [1/2, 1/8]: bias steps [1/8, 1/32], codes [1 / (1/8), -1 / (1/32)] = [8, -32]."""
     w, b = np.array([[1.0], [0.25]], np.float32), np.array([1, -1], np.float32)

@@ -173,3 +173,28 @@ def test_bert_runs_every_linear_layer_in_integers(tmp_path):
     assert operators["MatMulIntegerToFloat"] + operators["QLinearMatMul"] + operators["QGemm"] >= 8  # 6 in the block, 2 above
     assert not {"Gemm", "FusedGemm"} & set(operators)
     assert operators["MatMul"] + operators["FusedMatMul"] <= 2  # the attention's own, which have no weights
+
+
+class TiedHead(nn.Module):
+    """As language models do: the weight of the embedding is the weight of the last layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.gru, self.head = nn.Embedding(20, 8), nn.GRU(8, 8, batch_first=True), nn.Linear(8, 20, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.head(self.gru(self.embedding(tokens))[0])
+
+
+def test_a_weight_shared_by_embedding_and_head_has_a_scale_per_output(tmp_path):
+    """And the head reads one of the two results of an operator that is left alone."""
+    torch.manual_seed(0)
+    tokens = torch.randint(0, 20, (4, 6))
+    config = NNCFConfig.from_dict({"compression": {"algorithm": "quantization"}})
+    ctrl, model = create_compressed_model(TiedHead(), register_default_init_args(config, [(tokens, None)]))
+    (edit,) = [edit for edit in ctrl.plan if edit.site.is_parameter]
+    assert len(edit.sites) == 2 and ctrl.variable_values(edit)["scale"].shape == (20, 1)
+    parity = ctrl.export_model(tmp_path / "model.onnx")
+    assert parity.lsb < 1
+    assert integer_operators(tmp_path / "model.onnx")["MatMulIntegerToFloat"] == 1

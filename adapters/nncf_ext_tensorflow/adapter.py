@@ -146,6 +146,10 @@ def _without_compilation(model: Any) -> dict[str, Any]:
 
 
 def _classes(model: Any) -> dict[str, type]:
-    """The classes in a model by name, so that those the user did not register are found."""
+    """The user's classes in a model by name, so that those that were not registered are found.
+
+    Keras finds its own by module and name; by name alone, the layer `Add` would stand in for the operation `Add`.
+    """
     layers = [model, *model._flatten_layers(include_self=False)]
-    return {keras_private.unpatched_class(layer).__name__: keras_private.unpatched_class(layer) for layer in layers}
+    classes = [keras_private.unpatched_class(layer) for layer in layers if not keras_private.is_part_of_keras(layer)]
+    return {cls.__name__: cls for cls in classes}

@@ -493,6 +493,14 @@ def test_frozen_copy_is_independent():
         ADAPTER.frozen_copy(other)
 
 
+def test_a_copy_tells_the_layer_add_from_the_operation_add():
+    inputs = keras.Input((4,))
+    x = L.Dense(4)(inputs) + 3.0
+    model = keras.Model(inputs, L.Add()([x, inputs]))
+    x = data(2, 4)
+    np.testing.assert_array_equal(ADAPTER.frozen_copy(model)(x), model(x))
+
+
 def test_tap_sees_training_forwards_differentiably():
     model = cnn()
     x, y = data(8, 8, 8, 3), data(8, 3)

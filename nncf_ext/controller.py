@@ -116,16 +116,15 @@ class Controller:
 
     def compression_loss(self) -> Any:
         """Sum of the algorithms' losses: a scalar of the framework, differentiable."""
-        terms = list(self.loss_terms().values())
-        return reduce(lambda a, b: a + b, terms) if terms else self._adapter.xp.asarray(np.float32(0))
+        return sum(self.loss_terms().values(), self._adapter.xp.asarray(np.float32(0)))
 
     def _loss_of_forward(self) -> Any:
-        """For a framework that adds it by itself: the loss of the forward just made, once; None where there is none."""
+        """For a framework that adds it by itself: the loss of the forward just made, once; None where there was none."""
         if self._outputs is None and any(algorithm.needs_teacher for algorithm in self._algorithms):
             return None
-        terms = list(self.loss_terms().values())
+        loss = self.compression_loss()
         self._outputs = None
-        return sum(terms[1:], terms[0]) if terms else None
+        return loss
 
     def loss_terms(self) -> dict[str, Any]:
         """Each algorithm's own term, for logging."""

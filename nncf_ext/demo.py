@@ -71,23 +71,16 @@ def progress_bar() -> Progress:
 
 def measure_onnx(path: Path, images: np.ndarray, labels: np.ndarray) -> Measured:
     """Accuracy in ONNX Runtime over all `images`, bytes on disk, and median time of one image on one thread."""
-    session = onnx_session(path)
-    name = session.get_inputs()[0].name
-    logits = session.run(None, {name: images})[0]
+    from nncf_ext.export.parity import run, session
+
+    runner = session(path)
+    (logits,) = run(runner, [images])
     return Measured(
         path.name,
         float((logits.argmax(1) == labels).mean()),
         path.stat().st_size,
-        1e3 * median_seconds(lambda: session.run(None, {name: images[:1]})),
+        1e3 * median_seconds(lambda: run(runner, [images[:1]])),
     )
-
-
-def onnx_session(path: Path) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def median_seconds(call: Callable[[], Any], repeat: int = 200) -> float:

@@ -182,7 +182,7 @@ class Quantization(QuantizationConfig, Algorithm):
             narrow=is_weight and spec.bits == 8 and not halved,
             half=halved,
             channel_axis=axis,
-            # data tell the range of inputs; learning it takes the first layer's input gradient, a tenth of a ResNet-18's step
+            # data tell the range of inputs; learning it takes the first layer's input gradient, needed for nothing else
             learned=None if any(reads_model_input(graph, s) for s in placement.sites) else True,
         )
         return Edit(placement.sites, transform, self.algorithm)

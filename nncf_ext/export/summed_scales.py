@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
 from nncf_ext.export.constants import add_constant
@@ -21,8 +20,7 @@ def float_where_scales_are_summed_over(graph: ir.Graph) -> None:
             value = node.inputs[index]
             weight = quantized_constant(value)
             if value is not None and weight is not None and weight.step.ndim >= 2 and varies(weight.step, axis):
-                real = (weight.codes.astype(np.float32) - weight.zero) * weight.step
-                node.replace_input_with(index, add_constant(graph, f"{weight_name(value)}_float", real))
+                node.replace_input_with(index, add_constant(graph, f"{weight_name(value)}_float", weight.values))
 
 
 def _summed_axes(node: ir.Node) -> tuple[int, int]:

@@ -21,6 +21,10 @@ class Quantized(NamedTuple):
     zero: np.ndarray
     step: np.ndarray
 
+    @property
+    def values(self) -> np.ndarray:
+        return (self.codes.astype(np.float32) - self.zero) * self.step
+
 
 def lower_weights(graph: ir.Graph, grids: Mapping[str, Grid]) -> None:
     """Replace every marker of a constant; the codes are those of `fake_quantize`, bit for bit.
@@ -74,7 +78,7 @@ def dequantize(graph: ir.Graph, weight: Quantized, name: str) -> ir.Value:
     """
     axes = [axis for axis in range(weight.step.ndim) if varies(weight.step, axis) or varies(weight.zero, axis)]
     if len(axes) > 1:
-        return add_constant(graph, name, (weight.codes.astype(np.float32) - weight.zero) * weight.step)
+        return add_constant(graph, name, weight.values)
     index = tuple(slice(None) if axis in axes else 0 for axis in range(weight.step.ndim))
     attributes = {"axis": axes[0]} if axes else {}
     inputs = [

@@ -44,7 +44,8 @@ def plan_from_json(data: Mapping[str, Any]) -> Plan:
                 f"the plan has a transform {settings.get('kind')!r} of {algorithm!r}, which this version does not know"
             )
         transform = known[settings["kind"]].model_validate(settings)
-        edits.append(Edit(tuple(Site.parse(site) for site in item["sites"]), transform, algorithm))
+        sites = tuple(Site.parse(site) for site in item["sites"])
+        edits.append(Edit(sites, transform, algorithm, item.get("lr_multiplier", 1.0)))
     return Plan(tuple(edits), tuple((name, reason) for name, reason in data.get("skipped", ())))
 
 

@@ -48,22 +48,31 @@ def compress(
         check_plan_fits(plan, traced.graph)
         plan, values = _calibrated(plan, traced.graph, {})
     else:
-        plan = compose(a.plan(traced.graph, config.target_device) for a in algorithms)
+        plan = compose(_with_lr_multiplier(a.plan(traced.graph, config.target_device), a, config) for a in algorithms)
         plan = replace(plan, skipped=plan.skipped + _opaque(traced.graph))
         ranges = _ranges(adapter, model, traced, plan, algorithms, range_batches)
         plan, values = _calibrated(plan, traced.graph, ranges)
     samples = list(islice(range_batches(), _KEPT_SAMPLES)) if range_batches is not None else []
     attached = adapter.apply(model, traced, plan, values)
     try:
-        controller = Controller(adapter, attached, traced.graph, algorithms, example, samples, teacher)
+        extras = config.get_all_extra_structs()
+        controller = Controller(adapter, attached, traced.graph, algorithms, example, samples, teacher, extras)
         if compression_state is not None:
             controller.load_state(compression_state)
         else:
+            controller.initialize()
             _adapt_batchnorm(adapter, model, algorithms, registered_batches(config, BNAdaptationInitArgs))
     except BaseException:
         attached.detach()
         raise
     return controller
+
+
+def _with_lr_multiplier(plan: Plan, algorithm: Algorithm, config: NNCFConfig) -> Plan:
+    """`compression_lr_multiplier` of the algorithm's entry or, where it has none, of the top level."""
+    own = getattr(algorithm, "compression_lr_multiplier", None)
+    factor = config.compression_lr_multiplier if own is None else own
+    return plan if factor is None else replace(plan, edits=tuple(replace(edit, lr_multiplier=factor) for edit in plan))
 
 
 def _opaque(graph: Graph) -> tuple[tuple[str, str], ...]:
@@ -130,7 +139,7 @@ def _calibrated(plan: Plan, graph: Graph, ranges: Mapping[str, Range]) -> tuple[
     edits, values = [], {}
     for edit in plan:
         transform, variables = edit.transform.calibrate(graph.shape_of(edit.site), ranges.get(edit.key))
-        edits.append(Edit(edit.sites, transform, edit.algorithm))
+        edits.append(replace(edit, transform=transform))
         values[edit.key] = variables
     return Plan(tuple(edits), plan.skipped), values
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nncf_ext.adapter import Adapter, Attached
-from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outputs, Training
+from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outputs, State, Training
 from nncf_ext.checkpoint import CheckpointError, load_checkpoint, plan_in, save_checkpoint
 from nncf_ext.edits import Edit, Plan
 from nncf_ext.graph import Graph
@@ -74,10 +74,12 @@ class Controller:
         example: Any,
         samples: Sequence[Any] = (),
         teacher: Any = None,
+        extras: Mapping[str, Any] | None = None,
     ):
         self._adapter, self._attached, self._graph = adapter, attached, graph
         self._algorithms = tuple(algorithms)
         self._example, self._samples = example, tuple(samples)
+        self._extras = extras or {}
         self._outputs: Outputs | None = None
         self._states = {a.algorithm: a.start() for a in self._algorithms}
         self.clock = Clock()
@@ -107,12 +109,46 @@ class Controller:
         """Distil from `teacher` (a plain model, used in inference mode) from now on."""
         self._watch(teacher)
 
+    def initialize(self) -> None:
+        """Let every algorithm make its start in the freshly compressed model."""
+        self._update("initialize")
+
     def advance(self, clock: Clock, event: str) -> None:
         """Move the clock and let every algorithm act on `event` (`epoch_step` or `step`)."""
         self.clock = clock
         for algorithm in self._algorithms:
             name = algorithm.algorithm
             self._states[name] = getattr(algorithm, event)(self._training(algorithm), clock, self._states[name])
+
+    @property
+    def compression_rate(self) -> float:
+        """How much is compressed, by the measure of the algorithm that has one (zeros, FLOPs). Setting it ends its schedule.
+
+        AttributeError where no algorithm has such a measure (quantization alone), or several have one.
+        """
+        rate = self._rated().compression_rate(*self._seen_by(self._rated()))
+        assert rate is not None
+        return rate
+
+    @compression_rate.setter
+    def compression_rate(self, rate: float) -> None:
+        algorithm = self._rated()
+        highest = self.maximal_compression_rate
+        if not 0 <= rate <= highest:
+            raise ValueError(f"compression_rate: found {rate}, expected between 0 and {highest:.4f} for {algorithm.algorithm}")
+        self._states[algorithm.algorithm] = algorithm.set_compression_rate(*self._seen_by(algorithm), rate)
+
+    @property
+    def maximal_compression_rate(self) -> float:
+        return self._rated().maximal_compression_rate(self._training(self._rated()))
+
+    def freeze(self, freeze: bool = True) -> None:
+        """Hold masks and scores as they are, or let the schedules go on."""
+        self._update("freeze", freeze)
+
+    def disable_scheduler(self) -> None:
+        """No schedule changes the compression rate from now on."""
+        self.compression_rate = self.compression_rate
 
     def compression_loss(self) -> Any:
         """Sum of the algorithms' losses: a scalar of the framework, differentiable."""
@@ -213,7 +249,22 @@ class Controller:
         return export_onnx(self._adapter, self._attached, Path(path), self._example, self._samples, input_names, output_names)
 
     def _training(self, algorithm: Algorithm) -> Training:
-        return Training(self._adapter, self._graph, self._attached, self._attached.plan.of(algorithm.algorithm), self._outputs)
+        edits = self._attached.plan.of(algorithm.algorithm)
+        return Training(self._adapter, self._graph, self._attached, edits, self._outputs, self._extras)
+
+    def _seen_by(self, algorithm: Algorithm) -> tuple[Training, State]:
+        return self._training(algorithm), self._states[algorithm.algorithm]
+
+    def _update(self, method: str, *args: Any) -> None:
+        for algorithm in self._algorithms:
+            self._states[algorithm.algorithm] = getattr(algorithm, method)(*self._seen_by(algorithm), *args)
+
+    def _rated(self) -> Algorithm:
+        rated = [a for a in self._algorithms if a.compression_rate(*self._seen_by(a)) is not None]
+        if len(rated) != 1:
+            found = ", ".join(a.algorithm for a in rated) or "no algorithm"
+            raise AttributeError(f"compression_rate: found {found} with one in {self.name!r}, expected exactly one")
+        return rated[0]
 
     def _watch(self, teacher: Any) -> None:
         """After each training forward, run `teacher` on the same inputs and keep both outputs for the losses."""

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from nncf_ext import numerics
 from nncf_ext.graph import Site
 
 MASK, QUANTIZE = 10, 20  # stages: at one site a lower stage is applied first, so a quantizer sees the masked tensor
@@ -50,11 +51,15 @@ class Transform(BaseModel):
 
 @dataclass(frozen=True)
 class Edit:
-    """`transform` on every one of `sites`, which share its variables (more than one: a unified scale, a tied weight)."""
+    """`transform` on every one of `sites`, which share its variables (more than one: a unified scale, a tied weight).
+
+    lr_multiplier: factor on the gradients of its variables (NNCF 2.x `compression_lr_multiplier`).
+    """
 
     sites: tuple[Site, ...]
     transform: Transform
     algorithm: str
+    lr_multiplier: float = 1.0
 
     @property
     def site(self) -> Site:
@@ -65,12 +70,32 @@ class Edit:
         """Unique in a plan; names the edit's variables in checkpoints."""
         return f"{self.site}|{self.transform.kind}"
 
+    def apply(self, xp: Any, x: Any, variables: Mapping[str, Any], training: bool) -> Any:
+        return self.transform.apply(xp, x, self.differentiable(xp, variables), training)
+
+    def differentiable(self, xp: Any, variables: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The variables as the edit's arithmetic sees them: with `lr_multiplier` on their gradients."""
+        if self.lr_multiplier == 1:
+            return variables
+        return {name: numerics.scale_gradient(xp, value, self.lr_multiplier) for name, value in variables.items()}
+
     def to_json(self) -> dict[str, Any]:
+        multiplied = {} if self.lr_multiplier == 1 else {"lr_multiplier": self.lr_multiplier}
         return {
             "sites": [str(site) for site in self.sites],
             "transform": self.transform.model_dump(),
             "algorithm": self.algorithm,
+            **multiplied,
         }
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Only the indices `keep` (ascending, none twice) along `axis` of the parameter at `site` stay in a stripped model."""
+
+    site: Site
+    axis: int
+    keep: tuple[int, ...]
 
 
 @dataclass(frozen=True)

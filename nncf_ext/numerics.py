@@ -17,6 +17,14 @@ def straight_through(xp: Any, value: Any, x: Any) -> Any:
     return xp.stop_gradient(value) + (x - xp.stop_gradient(x))
 
 
+def scale_gradient(xp: Any, x: Any, factor: float) -> Any:
+    """`x` forward, bit-exact; its gradient times `factor`. Integers, which have none, are given back."""
+    if not xp.is_floating(x):
+        return x
+    constant = xp.stop_gradient(x)
+    return constant + (x - constant) * factor
+
+
 def fake_quantize(xp: Any, x: Any, low: Any, step: Any, intervals: int) -> Any:
     """Round `x` to the grid {low + k*step, k = 0..intervals}, shifted by less than a step so that it contains zero.
 

@@ -42,6 +42,10 @@ def asarray(x: Any, like: Any = None) -> Any:
     return np.asarray(x, dtype=None if like is None else np.asarray(like).dtype)
 
 
+def is_floating(x: Any) -> bool:
+    return np.issubdtype(np.asarray(x).dtype, np.floating)
+
+
 def kth_smallest(x: Any, k: int) -> Any:
     """The k-th smallest element (k >= 1) of a flat array."""
     return np.partition(x, k - 1)[k - 1]

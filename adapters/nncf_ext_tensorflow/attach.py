@@ -44,7 +44,7 @@ class PlacedTransform:
             return x
         if self.stand_in is not None:
             return self.stand_in(x)
-        y = self.edit.transform.apply(xp, keras.ops.cast(x, "float32"), self.variables(), keras_private.training_now())
+        y = self.edit.apply(xp, keras.ops.cast(x, "float32"), self.variables(), keras_private.training_now())
         return keras.ops.cast(y, x.dtype)
 
 

@@ -46,6 +46,10 @@ def asarray(x: Any, like: Any = None) -> Any:
     return keras.ops.convert_to_tensor(x, dtype=None if like is None else like.dtype)
 
 
+def is_floating(x: Any) -> bool:
+    return keras.backend.is_float_dtype(x.dtype)
+
+
 def kth_smallest(x: Any, k: int) -> Any:
     """The k-th smallest element (k >= 1) of a flat eager array. Selection in numpy: TensorFlow only has a full sort."""
     values: Any = keras.ops.convert_to_numpy(x)

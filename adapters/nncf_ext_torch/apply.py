@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from nncf_ext.adapter import Values
-from nncf_ext.edits import Edit, Plan, Transform, Var
+from nncf_ext.edits import Edit, Plan, Var
 from nncf_ext.graph import Site
 from nncf_ext_torch import xp
 from nncf_ext_torch.module_classes import edited_modules, install, uninstall
@@ -46,9 +46,8 @@ class Variables(Mapping[str, torch.Tensor]):
 class Applied:
     """One edit at work: a step of `module_classes`. All its sites share this object."""
 
-    def __init__(self, key: str, transform: Transform, variables: Variables) -> None:
-        self.key = key
-        self.transform = transform
+    def __init__(self, edit: Edit, variables: Variables) -> None:
+        self.edit = edit
         self.variables = variables
         self.enabled = True
 
@@ -56,7 +55,7 @@ class Applied:
         if not self.enabled:
             return x
         with torch._C.DisableTorchFunction():  # a function mode around must not take these for the model's operators
-            y = self.transform.apply(xp, x, self.variables, training)
+            y = self.edit.apply(xp, x, self.variables, training)
             return y if y.dtype == x.dtype else y.to(x.dtype)
 
 
@@ -128,7 +127,7 @@ def apply(model: nn.Module, traced: TorchTrace, plan: Plan, values: Values) -> T
         taken = [attribute for attribute in attributes.values() if hasattr(owner, attribute)]
         if taken:
             raise ValueError(f"{edit.key}: its variable {taken[0]} would hide an attribute of {type(owner).__name__}")
-        applied[edit.key] = Applied(edit.key, edit.transform, Variables(owner, attributes))
+        applied[edit.key] = Applied(edit, Variables(owner, attributes))
         variables.append((applied[edit.key].variables, first))
         for site in edit.sites:
             steps.setdefault(site, []).append(applied[edit.key])

@@ -52,7 +52,7 @@ def export_marked(
 
 
 class _Marker:
-    """Stands in for a quantizer's transform while the model is traced."""
+    """Stands in for a quantizer's edit while the model is traced."""
 
     def __init__(self, key: str) -> None:
         self.key = key
@@ -64,15 +64,15 @@ class _Marker:
 @contextmanager
 def _marked(attached: TorchAttached) -> Iterator[None]:
     quantizers = [attached._of(edit) for edit in attached.plan if edit.transform.stage == QUANTIZE]
-    transforms: list[Any] = [applied.transform for applied in quantizers]
+    edits = [applied.edit for applied in quantizers]
     try:
         for applied in quantizers:
-            stand_in: Any = _Marker(applied.key)
-            applied.transform = stand_in
+            stand_in: Any = _Marker(applied.edit.key)
+            applied.edit = stand_in
         yield
     finally:
-        for applied, transform in zip(quantizers, transforms, strict=True):
-            applied.transform = transform
+        for applied, edit in zip(quantizers, edits, strict=True):
+            applied.edit = edit
 
 
 @contextmanager

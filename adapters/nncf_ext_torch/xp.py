@@ -96,6 +96,10 @@ def cumsum(x: torch.Tensor, axis: int | None = None) -> torch.Tensor:
     return torch.cumsum(x.flatten() if axis is None else x, dim=axis or 0, dtype=x.dtype)
 
 
+def is_floating(x: torch.Tensor) -> bool:
+    return x.is_floating_point()
+
+
 def kth_smallest(x: torch.Tensor, k: int) -> torch.Tensor:
     """The k-th smallest element (k >= 1) of a flat array."""
     return torch.kthvalue(x, k).values

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, ClassVar
 
 import numpy as np
 
 from nncf_ext.adapter import Adapter, Attached
-from nncf_ext.edits import Edit, Plan, Transform
+from nncf_ext.edits import Edit, Plan, Removal, Transform
 from nncf_ext.graph import Graph
 from nncf_ext.schedules import Clock
 
@@ -45,11 +45,20 @@ class Training:
     attached: Attached
     edits: tuple[Edit, ...]
     outputs: Outputs | None = None
+    extras: Mapping[str, Any] = field(default_factory=dict)  # the config's extra structs
 
     @property
     def xp(self) -> Any:
         """The framework's array namespace."""
         return self.adapter.xp
+
+    def variables(self, edit: Edit) -> Mapping[str, Any]:
+        """Arrays of the framework, attached to its autodiff."""
+        return edit.differentiable(self.xp, self.attached.variables(edit))
+
+    def extra(self, kind: type) -> Any:
+        """What the user registered in the config for `kind`, or None."""
+        return self.extras.get(kind.__name__)
 
     def variable(self, edit: Edit, name: str) -> np.ndarray:
         return self.adapter.to_numpy(self.attached.variables(edit)[name])
@@ -69,6 +78,10 @@ class Algorithm:
     def start(self) -> State:
         return {}
 
+    def initialize(self, training: Training, state: State) -> State:
+        """Called once, when the transforms stand in a freshly compressed model (not where a checkpoint is resumed)."""
+        return state
+
     def epoch_step(self, training: Training, clock: Clock, state: State) -> State:
         """Called when an epoch begins (`clock` already points to it)."""
         return state
@@ -80,6 +93,25 @@ class Algorithm:
     def loss(self, training: Training, state: State) -> Any:
         """Scalar to add to the task's loss, or None."""
         return None
+
+    def compression_rate(self, training: Training, state: State) -> float | None:
+        """Share of the model that is saved, in the algorithm's own measure (zeros, FLOPs); None where it has no such measure."""
+        return None
+
+    def maximal_compression_rate(self, training: Training) -> float:
+        return 1.0
+
+    def set_compression_rate(self, training: Training, state: State, rate: float) -> State:
+        """Compress to `rate` now; from then on the schedule does not change it. Only where `compression_rate` is not None."""
+        raise NotImplementedError
+
+    def freeze(self, training: Training, state: State, frozen: bool) -> State:
+        """Hold what is compressed as it is (`frozen`), or let the schedule go on."""
+        return state
+
+    def removals(self, training: Training, state: State) -> tuple[Removal, ...]:
+        """The channels that leave the model when it is stripped."""
+        return ()
 
     def stage(self, clock: Clock, state: State) -> CompressionStage:
         return CompressionStage.FULLY_COMPRESSED

@@ -67,11 +67,16 @@ class MagnitudeSparsity(MagnitudeSparsityConfig, Algorithm):
         return Plan(edits, tuple(skipped))
 
     def start(self) -> State:
-        return {"level": self.sparsity_init, "frozen": False}
+        return {"level": self.sparsity_init, "frozen": False, "scheduled": True}
+
+    def initialize(self, training: Training, state: State) -> State:
+        return self._mask(training, state, self.sparsity_init)
 
     def epoch_step(self, training: Training, clock: Clock, state: State) -> State:
+        if state["frozen"]:
+            return state
         if clock.epoch >= self.params.sparsity_freeze_epoch:
-            return {**state, "frozen": True}
+            return {**self._update(training, clock, state), "frozen": True}
         if self.params.update_per_optimizer_step and clock.epoch > 0 and self._epoch_length(clock):
             return state
         return self._update(training, clock, state)
@@ -80,6 +85,16 @@ class MagnitudeSparsity(MagnitudeSparsityConfig, Algorithm):
         if state["frozen"] or not self.params.update_per_optimizer_step or not self._epoch_length(clock):
             return state
         return self._update(training, clock, state)
+
+    def compression_rate(self, training: Training, state: State) -> float:
+        masks = [training.variable(edit, "mask") for edit in training.edits]
+        return 1 - sum(float(mask.sum()) for mask in masks) / max(sum(mask.size for mask in masks), 1)
+
+    def set_compression_rate(self, training: Training, state: State, rate: float) -> State:
+        return {**self._mask(training, state, rate), "scheduled": False}
+
+    def freeze(self, training: Training, state: State, frozen: bool) -> State:
+        return {**state, "frozen": frozen}
 
     def stage(self, clock: Clock, state: State) -> CompressionStage:
         if state["level"] >= self.target:
@@ -119,8 +134,11 @@ class MagnitudeSparsity(MagnitudeSparsityConfig, Algorithm):
         return self.params.steps_per_epoch or clock.steps_per_epoch
 
     def _update(self, training: Training, clock: Clock, state: State) -> State:
+        """Masks after the schedule, which a level set by hand ends: then only which weights are masked is decided anew."""
         length = self._epoch_length(clock) if self.params.update_per_optimizer_step else None
-        level = self.level(clock.progress(length))
+        return self._mask(training, state, self.level(clock.progress(length)) if state["scheduled"] else state["level"])
+
+    def _mask(self, training: Training, state: State, level: float) -> State:
         xp, attached = training.xp, training.attached
         weights = [xp.stop_gradient(attached.parameter(edit.site)) for edit in training.edits]
         masks = masks_at_level(

@@ -87,6 +87,10 @@ class NNCFConfig(dict[str, Any]):
     def target_device(self) -> str:
         return self._top_level().target_device
 
+    @property
+    def compression_lr_multiplier(self) -> float | None:
+        return self._top_level().compression_lr_multiplier
+
     def register_extra_structs(self, struct_list: Iterable[Any]) -> None:
         """Remember objects by their class. ValueError for a second one of a class."""
         for struct in struct_list:

@@ -40,6 +40,7 @@ Bits = Annotated[int, Strict(), Field(ge=2, le=8), BeforeValidator(_whole)]
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 Boolean = Annotated[bool, Strict()]
 Percentile = Annotated[Number, Field(ge=0, le=100)]
+LrMultiplier = Annotated[Number, Field(ge=0)]
 Level = Annotated[Number, Field(ge=0, lt=1)]
 Scope = Annotated[str, AfterValidator(_compiles)]
 Scopes = Annotated[tuple[Scope, ...], BeforeValidator(_as_array, json_schema_input_type=str | tuple[str, ...])]
@@ -186,10 +187,13 @@ class ActivationQuantizationSettings(QuantizationSettings):
 class QuantizationConfig(ScopedConfig):
     """Quantization-aware training: weights and activations are rounded to few bits in the forward pass, with learned ranges."""
 
-    not_built = frozenset({"scope_overrides", "params", "compression_lr_multiplier"})
+    not_built = frozenset({"scope_overrides", "params"})
 
     algorithm: Literal["quantization"] = "quantization"
     """Name of the algorithm."""
+
+    compression_lr_multiplier: LrMultiplier | None = None
+    """Factor on the gradients of the learned ranges."""
 
     preset: Literal["performance", "mixed"] = "performance"
     """performance: symmetric everywhere; mixed: symmetric weights, asymmetric activations."""
@@ -323,7 +327,7 @@ class TopLevel(Section):
     """The keys of the top level except `compression`. Others are allowed: they belong to the training script."""
 
     model_config = ConfigDict(extra="allow")
-    not_built = frozenset({"accuracy_aware_training", "bootstrapNAS", "compression_lr_multiplier"})
+    not_built = frozenset({"accuracy_aware_training", "bootstrapNAS"})
 
     input_info: Annotated[
         tuple[InputInfo, ...] | None, BeforeValidator(_as_array, json_schema_input_type=InputInfo | tuple[InputInfo, ...])
@@ -338,3 +342,6 @@ class TopLevel(Section):
 
     target_scopes: Scopes | None = None
     """The target_scopes of the algorithms that have none of their own."""
+
+    compression_lr_multiplier: LrMultiplier | None = None
+    """Factor on the gradients of all that compression trains (ranges, scores); an algorithm's own goes first."""

@@ -41,6 +41,8 @@ CASES = (
     Case("int4_activations_per_channel", {**INT8, "activations": {"bits": 4, "per_channel": True}}),
     Case("int8_signed_activations", {**INT8, "activations": {"signed": True}}),
     Case("int8_no_inputs", {**INT8, "quantize_inputs": False}),
+    Case("int8_slow_ranges", {**INT8, "compression_lr_multiplier": 0.25}),
+    Case("int8_slow_ranges_from_the_top", INT8, (("compression_lr_multiplier", 0.5),)),
     Case("int8_outputs", {**INT8, "quantize_outputs": True}),
     *(
         Case(f"int8_{kind}", {**INT8, "initializer": _ranges(kind)})

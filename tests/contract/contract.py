@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,15 +11,14 @@ import numpy as np
 import pytest
 
 from nncf_ext import NNCFConfig
-from nncf_ext import reference as xp
-from nncf_ext.algorithms.knowledge_distillation import KnowledgeDistillation
-from nncf_ext.algorithms.magnitude_sparsity import MagnitudeSparsity, masks_at_level
 from nncf_ext.edits import Edit
 from nncf_ext.ranges import RangeCollector
 from tests.contract.cases import Case
 from tests.contract.reference_net import ReferenceNet, Variables, data, initial_weights
+from tests.contract.references import REFERENCES
+from tests.contract.references.reference import STEPS, AlgorithmReference, Forward
 
-EPOCHS, STEPS, RATE = 3, 2, 0.05
+EPOCHS, RATE = 3, 0.05
 CLOSE = {"rtol": 2e-4, "atol": 2e-5}
 
 
@@ -44,11 +44,11 @@ def compressed(driver: Driver, case: Case) -> Any:
 
 
 def role_of(edit: Edit) -> str:
-    """fc1.weight, fc2.weight, input, relu or fc2; an `input:0` site is its producer's output."""
+    """fc1.weight, fc1.bias, ..., input, relu or fc2; an `input:0` site is its producer's output."""
     node, slot = edit.site.node.lower(), edit.site.slot
     layer = next((name for name in ("relu", "fc1", "fc2") if name in re.split(r"[^a-z0-9]+", node)), "input")
     if edit.site.is_parameter:
-        return f"{layer}.weight"
+        return f"{layer}.{slot}"
     return layer if slot == "output" else {"fc1": "input", "fc2": "relu"}[layer]
 
 
@@ -60,60 +60,48 @@ class Reference:
         self.by_role: dict[str, list[Edit]] = {}
         for edit in controller.plan:
             self.by_role.setdefault(role_of(edit), []).append(edit)
-        edits = {role: [self._in_layout(driver, role, e.transform) for e in group] for role, group in self.by_role.items()}
+        edits = {role: [self._in_layout(role, e) for e in group] for role, group in self.by_role.items()}
         self.net = ReferenceNet(initial_weights(), edits, self.variables(driver, controller))
         self.teacher = ReferenceNet(initial_weights(), {}, {})
 
     @staticmethod
-    def _in_layout(driver: Driver, role: str, transform: Any) -> Any:
-        axis = getattr(transform, "channel_axis", None)
-        return transform.model_copy(update={"channel_axis": 1}) if axis is not None and role.endswith("weight") else transform
+    def _in_layout(role: str, edit: Edit) -> Edit:
+        axis = getattr(edit.transform, "channel_axis", None)
+        if axis is None or not role.endswith("weight"):
+            return edit
+        return replace(edit, transform=edit.transform.model_copy(update={"channel_axis": 1}))
+
+    @staticmethod
+    def _of(algorithm: Any) -> AlgorithmReference:
+        return REFERENCES[algorithm.algorithm]
 
     def variables(self, driver: Driver, controller: Any) -> Variables:
         values: Variables = {}
         for role, edits in self.by_role.items():
             for edit in edits:
                 arrays = {n: np.array(a) for n, a in controller.variable_values(edit).items()}
-                if role.endswith("weight"):
+                if edit.site.is_parameter:
                     arrays = {n: driver.to_reference(role, a) for n, a in arrays.items()}
                 values[role, edit.transform.kind] = arrays
         return values
 
-    def masks(self, epoch: int, step_in_epoch: int | None = None) -> None:
-        """Put the masks that the schedule wants at the beginning of an epoch or of a step."""
+    def begins(self, epoch: int, step: int | None = None) -> None:
+        """An epoch, or a step of it, begins."""
         for algorithm in self.algorithms:
-            if not isinstance(algorithm, MagnitudeSparsity):
-                continue
-            params = algorithm.params
-            every_step = params.update_per_optimizer_step and (params.steps_per_epoch or epoch > 0)
-            if epoch >= params.sparsity_freeze_epoch or (step_in_epoch is not None and not every_step):
-                return
-            when = epoch + (step_in_epoch or 0) / STEPS
-            roles = [role for role in ("fc1.weight", "fc2.weight") if (role, "mask") in self.net.variables]
-            weights = [self.net.weights[role] for role in roles]
-            level = algorithm.level(when)
-            over_all = params.sparsity_level_setting_mode == "global"
-            masks = masks_at_level(xp, weights, level, params.weight_importance, over_all)
-            for role, mask in zip(roles, masks, strict=True):
-                self.net.variables[role, "mask"]["mask"] = mask
+            self._of(algorithm).begins(self.net, algorithm, epoch, step)
 
     def train_step(self, x: np.ndarray, y: np.ndarray) -> float:
-        out = self.net.forward(x)
-        loss, g = float(np.mean((out - y) ** 2)), 2 * (out - y) / out.size
-        for algorithm in self.algorithms:
-            if isinstance(algorithm, KnowledgeDistillation):
-                target = self.teacher.forward(x)
-                if algorithm.type == "mse":
-                    loss += algorithm.scale * float(np.mean((out - target) ** 2))
-                    g = g + algorithm.scale * 2 * (out - target) / out.size
-                else:
-                    t = algorithm.temperature
-                    p, q = xp.softmax(target / t), xp.softmax(out / t)
-                    loss += algorithm.scale * t**2 * float(np.mean(-np.sum(p * np.log(q), -1)))
-                    g = g + algorithm.scale * t * (q - p) / len(x)
+        out = self.net.forward(x, training=True)
+        forward = Forward(x, out, self.teacher.forward(x, training=False))
+        terms = [self._of(algorithm).loss(self.net, algorithm, forward) for algorithm in self.algorithms]
+        loss = float(np.mean((out - y) ** 2)) + sum(term.value for term in terms)
+        g = 2 * (out - y) / out.size + sum(term.by_output for term in terms)
         weights, variables = self.net.backward(g.astype(np.float32))
         for name, gradient in weights.items():
             self.net.weights[name] = (self.net.weights[name] - RATE * gradient).astype(np.float32)
+        for term in terms:
+            for at, gradient in term.by_variable.items():
+                variables[at] = variables.get(at, 0) + gradient
         for (role, kind, name), gradient in variables.items():
             value = self.net.variables[role, kind][name]
             self.net.variables[role, kind][name] = (value - RATE * gradient).astype(np.float32)
@@ -124,15 +112,16 @@ def check_numbers(driver: Driver, case: Case) -> None:
     """Ranges, outputs, losses, gradients (through the weights and variables they make) and schedules equal the reference's."""
     controller = compressed(driver, case)
     reference = Reference(driver, controller, case)
+    reference.begins(-1)
     check_ranges(driver, controller, reference)
     for epoch in range(EPOCHS):
         controller.scheduler.epoch_step()
-        reference.masks(epoch)
+        reference.begins(epoch)
         for step in range(STEPS):
             controller.scheduler.step()
-            reference.masks(epoch, step)
+            reference.begins(epoch, step)
             x, y = data(epoch * STEPS + step)
-            got, want = driver.outputs(controller.model, x, False), reference.net.forward(x)
+            got, want = driver.outputs(controller.model, x, False), reference.net.forward(x, training=False)
             np.testing.assert_allclose(got, want, err_msg=f"outputs in epoch {epoch}, step {step}", **CLOSE)
             loss = driver.train_step(controller, x, y, RATE)
             assert loss == pytest.approx(reference.train_step(x, y), rel=1e-4)
@@ -153,9 +142,9 @@ def check_ranges(driver: Driver, controller: Any, reference: Reference) -> None:
     tensors: list[dict[str, np.ndarray]] = []
     for batch in range(2):
         tensors.append({})
-        plain.forward(data(batch)[0], tensors[-1])
-    for role, transforms in reference.net.edits.items():
-        for transform in transforms:
+        plain.forward(data(batch)[0], False, tensors[-1])
+    for role, edits in reference.net.edits.items():
+        for transform in (edit.transform for edit in edits):
             if transform.kind != "quantizer":
                 continue
             is_weight = role.endswith("weight")
@@ -209,10 +198,10 @@ def check_strip(driver: Driver, case: Case) -> None:
     reference.net.weights = driver.weights(controller.model)
     before = driver.outputs(controller.model, data(9)[0], False)
     stripped = controller.strip(do_copy=True)
-    reference.net.forward(data(9)[0])
+    reference.net.forward(data(9)[0], training=False)
     got = driver.weights(stripped)
-    np.testing.assert_allclose(got["fc1.weight"], reference.net._w1, **CLOSE)
-    np.testing.assert_allclose(got["fc2.weight"], reference.net._w2, **CLOSE)
+    for name, value in got.items():
+        np.testing.assert_allclose(value, reference.net.transformed[name], err_msg=name, **CLOSE)
     assert (driver.outputs(controller.model, data(9)[0], False) == before).all()
     in_place = controller.strip(do_copy=False)
     assert in_place is controller.model

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
-from nncf_ext import numerics
 from nncf_ext import reference as xp
-from nncf_ext.algorithms.quantization import Quantizer
-from nncf_ext.edits import Transform
+from nncf_ext.edits import Edit
+from tests.contract.references import REFERENCES
 
-ROLES = ("input", "fc1.weight", "relu", "fc2.weight", "fc2")  # tensors that a transform may stand on, in order of use
-Edits = Mapping[str, list[Transform]]  # by role, in order of application
+# tensors that a transform may stand on, in order of use
+ROLES = ("input", "fc1.weight", "fc1.bias", "relu", "fc2.weight", "fc2.bias", "fc2")
+Edits = Mapping[str, list[Edit]]  # by role, in order of application
+VJPS = {kind: vjp for reference in REFERENCES.values() for kind, vjp in reference.vjps.items()}
 Variables = dict[tuple[str, str], dict[str, np.ndarray]]  # by (role, transform kind)
 
 
@@ -44,68 +44,45 @@ class ReferenceNet:
     def __init__(self, weights: dict[str, np.ndarray], edits: Edits, variables: Variables):
         self.weights = {name: value.copy() for name, value in weights.items()}
         self.edits, self.variables = edits, variables
+        self.transformed: dict[str, np.ndarray] = {}  # what the last forward computed with, by role
 
-    def forward(self, x: np.ndarray, seen: dict[str, np.ndarray] | None = None) -> np.ndarray:
+    def forward(self, x: np.ndarray, training: bool, seen: dict[str, np.ndarray] | None = None) -> np.ndarray:
         """Outputs; `seen` collects the tensor of each role before its transforms."""
         seen = {} if seen is None else seen
-        self._tape: dict[str, list[tuple[Transform, np.ndarray]]] = {}
+        self._tape: dict[str, list[tuple[Edit, np.ndarray]]] = {}
 
         def at(role: str, value: np.ndarray) -> np.ndarray:
             seen[role] = value
             self._tape[role] = []
-            for transform in self.edits.get(role, ()):
-                self._tape[role].append((transform, value))
-                value = transform.apply(xp, value, self.variables[role, transform.kind], True)
+            for edit in self.edits.get(role, ()):
+                self._tape[role].append((edit, value))
+                value = edit.apply(xp, value, self.variables[role, edit.transform.kind], training)
+            self.transformed[role] = value
             return value
 
         self._x = at("input", x)
         self._w1 = at("fc1.weight", self.weights["fc1.weight"])
-        pre = self._x @ self._w1 + self.weights["fc1.bias"]
+        pre = self._x @ self._w1 + at("fc1.bias", self.weights["fc1.bias"])
         self._positive = pre > 0
         self._hidden = at("relu", np.maximum(pre, 0))
         self._w2 = at("fc2.weight", self.weights["fc2.weight"])
-        return at("fc2", self._hidden @ self._w2 + self.weights["fc2.bias"])
+        return at("fc2", self._hidden @ self._w2 + at("fc2.bias", self.weights["fc2.bias"]))
 
     def backward(self, g: np.ndarray) -> tuple[dict[str, np.ndarray], dict[tuple[str, str, str], np.ndarray]]:
         """Gradients of the weights and of the trainable variables (role, kind, name) for the outputs' gradient `g`."""
         of_variables: dict[tuple[str, str, str], np.ndarray] = {}
 
         def through(role: str, g: np.ndarray) -> np.ndarray:
-            for transform, value in reversed(self._tape[role]):
-                g, own = vjp(transform, value, self.variables[role, transform.kind], g)
+            for edit, value in reversed(self._tape[role]):
+                kind = edit.transform.kind
+                g, own = VJPS[kind](edit.transform, value, self.variables[role, kind], g)
                 for name, gradient in own.items():
-                    of_variables[role, transform.kind, name] = gradient
+                    of_variables[role, kind, name] = edit.lr_multiplier * gradient
             return g
 
         g = through("fc2", g)
-        weights = {"fc2.bias": g.sum(0), "fc2.weight": through("fc2.weight", self._hidden.T @ g)}
+        weights = {"fc2.bias": through("fc2.bias", g.sum(0)), "fc2.weight": through("fc2.weight", self._hidden.T @ g)}
         g = through("relu", g @ self._w2.T) * self._positive
-        weights |= {"fc1.bias": g.sum(0), "fc1.weight": through("fc1.weight", self._x.T @ g)}
+        weights |= {"fc1.bias": through("fc1.bias", g.sum(0)), "fc1.weight": through("fc1.weight", self._x.T @ g)}
         through("input", g @ self._w1.T)
         return weights, of_variables
-
-
-def vjp(
-    transform: Transform, x: np.ndarray, variables: Mapping[str, Any], g: np.ndarray
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Gradients by the formulas in the docstrings, worked out by hand: (by x, by each trainable variable)."""
-    if transform.kind == "mask":
-        return g * variables["mask"], {}
-    assert isinstance(transform, Quantizer) and transform.learned is not None
-    grid = transform.grid(xp, variables)
-    v, zero = x / grid.step, numerics.zero_point(xp, grid.low, grid.step)
-    below, above = v < -zero, v > grid.intervals - zero
-    inside = ~(below | above)
-    axes = tuple(a for a, size in enumerate(grid.step.shape) if size == 1)
-
-    def total(value: np.ndarray) -> np.ndarray:
-        return np.sum(value, axis=axes, keepdims=True)
-
-    if not transform.learned:
-        return g * inside, {}
-    by_low = total(g * (below | above))
-    by_step = total(g * (np.where(inside, np.round(v) - v, 0) + np.where(above, grid.intervals, 0)))
-    lowest, highest = transform.levels
-    if transform.symmetric:  # step = |scale| / highest, low = lowest * step
-        return g * inside, {"scale": (by_step + lowest * by_low) / highest * np.sign(variables["scale"])}
-    return g * inside, {"low": by_low, "span": by_step / (highest - lowest) * np.sign(variables["span"])}

@@ -301,7 +301,6 @@ NOT_BUILT = [
     *((compression(algorithm=name), "compression.algorithm") for name in sorted(KNOWN_NOT_BUILT)),
     (quantization(scope_overrides={}), "compression.scope_overrides"),
     (quantization(params={}), "compression.params"),
-    (quantization(compression_lr_multiplier=1), "compression.compression_lr_multiplier"),
     (quantization(initializer={"precision": {}}), "compression.initializer.precision"),
     (quantization(initializer={"range": []}), "compression.initializer.range"),
     (quantization(activations={"unified_scale_ops": []}), "compression.activations.unified_scale_ops"),
@@ -311,7 +310,6 @@ NOT_BUILT = [
     (sparsity(params={"patience": 1}), "compression.params.patience"),
     ({"accuracy_aware_training": {}}, "accuracy_aware_training"),
     ({"bootstrapNAS": {}}, "bootstrapNAS"),
-    ({"compression_lr_multiplier": 1}, "compression_lr_multiplier"),
 ]
 
 

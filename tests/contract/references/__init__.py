@@ -1,0 +1,12 @@
+"""What each algorithm does to the reference net, in numpy: one module per algorithm, named as it is."""
+
+from __future__ import annotations
+
+from tests.contract.references import knowledge_distillation, magnitude_sparsity, quantization
+from tests.contract.references.reference import AlgorithmReference
+
+REFERENCES: dict[str, AlgorithmReference] = {
+    "quantization": quantization.REFERENCE,
+    "magnitude_sparsity": magnitude_sparsity.REFERENCE,
+    "knowledge_distillation": knowledge_distillation.REFERENCE,
+}

@@ -1,0 +1,50 @@
+"""The parts that the reference of an algorithm may have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+STEPS = 2  # per epoch, in all of the contract's training
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A forward of the reference net: its input, its output, and the float net's output for the same input."""
+
+    x: np.ndarray
+    out: np.ndarray
+    teacher: np.ndarray
+
+
+@dataclass(frozen=True)
+class Term:
+    """A term of the loss with its gradients by the net's output and by variables, at (role, kind, name)."""
+
+    value: float
+    by_output: np.ndarray | float = 0.0
+    by_variable: Mapping[tuple[str, str, str], np.ndarray] = field(default_factory=dict)
+
+
+def _nothing_begins(net: Any, algorithm: Any, epoch: int, step: int | None) -> None:
+    pass
+
+
+def _no_loss(net: Any, algorithm: Any, forward: Forward) -> Term:
+    return Term(0.0)
+
+
+@dataclass(frozen=True)
+class AlgorithmReference:
+    """begins(net, algorithm, epoch, step): the model is made (epoch -1), or an epoch (step None) or a step begins: put what the
+    algorithm puts into `net.variables`.
+    loss(net, algorithm, forward): the algorithm's term. vjps: by transform kind, `(transform, x, variables, g) -> (gradient by x,
+    gradients by trainable variables)`, worked out by hand.
+    """
+
+    begins: Callable[[Any, Any, int, int | None], None] = _nothing_begins
+    loss: Callable[[Any, Any, Forward], Term] = _no_loss
+    vjps: Mapping[str, Callable[..., tuple[np.ndarray, dict[str, np.ndarray]]]] = field(default_factory=dict)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -17,10 +16,15 @@ from nncf_ext.config import ConfigError, NNCFConfig
 from nncf_ext.controller import Controller
 from nncf_ext.edits import Edit, Plan, Range, Var, compose
 from nncf_ext.graph import Graph, Site
-from nncf_ext.initialization import BNAdaptationInitArgs, QuantizationRangeInitArgs, registered_batches, take_samples
+from nncf_ext.initialization import (
+    QuantizationRangeInitArgs,
+    adapt_batchnorm,
+    registered_batches,
+    running_on_data,
+    samples_with_progress,
+)
 from nncf_ext.ops import is_opaque
 from nncf_ext.ranges import RangeCollector
-from nncf_ext.report import progress
 
 _KEPT_SAMPLES = 4  # calibration batches kept for the parity check at export
 
@@ -61,7 +65,7 @@ def compress(
             controller.load_state(compression_state)
         else:
             controller.initialize()
-            _adapt_batchnorm(adapter, model, algorithms, registered_batches(config, BNAdaptationInitArgs))
+            adapt_batchnorm(adapter, model, algorithms, extras)
     except BaseException:
         attached.detach()
         raise
@@ -112,8 +116,10 @@ def _ranges(
             for collector in at_site[site] if not not_finite else ():
                 collector.update(values)
 
-        with _running("range initialisation"):
-            adapter.observe(model, traced, at_site, _samples(adapter, batches, wanted, "range initialisation"), visit)
+        with running_on_data("range initialisation"):
+            adapter.observe(
+                model, traced, at_site, samples_with_progress(adapter, batches, wanted, "range initialisation"), visit
+            )
         if not_finite:
             raise ConfigError(
                 f"range initialisation: {not_finite[0]} saw NaN or infinite values: check the data and the model's weights"
@@ -142,28 +148,3 @@ def _calibrated(plan: Plan, graph: Graph, ranges: Mapping[str, Range]) -> tuple[
         edits.append(replace(edit, transform=transform))
         values[edit.key] = variables
     return Plan(tuple(edits), plan.skipped), values
-
-
-def _adapt_batchnorm(
-    adapter: Adapter, model: Any, algorithms: Sequence[Algorithm], batches: Callable[[], Iterable[Any]] | None
-) -> None:
-    settings = [getattr(getattr(a, "initializer", None), "batchnorm_adaptation", None) for a in algorithms]
-    wanted = max((s.num_bn_adaptation_samples for s in settings if s is not None), default=0)
-    if wanted and batches is not None:
-        with _running("batch-norm adaptation"):
-            adapter.adapt_batchnorm(model, _samples(adapter, batches, wanted, "batch-norm adaptation"))
-
-
-@contextmanager
-def _running(what: str) -> Iterator[None]:
-    """A failure inside is one of the user's data, and is told as such."""
-    try:
-        yield
-    except ConfigError:
-        raise
-    except Exception as error:
-        raise ConfigError(f"{what}: the model does not run on the data loader's inputs: {error}") from error
-
-
-def _samples(adapter: Adapter, batches: Callable[[], Iterable[Any]], wanted: int, what: str) -> Iterable[Any]:
-    return progress(take_samples(batches(), wanted, adapter.batch_size), wanted, what, adapter.batch_size)

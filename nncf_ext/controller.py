@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outputs, 
 from nncf_ext.checkpoint import CheckpointError, load_checkpoint, plan_in, save_checkpoint
 from nncf_ext.edits import Edit, Plan
 from nncf_ext.graph import Graph
+from nncf_ext.initialization import adapt_batchnorm
 from nncf_ext.report import CompressionStatistics
 from nncf_ext.schedules import Clock
 
@@ -119,6 +120,25 @@ class Controller:
         for algorithm in self._algorithms:
             name = algorithm.algorithm
             self._states[name] = getattr(algorithm, event)(self._training(algorithm), clock, self._states[name])
+
+    def __getattr__(self, name: str) -> Any:
+        """The algorithms' own commands and readings: `set_sparsity_level(0.5)`, `current_sparsity_level`, ...
+
+        A command with `run_batchnorm_adaptation=True` re-estimates the BatchNorm statistics after it.
+        """
+        for algorithm in vars(self).get("_algorithms", ()):
+            if name in algorithm.readings:
+                return getattr(algorithm, name)(*self._seen_by(algorithm))
+            if name in algorithm.commands:
+                return partial(self._command, algorithm, name)
+        raise AttributeError(f"the controller of {self.name or 'no algorithm'} has no {name!r}")
+
+    def _command(
+        self, algorithm: Algorithm, name: str, *args: Any, run_batchnorm_adaptation: bool = False, **kwargs: Any
+    ) -> None:
+        self._states[algorithm.algorithm] = getattr(algorithm, name)(*self._seen_by(algorithm), *args, **kwargs)
+        if run_batchnorm_adaptation:
+            adapt_batchnorm(self._adapter, self.model, [algorithm], self._extras)
 
     @property
     def compression_rate(self) -> float:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from nncf_ext.config import NNCFConfig
+from nncf_ext.adapter import Adapter
+from nncf_ext.config import ConfigError, NNCFConfig
+from nncf_ext.report import progress
 
 
 @dataclass(frozen=True)
@@ -42,3 +45,28 @@ def take_samples(batches: Iterable[Any], wanted: int, size_of: Callable[[Any], i
             return
         seen += size_of(batch)
         yield batch
+
+
+def adapt_batchnorm(adapter: Adapter, model: Any, algorithms: Sequence[Any], extras: Mapping[str, Any]) -> None:
+    """Re-estimate the BatchNorm statistics on as many of the registered samples as the algorithms' configs ask for."""
+    settings = [getattr(getattr(a, "initializer", None), "batchnorm_adaptation", None) for a in algorithms]
+    wanted = max((s.num_bn_adaptation_samples for s in settings if s is not None), default=0)
+    data = extras.get(BNAdaptationInitArgs.__name__)
+    if wanted and data is not None:
+        with running_on_data("batch-norm adaptation"):
+            adapter.adapt_batchnorm(model, samples_with_progress(adapter, data.batches, wanted, "batch-norm adaptation"))
+
+
+@contextmanager
+def running_on_data(what: str) -> Iterator[None]:
+    """A failure inside is one of the user's data, and is told as such."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{what}: the model does not run on the data loader's inputs: {error}") from error
+
+
+def samples_with_progress(adapter: Adapter, batches: Callable[[], Iterable[Any]], wanted: int, what: str) -> Iterable[Any]:
+    return progress(take_samples(batches(), wanted, adapter.batch_size), wanted, what, adapter.batch_size)

@@ -65,10 +65,16 @@ class Training:
 
 
 class Algorithm:
-    """An entry of `compression`. Instances are immutable; `state` is what changes, and the controller keeps it."""
+    """An entry of `compression`. Instances are immutable; `state` is what changes, and the controller keeps it.
+
+    commands: methods `(training, state, *arguments) -> state` that users call on the controller, as NNCF 2.x names them;
+    readings: methods `(training, state) -> value` that are attributes there.
+    """
 
     algorithm: str
     needs_teacher: ClassVar[bool] = False
+    commands: ClassVar[tuple[str, ...]] = ()
+    readings: ClassVar[tuple[str, ...]] = ()
     transforms: ClassVar[tuple[type[Transform], ...]] = ()  # those that its plans may have, for reading plans back
 
     def plan(self, graph: Graph, target_device: str) -> Plan:

@@ -50,6 +50,7 @@ class MagnitudeSparsityStatistics:
 
 class MagnitudeSparsity(MagnitudeSparsityConfig, Algorithm):
     transforms: ClassVar[tuple[type[Transform], ...]] = (BinaryMask,)
+    readings: ClassVar[tuple[str, ...]] = ("current_sparsity_level",)
 
     def plan(self, graph: Graph, target_device: str) -> Plan:
         candidates = [node for node in graph.nodes if has_weight(node)]
@@ -89,6 +90,9 @@ class MagnitudeSparsity(MagnitudeSparsityConfig, Algorithm):
     def compression_rate(self, training: Training, state: State) -> float:
         masks = [training.variable(edit, "mask") for edit in training.edits]
         return 1 - sum(float(mask.sum()) for mask in masks) / max(sum(mask.size for mask in masks), 1)
+
+    def current_sparsity_level(self, training: Training, state: State) -> float:
+        return self.compression_rate(training, state)
 
     def set_compression_rate(self, training: Training, state: State, rate: float) -> State:
         return {**self._mask(training, state, rate), "scheduled": False}

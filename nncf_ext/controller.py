@@ -131,6 +131,8 @@ class Controller:
                 return getattr(algorithm, name)(*self._seen_by(algorithm))
             if name in algorithm.commands:
                 return partial(self._command, algorithm, name)
+        if name in vars(Controller):  # a property that found no algorithm for it comes here
+            self._rated()
         raise AttributeError(f"the controller of {self.name or 'no algorithm'} has no {name!r}")
 
     def _command(

@@ -11,7 +11,7 @@ from pydantic.json_schema import models_json_schema
 
 from nncf_ext.config import loader
 from nncf_ext.config.errors import ConfigError, choose, json_path, nearest, parse, shown
-from nncf_ext.config.models import InputInfo, ScopedConfig, TopLevel
+from nncf_ext.config.models import AccuracyAwareTraining, InputInfo, ScopedConfig, TopLevel
 from nncf_ext.scopes import Inherited
 
 if TYPE_CHECKING:
@@ -86,6 +86,10 @@ class NNCFConfig(dict[str, Any]):
     @property
     def target_device(self) -> str:
         return self._top_level().target_device
+
+    @property
+    def accuracy_aware_training(self) -> AccuracyAwareTraining | None:
+        return self._top_level().accuracy_aware_training
 
     @property
     def compression_lr_multiplier(self) -> float | None:

@@ -308,7 +308,6 @@ NOT_BUILT = [
     (quantization(weights={"logarithm_scale": True}), "compression.weights.logarithm_scale"),
     (sparsity(params={"schedule": "adaptive"}), "compression.params.schedule"),
     (sparsity(params={"patience": 1}), "compression.params.patience"),
-    ({"accuracy_aware_training": {}}, "accuracy_aware_training"),
     ({"bootstrapNAS": {}}, "bootstrapNAS"),
 ]
 

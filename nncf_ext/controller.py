@@ -62,6 +62,13 @@ class CompressionLoss:
 
     calculate = __call__
 
+    def get_state(self) -> dict[str, Any]:
+        """Empty: what the losses depend on is in the algorithms' states."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Nothing: see `get_state`."""
+
 
 class Controller:
     """Holds a compressed model in training. Made by `create_compressed_model` of the framework's package."""
@@ -203,21 +210,25 @@ class Controller:
         return {
             "builder_state": {"format": STATE_FORMAT, "plan": self._attached.plan.to_json()},
             "variables": {edit.key: dict(self._attached.tensor_names(edit)) for edit in self._attached.plan},
-            "ctrl_state": {
-                "scheduler_state": self.scheduler.get_state(),
-                "algorithms": {
-                    a.algorithm: {
-                        "state": dict(self._states[a.algorithm]),
-                        "compression_stage": int(a.stage(self.clock, self._states[a.algorithm])),
-                    }
-                    for a in self._algorithms
-                },
+            "ctrl_state": self.get_state(),
+        }
+
+    def get_state(self) -> dict[str, Any]:
+        """Where the schedules are, as plain JSON data: a part of `get_compression_state`."""
+        return {
+            "scheduler_state": self.scheduler.get_state(),
+            "algorithms": {
+                a.algorithm: {
+                    "state": dict(self._states[a.algorithm]),
+                    "compression_stage": int(a.stage(self.clock, self._states[a.algorithm])),
+                }
+                for a in self._algorithms
             },
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take over the schedules of `get_compression_state`. CheckpointError where they are of other algorithms."""
-        saved = state["ctrl_state"]
+        """Take over `get_state` or `get_compression_state` of an earlier run. CheckpointError where it had other algorithms."""
+        saved = state.get("ctrl_state", state)
         if set(saved["algorithms"]) != set(self._states):
             raise CheckpointError(
                 f"the compression state is of {sorted(saved['algorithms'])}, this model is compressed with {sorted(self._states)}"
@@ -251,6 +262,17 @@ class Controller:
     def strip(self, do_copy: bool = True) -> Any:
         """The plain model, its weights masked and rounded to the quantizers' grids; `do_copy=False` changes the model itself."""
         return self._adapter.strip(self.model, do_copy)
+
+    def strip_model(self, model: Any, do_copy: bool = False) -> Any:
+        """The plain model of `model`, which is this controller's or a copy of it; see `strip`."""
+        return self._adapter.strip(model, do_copy)
+
+    def prepare_for_export(self) -> None:
+        """Make the model plain, for an exporter of one's own: `strip` in place. `export_model` does not need it."""
+        self.strip(do_copy=False)
+
+    def distributed(self) -> None:
+        """Nothing to do: masks, noise, ranges and schedules are the same on all ranks by construction. NNCF's scripts call it."""
 
     def export_model(
         self,

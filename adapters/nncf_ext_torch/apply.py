@@ -176,13 +176,7 @@ def strip(model: nn.Module) -> None:
 
 def detach(model: nn.Module) -> None:
     """Take everything out that `apply` put into the model; its parameters stay as they are."""
-    applied = [
-        step
-        for _, edits in edited_modules(model)
-        for steps in (*edits.parameters.values(), *_activation_steps(edits))
-        for step in steps
-        if isinstance(step, Applied)
-    ]
+    applied = applied_in(model)
     uninstall(model)
     for step in applied:
         step.variables.delete()
@@ -204,6 +198,18 @@ class Tap:
 
     def __reduce__(self) -> Any:
         return Tap, ()
+
+
+def applied_in(model: nn.Module) -> list[Applied]:
+    """The edits at work in a compressed model, each once."""
+    found = {
+        id(step): step
+        for _, edits in edited_modules(model)
+        for steps in (*edits.parameters.values(), *_activation_steps(edits))
+        for step in steps
+        if isinstance(step, Applied)
+    }
+    return list(found.values())
 
 
 def _activation_steps(edits: Any) -> Iterator[tuple[Any, ...]]:

@@ -6,7 +6,9 @@ The class of an algorithm is a subclass of its section here, so an algorithm is 
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, Strict, model_validator
@@ -33,6 +35,10 @@ def _compiles(pattern: str) -> str:
     return pattern
 
 
+def _deprecated(sentence: str) -> None:
+    warnings.warn(f"config: {sentence}", FutureWarning, stacklevel=2)  # Python shows users no DeprecationWarning of a library's
+
+
 # Bounds stand before the validator, so that they reach the JSON Schema.
 Count = Annotated[int, Strict(), Field(ge=0), BeforeValidator(_whole)]
 Size = Annotated[int, Strict(), Field(ge=1), BeforeValidator(_whole)]
@@ -51,11 +57,16 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     not_built: ClassVar[frozenset[str]] = frozenset()  # keys of NNCF 2.x that nncf_ext knows and cannot honour yet
+    renamed: ClassVar[Mapping[str, str]] = MappingProxyType({})  # older spelling -> key
+    without_effect: ClassVar[frozenset[str]] = frozenset()  # keys that NNCF itself dropped
 
     @model_validator(mode="before")
     @classmethod
     def _known_keys(cls, data: Any) -> Any:
-        for key in data if isinstance(data, Mapping) else ():
+        if not isinstance(data, Mapping):
+            return data
+        data = cls._in_todays_spelling(data)
+        for key in data:
             if key in cls.not_built:
                 raise refusal("known, not built yet", key)
             if key not in cls.model_fields and cls.model_config.get("extra") == "forbid":
@@ -63,6 +74,21 @@ class Section(BaseModel):
                 advice = f"did you mean {close!r}?" if close else choose(key, cls.model_fields)
                 raise refusal(f"unknown key, {advice}", str(key))
         return data
+
+    @classmethod
+    def _in_todays_spelling(cls, data: Mapping[Any, Any]) -> dict[Any, Any]:
+        found: dict[Any, Any] = {}
+        for key, value in data.items():
+            if key in cls.without_effect:
+                _deprecated(f"the key {key!r} has no effect any more: take it out")
+                continue
+            name = cls.renamed.get(key, key)
+            if name != key:
+                if name in data:
+                    raise refusal(f"the older spelling of {name!r}, which is given too: expected one of them", key)
+                _deprecated(f"the key {key!r} is called {name!r} now")
+            found[name] = value
+        return found
 
 
 class InputInfo(Section):
@@ -103,6 +129,8 @@ class ScopedConfig(Section):
 
 class BatchnormAdaptation(Section):
     """Re-estimation of the BatchNorm statistics when the model has just been compressed."""
+
+    without_effect = frozenset({"num_bn_forget_steps", "num_bn_forget_samples"})
 
     num_bn_adaptation_samples: Count = 2000
     """Samples to run, rounded up to whole batches; 0 leaves the statistics as they are."""
@@ -231,6 +259,14 @@ class MagnitudeSparsityParams(Section):
     """The schedule of the sparsity level, and what the level is about."""
 
     not_built = frozenset({"patience"})
+    renamed = MappingProxyType(
+        {
+            "sparsity_steps": "sparsity_target_epoch",
+            "sparsity_training_steps": "sparsity_freeze_epoch",
+            "steps": "multistep_steps",
+            "sparsity_levels": "multistep_sparsity_levels",
+        }
+    )
 
     schedule: Literal["polynomial", "exponential", "multistep"] = "polynomial"
     """How the level goes from sparsity_init to sparsity_target."""
@@ -326,6 +362,8 @@ class KnowledgeDistillationConfig(Section):
 class AccuracyAwareParams(Section):
     """How much accuracy may be lost, and how long the training may take."""
 
+    renamed = MappingProxyType({"maximal_accuracy_degradation": "maximal_relative_accuracy_degradation"})
+
     maximal_relative_accuracy_degradation: Annotated[Number, Field(ge=0)] | None = None
     """Tolerated loss in percent of the uncompressed model's accuracy; instead of the absolute one."""
 
@@ -394,18 +432,34 @@ class AccuracyAwareTraining(Section):
         return self
 
 
+_OLDER_DEVICES = {"VPU": "NPU", "NONE": "TRIAL", "cpu": "CPU", "gpu": "GPU", "vpu": "NPU"}
+
+
+def _device_in_todays_spelling(value: Any) -> Any:
+    if not isinstance(value, str) or value not in _OLDER_DEVICES:
+        return value
+    _deprecated(f"the target device {value!r} is called {_OLDER_DEVICES[value]!r} now")
+    return _OLDER_DEVICES[value]
+
+
 class TopLevel(Section):
     """The keys of the top level except `compression`. Others are allowed: they belong to the training script."""
 
     model_config = ConfigDict(extra="allow")
     not_built = frozenset({"bootstrapNAS"})
+    renamed = MappingProxyType({"hw_config_type": "target_device"})
 
     input_info: Annotated[
         tuple[InputInfo, ...] | None, BeforeValidator(_as_array, json_schema_input_type=InputInfo | tuple[InputInfo, ...])
     ] = None
     """The model's inputs; taken from the data of register_default_init_args where it is missing."""
 
-    target_device: Literal["ANY", "CPU", "GPU", "NPU", "TRIAL", "CPU_SPR"] = "ANY"
+    target_device: Annotated[
+        Literal["ANY", "CPU", "GPU", "NPU", "TRIAL", "CPU_SPR"],
+        BeforeValidator(
+            _device_in_todays_spelling, json_schema_input_type=Literal["ANY", "CPU", "GPU", "NPU", "TRIAL", "CPU_SPR"]
+        ),
+    ] = "ANY"
     """Where the exported model will run; decides which operators are quantized, and how."""
 
     ignored_scopes: Scopes = ()

@@ -226,7 +226,7 @@ def test_scopes_of_the_top_level_are_merged_in():
         (quantization(mode="symmetric"), "compression.mode: unknown key"),
         (quantization(bits=8), "compression.bits: unknown key"),
         ({"input_info": {"sample_size": [1], "shape": [1]}}, "input_info[0].shape: unknown key"),
-        ({"target_device": "VPU"}, 'target_device: found "VPU", expected one of ANY, CPU, GPU, NPU, TRIAL, CPU_SPR'),
+        ({"target_device": "TPU"}, 'target_device: found "TPU", expected one of ANY, CPU, GPU, NPU, TRIAL, CPU_SPR'),
         (sparsity(params={"step": 0.1}), "compression.params.step: unknown key"),
         (sparsity(params={"eps": 0.1}), "compression.params.eps: unknown key"),
         (sparsity(params={"check_sparsity_masks": True}), "compression.params.check_sparsity_masks: unknown key"),
@@ -444,3 +444,39 @@ def test_reading_a_config_imports_nothing_heavy_in_any_order(first):
     )
     result = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+OLDER = [
+    ({"target_device": "VPU"}, {"target_device": "NPU"}, "'VPU' is called 'NPU'"),
+    ({"hw_config_type": "cpu"}, {"target_device": "CPU"}, "'hw_config_type' is called 'target_device'"),
+    (
+        sparsity(params={"sparsity_steps": 4, "sparsity_training_steps": 9}),
+        sparsity(params={"sparsity_target_epoch": 4, "sparsity_freeze_epoch": 9}),
+        "'sparsity_steps' is called 'sparsity_target_epoch' now",
+    ),
+    (
+        sparsity(params={"schedule": "multistep", "steps": [2], "sparsity_levels": [0.1, 0.2]}),
+        sparsity(params={"schedule": "multistep", "multistep_steps": [2], "multistep_sparsity_levels": [0.1, 0.2]}),
+        "'sparsity_levels' is called 'multistep_sparsity_levels' now",
+    ),
+    (
+        quantization(initializer={"batchnorm_adaptation": {"num_bn_forget_samples": 9}}),
+        quantization(),
+        "'num_bn_forget_samples' has no effect any more",
+    ),
+]
+
+
+@pytest.mark.parametrize(("older", "todays", "sentence"), OLDER, ids=[sentence for *_, sentence in OLDER])
+def test_older_spellings_are_taken_with_a_warning(older, todays, sentence):
+    with pytest.warns(FutureWarning) as caught:
+        config = NNCFConfig.from_dict(older)
+        found = config.algorithms(), config.target_device
+    assert any(sentence in str(warning.message) for warning in caught)
+    expected = NNCFConfig.from_dict(todays)
+    assert found == (expected.algorithms(), expected.target_device)
+
+
+def test_a_key_in_both_spellings_is_refused():
+    with pytest.raises(ConfigError, match="params.sparsity_steps: the older spelling of 'sparsity_target_epoch', which is given"):
+        NNCFConfig.from_dict(sparsity(params={"sparsity_steps": 4, "sparsity_target_epoch": 4}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from nncf_ext.algorithms.algorithm import Algorithm
 from nncf_ext.checkpoint import check_plan_fits, plan_from_json, plan_in
 from nncf_ext.config import ConfigError, NNCFConfig
 from nncf_ext.controller import Controller
+from nncf_ext.drawing import write_graphs
 from nncf_ext.edits import Edit, Plan, Range, Var, compose
 from nncf_ext.graph import Graph, Site
 from nncf_ext.initialization import (
@@ -36,11 +38,13 @@ def compress(
     example: Any,
     compression_state: Mapping[str, Any] | None = None,
     teacher: Any = None,
+    dump_graphs: bool = True,
 ) -> Controller:
     """Compress `model` in place.
 
     example: inputs to trace with. Data for the initialisation comes from the config's extra structs. With `compression_state`
-    (of `get_compression_state`) nothing is initialised: the values come with the weights.
+    (of `get_compression_state`) nothing is initialised: the values come with the weights. dump_graphs: draw the graphs into the
+    config's `log_dir`, where it has one.
     """
     range_batches = registered_batches(config, QuantizationRangeInitArgs)
     algorithms = config.algorithms()
@@ -69,6 +73,8 @@ def compress(
     except BaseException:
         attached.detach()
         raise
+    if dump_graphs and config.log_dir is not None:
+        write_graphs(Path(config.log_dir), traced.graph, plan)
     return controller
 
 

@@ -30,7 +30,8 @@ def create_compressed_model(
 
     compression_state: of an earlier controller's `get_compression_state`; nothing is initialised then, load the weights after.
     dummy_forward_fn(model): how to run the model once for tracing, where `input_info` or data cannot tell. wrap_inputs_fn,
-    wrap_outputs_fn, dump_graphs: NNCF 2.x's, without use here (models are traced without marking their inputs).
+    wrap_outputs_fn: NNCF 2.x's, without use here (models are traced without marking their inputs).
+    dump_graphs: draw the graph before and after into the config's `log_dir`, where it has one.
     teacher: another model for knowledge_distillation than a copy of `model`.
     Raises ConfigError for mistakes in the config, ValueError for a model that is compressed already; the model is then as it was.
     """
@@ -43,5 +44,5 @@ def create_compressed_model(
             "input_info: missing, and neither a data loader (register_default_init_args) nor dummy_forward_fn "
             "tells how to run the model"
         )
-    controller = compress(TorchAdapter(), model, config, example, compression_state, teacher)
+    controller = compress(TorchAdapter(), model, config, example, compression_state, teacher, dump_graphs)
     return controller, model

@@ -51,7 +51,7 @@ def register_operator(name: str | None = None) -> Callable[[Function], Function]
 
 
 def register_module(*ignored_algorithms: str, **settings: Any) -> Callable[[T], T]:
-    """Decorator of a module class with weights of its own, which NNCF had to be told of. It changes nothing: all modules are traced."""
+    """Decorator of a module class with weights, which NNCF had to be told of. It does nothing: all modules are traced."""
     return lambda module_class: module_class
 
 

@@ -88,6 +88,10 @@ class NNCFConfig(dict[str, Any]):
         return self._top_level().target_device
 
     @property
+    def log_dir(self) -> str | None:
+        return self._top_level().log_dir
+
+    @property
     def accuracy_aware_training(self) -> AccuracyAwareTraining | None:
         return self._top_level().accuracy_aware_training
 

@@ -471,5 +471,8 @@ class TopLevel(Section):
     compression_lr_multiplier: LrMultiplier | None = None
     """Factor on the gradients of all that compression trains (ranges, scores); an algorithm's own goes first."""
 
+    log_dir: str | None = None
+    """Folder for pictures of the graph before and after compression; nothing is written where it is missing."""
+
     accuracy_aware_training: AccuracyAwareTraining | None = None
     """Training that keeps the accuracy within a budget."""

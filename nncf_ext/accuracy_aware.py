@@ -20,6 +20,7 @@ from nncf_ext.checkpoint import CheckpointError, atomic, load_checkpoint, save_c
 from nncf_ext.config import ConfigError, NNCFConfig
 from nncf_ext.config.models import AccuracyAwareParams, AccuracyAwareTraining
 from nncf_ext.controller import Controller
+from nncf_ext.run_log import RunLog
 
 FOLDER = (
     "accuracy_aware_training"  # below the log folder: best.safetensors, last.safetensors, optimizer.safetensors, progress.json
@@ -181,6 +182,7 @@ class AccuracyAwareLoop:
         self._trainer, self._stop = trainer, stop or (lambda accuracy: False)
         self._folder = Path(log_dir) / FOLDER
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._log = RunLog(log_dir, self._controller)
         self._progress = self._resume() or Progress()
         if self._progress.epoch == 0:
             self._record(self._validate())
@@ -241,6 +243,7 @@ class AccuracyAwareLoop:
             self._progress = replace(self._progress, search=self._progress.search.seen(self._budget(accuracy)))
         self._record(accuracy)
         rate = self._rate()
+        self._log.epoch(accuracy=accuracy, accuracy_budget=self._budget(accuracy), **({} if rate is None else {"rate": rate}))
         self._print(
             f"epoch {self._progress.epoch}: accuracy {accuracy:.4f} ({self._budget(accuracy):+.4f} to the budget), "
             f"{'' if rate is None else f'compression rate {rate:.3f}, '}{time.monotonic() - started:.1f} s"

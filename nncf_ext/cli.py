@@ -1,4 +1,4 @@
-"""The command line: nncf-ext validate | schema | demo | inspect."""
+"""The command line: nncf-ext validate | schema | demo | inspect | plot."""
 
 from __future__ import annotations
 
@@ -47,6 +47,13 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder for the files (default: %(default)s)")
     demo.set_defaults(run=_demo)
 
+    plot = commands.add_parser("plot", help="draw a run's curves and its layers as PNG files")
+    plot.add_argument(
+        "folder", type=Path, metavar="RUN", help="a folder with a run.jsonl: RunLog or the Keras callbacks write it"
+    )
+    plot.add_argument("--output", type=Path, help="folder for the pictures (default: the run's)")
+    plot.set_defaults(run=_plot)
+
     inspect = commands.add_parser("inspect", help="show per layer what was compressed")
     inspect.add_argument("path", type=Path, metavar="RUN_OR_CHECKPOINT", help="a checkpoint, or a folder with one")
     inspect.set_defaults(run=_inspect)
@@ -84,6 +91,14 @@ def _demo(options: argparse.Namespace) -> int:
         if done.returncode:
             sys.stderr.write(done.stderr)
             raise ValueError(f"demo: the {name} part ended with exit code {done.returncode}")
+    return 0
+
+
+def _plot(options: argparse.Namespace) -> int:
+    from nncf_ext.plotting import plot_run
+
+    for path in plot_run(options.folder, options.output):
+        print(path)
     return 0
 
 

@@ -196,6 +196,17 @@ class Controller:
         terms = {a.algorithm: a.loss(self._training(a), self._states[a.algorithm]) for a in self._algorithms}
         return {name: term for name, term in terms.items() if term is not None}
 
+    def loss_values(self) -> dict[str, float]:
+        """Each algorithm's term as a number; without those that need a training forward, where there was none."""
+        values = {}
+        for algorithm in self._algorithms:
+            if algorithm.needs_teacher and self._outputs is None:
+                continue
+            term = algorithm.loss(*self._seen_by(algorithm))
+            if term is not None:
+                values[algorithm.algorithm] = float(self._adapter.to_numpy(term))
+        return values
+
     def compression_stage(self) -> CompressionStage:
         stages = [a.stage(self.clock, self._states[a.algorithm]) for a in self._algorithms]
         return reduce(CompressionStage.combine, stages) if stages else CompressionStage.FULLY_COMPRESSED

@@ -49,6 +49,34 @@ class CompressionStatistics:
         return self.to_str()
 
 
+def prepare_for_tensorboard(statistics: CompressionStatistics) -> dict[str, float]:
+    """The plain numbers of all reports, by `<algorithm>/<name>`."""
+    return {
+        f"{algorithm}/{field.name}": float(getattr(report, field.name))
+        for algorithm, report in statistics.reports.items()
+        if report is not None
+        for field in fields(report)
+        if isinstance(getattr(report, field.name), int | float)
+    }
+
+
+def layer_numbers(statistics: CompressionStatistics) -> dict[str, dict[str, float]]:
+    """The numbers of the reports' rows that have a name, by `<algorithm>/<number>` and the row's name."""
+    found: dict[str, dict[str, float]] = {}
+    for algorithm, report in statistics.reports.items():
+        rows = [row for field in fields(report) for row in _named_rows(getattr(report, field.name))] if report is not None else []
+        for row in rows:
+            for field in fields(row):
+                value = getattr(row, field.name)
+                if isinstance(value, int | float):
+                    found.setdefault(f"{algorithm}/{field.name}", {})[row.name] = float(value)
+    return found
+
+
+def _named_rows(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) and value and is_dataclass(value[0]) and hasattr(value[0], "name") else ()
+
+
 def tables(title: str, report: Any) -> list[Table]:
     """A dataclass as tables: its plain fields as one, each field with several rows as another."""
     plain = Table("", "", title=title, title_justify="left", show_header=False)

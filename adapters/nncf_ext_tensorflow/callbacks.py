@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from importlib.util import find_spec
 from typing import Any
 
 import keras
 
 from nncf_ext.controller import Controller
+from nncf_ext.report import prepare_for_tensorboard
+from nncf_ext.run_log import RunLog
 
 
 def create_compression_callbacks(
@@ -16,8 +17,8 @@ def create_compression_callbacks(
 ) -> list[keras.callbacks.Callback]:
     """Callbacks for `model.fit`.
 
-    log_tensorboard: write the numbers of `statistics()` to `log_dir` after each epoch (nothing where `log_dir` is None).
-    log_text: print them.
+    log_dir: after each epoch, what `fit` measured and the numbers of `statistics()` go to `run.jsonl` there (for
+    `nncf-ext plot`) and, with log_tensorboard, to TensorBoard. log_text: print the statistics.
     Raises ValueError where TensorBoard is wanted and not installed.
     """
     if log_tensorboard and log_dir and find_spec("tensorboard") is None:
@@ -25,6 +26,8 @@ def create_compression_callbacks(
     callbacks: list[keras.callbacks.Callback] = [StepSchedules(compression_ctrl)]
     if log_text or (log_tensorboard and log_dir):
         callbacks.append(LogStatistics(compression_ctrl, log_text, log_dir if log_tensorboard else None))
+    if log_dir:
+        callbacks.append(LogRun(RunLog(log_dir, compression_ctrl)))
     return callbacks
 
 
@@ -40,6 +43,17 @@ class StepSchedules(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         self._controller.scheduler.step()
+
+
+class LogRun(keras.callbacks.Callback):
+    """Writes the run's log."""
+
+    def __init__(self, log: RunLog):
+        super().__init__()
+        self._log = log
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._log.epoch(**{name: float(value) for name, value in (logs or {}).items()})
 
 
 class LogStatistics(keras.callbacks.Callback):
@@ -61,11 +75,8 @@ class LogStatistics(keras.callbacks.Callback):
         if self._writer is None:
             self._writer = tf.summary.create_file_writer(self._log_dir)
         with self._writer.as_default(step=epoch):
-            for name, report in statistics.reports.items():
-                for field in fields(report) if report is not None else ():
-                    value = getattr(report, field.name)
-                    if isinstance(value, int | float):
-                        tf.summary.scalar(f"compression/{name}/{field.name}", value)
+            for name, value in prepare_for_tensorboard(statistics).items():
+                tf.summary.scalar(f"compression/statistics/{name}", value)
 
     def on_train_end(self, logs: Any = None) -> None:
         if self._writer is not None:

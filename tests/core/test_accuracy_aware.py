@@ -13,6 +13,7 @@ from nncf_ext.accuracy_aware import AccuracyAwareLoop, Search, settings_of
 from nncf_ext.algorithms.algorithm import CompressionStage
 from nncf_ext.checkpoint import load_checkpoint, save_checkpoint
 from nncf_ext.config.models import AccuracyAwareParams
+from nncf_ext.report import CompressionStatistics
 
 ABSOLUTE = {"maximal_absolute_accuracy_degradation": 0.01}
 
@@ -33,7 +34,8 @@ class FakeController:
     def __init__(self, threshold, rate=0.0, schedule=(), maximal=1.0):
         self.rate, self.threshold, self.schedule, self.maximal_compression_rate = rate, threshold, schedule, maximal
         self.tried, self.epoch = [], 0
-        self.scheduler = SimpleNamespace(epoch_step=self._epoch_step)
+        self.scheduler = SimpleNamespace(epoch_step=self._epoch_step, current_epoch=0)
+        self.statistics, self.loss_values = lambda: CompressionStatistics({}), dict
 
     def _epoch_step(self):
         if self.epoch < len(self.schedule):

@@ -120,6 +120,10 @@ class Adapter(Protocol):
         """Overwrite what `tensors` gave, name by name."""
         ...
 
+    def of_first_rank(self, value: Any) -> Any:
+        """What the first of several training processes has (plain data), on all of them; `value` where there is one."""
+        ...
+
     def to_numpy(self, array: Any) -> np.ndarray: ...
 
     def export_marked(self, attached: Any, example: Any, input_names: list[str] | None, output_names: list[str] | None) -> Any:

@@ -58,7 +58,7 @@ def compress(
     else:
         plan = compose(_with_lr_multiplier(a.plan(traced.graph, config.target_device), a, config) for a in algorithms)
         plan = replace(plan, skipped=plan.skipped + _opaque(traced.graph))
-        ranges = _ranges(adapter, model, traced, plan, algorithms, range_batches)
+        ranges = adapter.of_first_rank(_ranges(adapter, model, traced, plan, algorithms, range_batches))
         plan, values = _calibrated(plan, traced.graph, ranges)
     samples = list(islice(range_batches(), _KEPT_SAMPLES)) if range_batches is not None else []
     attached = adapter.apply(model, traced, plan, values)

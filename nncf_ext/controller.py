@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from functools import partial, reduce
 from pathlib import Path
@@ -88,7 +89,7 @@ class Controller:
         self._algorithms = tuple(algorithms)
         self._example, self._samples = example, tuple(samples)
         self._extras = extras or {}
-        self._outputs: Outputs | None = None
+        self._outputs: dict[int, Outputs] = {}  # by thread: replicas of a model in one process have one each
         self._states = {a.algorithm: a.start() for a in self._algorithms}
         self.clock = Clock()
         self.scheduler = Scheduler(self)
@@ -185,10 +186,10 @@ class Controller:
 
     def _loss_of_forward(self) -> Any:
         """For a framework that adds it by itself: the loss of the forward just made, once; None where there was none."""
-        if self._outputs is None and any(algorithm.needs_teacher for algorithm in self._algorithms):
+        if threading.get_ident() not in self._outputs and any(algorithm.needs_teacher for algorithm in self._algorithms):
             return None
         loss = self.compression_loss()
-        self._outputs = None
+        self._outputs.pop(threading.get_ident(), None)
         return loss
 
     def loss_terms(self) -> dict[str, Any]:
@@ -200,7 +201,7 @@ class Controller:
         """Each algorithm's term as a number; without those that need a training forward, where there was none."""
         values = {}
         for algorithm in self._algorithms:
-            if algorithm.needs_teacher and self._outputs is None:
+            if algorithm.needs_teacher and threading.get_ident() not in self._outputs:
                 continue
             term = algorithm.loss(*self._seen_by(algorithm))
             if term is not None:
@@ -305,7 +306,8 @@ class Controller:
 
     def _training(self, algorithm: Algorithm) -> Training:
         edits = self._attached.plan.of(algorithm.algorithm)
-        return Training(self._adapter, self._graph, self._attached, edits, self._outputs, self._extras)
+        outputs = self._outputs.get(threading.get_ident())
+        return Training(self._adapter, self._graph, self._attached, edits, outputs, self._extras)
 
     def _seen_by(self, algorithm: Algorithm) -> tuple[Training, State]:
         return self._training(algorithm), self._states[algorithm.algorithm]
@@ -326,7 +328,7 @@ class Controller:
 
         def after_forward(inputs: Any, outputs: Any) -> None:
             answers = self._adapter.infer(teacher, inputs)
-            self._outputs = Outputs(self._adapter.flatten(outputs), self._adapter.flatten(answers))
+            self._outputs[threading.get_ident()] = Outputs(self._adapter.flatten(outputs), self._adapter.flatten(answers))
 
         self._adapter.tap(self.model, after_forward)
 

@@ -112,6 +112,10 @@ class KerasAdapter:
         for name, value in tensors.items():
             variables[name].assign(value)
 
+    def of_first_rank(self, value: Any) -> Any:
+        """`value`: a strategy of tf.distribute that is supported has one process."""
+        return value
+
     def to_numpy(self, array: Any) -> np.ndarray:
         tensor: Any = keras.ops.convert_to_tensor(array)
         return np.asarray(tensor.numpy())

@@ -14,6 +14,7 @@ from nncf_ext.adapter import Attached, Values
 from nncf_ext.edits import Plan
 from nncf_ext.graph import Site
 from nncf_ext_torch import apply, batchnorm, observe, trace, xp
+from nncf_ext_torch.sharding import of_first_rank, overwrite, whole
 from nncf_ext_torch.sites import parameter_name
 from nncf_ext_torch.trace import ExampleInput, TorchTrace, evaluating, leaves
 
@@ -44,6 +45,8 @@ class TorchAdapter:
 
     def adapt_batchnorm(self, model: nn.Module, batches: Iterable[Any]) -> None:
         batchnorm.adapt_batchnorm(model, batches)
+        for name, statistic in of_first_rank(dict(model.named_buffers())).items():
+            model.get_buffer(name).copy_(statistic)
 
     def frozen_copy(self, model: nn.Module) -> nn.Module:
         return copy.deepcopy(model).eval().requires_grad_(False)
@@ -75,12 +78,14 @@ class TorchAdapter:
 
     def load_tensors(self, model: nn.Module, tensors: Mapping[str, np.ndarray]) -> None:
         state = model.state_dict()
-        with torch.no_grad():
-            for name, value in tensors.items():
-                state[name].copy_(torch.as_tensor(value))
+        for name, value in tensors.items():
+            overwrite(state[name], torch.as_tensor(value))
+
+    def of_first_rank(self, value: Any) -> Any:
+        return of_first_rank(value)
 
     def to_numpy(self, array: torch.Tensor) -> np.ndarray:
-        array = array.detach().cpu()
+        array = whole(array.detach()).cpu()
         return (array.float() if array.dtype in (torch.bfloat16, torch.float16) else array).numpy()
 
     def export_marked(self, attached: Any, example: Any, input_names: list[str] | None, output_names: list[str] | None) -> Any:

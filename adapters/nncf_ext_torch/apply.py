@@ -15,6 +15,7 @@ from nncf_ext.edits import Edit, Plan, Var
 from nncf_ext.graph import Site
 from nncf_ext_torch import xp
 from nncf_ext_torch.module_classes import edited_modules, install, uninstall
+from nncf_ext_torch.sharding import overwrite, whole
 from nncf_ext_torch.sites import module_edits, parameter_name
 from nncf_ext_torch.trace import ExampleInput, TorchTrace
 
@@ -70,7 +71,7 @@ class TorchAttached:
         self._parameters = {site: _split(model, name) for site, name in names.items()}
 
     def variables(self, edit: Edit) -> Mapping[str, torch.Tensor]:
-        return self._of(edit).variables
+        return {name: whole(variable) for name, variable in self._of(edit).variables.items()}
 
     def tensor_names(self, edit: Edit) -> Mapping[str, str]:
         variables = self._of(edit).variables
@@ -78,18 +79,17 @@ class TorchAttached:
         return {name: f"{owner}.{attribute}".lstrip(".") for name, attribute in variables.attributes.items()}
 
     def assign(self, edit: Edit, name: str, value: Any) -> None:
-        variable = self.variables(edit)[name]
+        variable = self._of(edit).variables[name]
         value = torch.as_tensor(value, device=variable.device)
         if value.shape != variable.shape:
             raise ValueError(f"{edit.key} {name}: found shape {tuple(value.shape)}, expected {tuple(variable.shape)}")
-        with torch.no_grad():
-            variable.copy_(value)
+        overwrite(variable, value)
 
     def parameter(self, site: Site) -> torch.Tensor:
         module, name = self._parameters[site]
         value = module._parameters[name]
         assert value is not None
-        return value
+        return whole(value)
 
     def set_enabled(self, edit: Edit, enabled: bool) -> None:
         self._of(edit).enabled = enabled

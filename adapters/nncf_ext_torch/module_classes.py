@@ -17,6 +17,7 @@ from torch import nn
 
 from nncf_ext_torch.function_mode import CallEdits, FunctionEdits, FunctionMode, Step, edited_arguments, edited_item
 from nncf_ext_torch.saved_tensors import recipes_kept
+from nncf_ext_torch.sharding import is_sharded
 
 
 @dataclass
@@ -101,6 +102,8 @@ def _new(base: type[nn.Module], parameters: tuple[str, ...], attribute: str) -> 
 def _parameter_property(name: str, attribute: str) -> property:
     def read(self: nn.Module) -> torch.Tensor:
         value: Any = self._parameters[name]
+        if is_sharded(value):  # FSDP looks at its shards; a forward runs on the whole parameter
+            return value
         try:
             for step in getattr(self, attribute).parameters[name]:
                 value = step(value, self.training)
@@ -130,7 +133,9 @@ def _forward(base: type[nn.Module], attribute: str) -> Callable[..., Any]:
         return output
 
     def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling() or not getattr(self, attribute).parameters:
+        # FSDP frees whole parameters after the forward pass: there is nothing to compute a recipe from
+        sharded = getattr(self, "_is_fsdp_managed_module", False)
+        if torch.compiler.is_compiling() or sharded or not getattr(self, attribute).parameters:
             return base.forward(self, *args, **kwargs)
         with recipes_kept():
             return base.forward(self, *args, **kwargs)

@@ -1,0 +1,40 @@
+"""Several processes: tensors that FSDP2 holds in shards, and values that must be the same on all ranks."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import torch
+from torch import distributed
+
+T = TypeVar("T")
+
+
+def is_sharded(tensor: torch.Tensor) -> bool:
+    return hasattr(tensor, "full_tensor")
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor itself or, of one in shards, all of it (all ranks must ask), attached to autodiff."""
+    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def overwrite(tensor: torch.Tensor, value: torch.Tensor) -> None:
+    """Copy `value`, which is whole and the same on all ranks, into a tensor that may be in shards."""
+    value = value.to(tensor.device, tensor.dtype)
+    if is_sharded(tensor):
+        from torch.distributed.tensor import distribute_tensor
+
+        sharded: Any = tensor
+        value = distribute_tensor(value, sharded.device_mesh, sharded.placements, src_data_rank=None)
+    with torch.no_grad():
+        tensor.copy_(value)
+
+
+def of_first_rank(value: T) -> T:
+    """What rank 0 has, on all ranks; `value` where there is one process only."""
+    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+        return value
+    box = [value]
+    distributed.broadcast_object_list(box, src=0)
+    return box[0]

@@ -48,6 +48,7 @@ class Parameter:
     slot: its name in the layer (`weight`, `kernel`, ...); always `weight` for the main one and `bias` for the bias.
     name: the framework's own full name. Two nodes that share a parameter show the same name.
     channel_axis: axis of the output channels in `shape` (for an embedding: the axis of the embedding vector).
+    input_axis: axis of a Conv's, Gemm's or MatMul's input channels.
     port: the input port that ONNX's operator gives this parameter (Conv, Gemm, MatMul 1, Gather 0; bias 2).
     """
 
@@ -57,6 +58,7 @@ class Parameter:
     channel_axis: int | None = None
     port: int | None = None
     trainable: bool = True
+    input_axis: int | None = None
 
 
 @dataclass(frozen=True)

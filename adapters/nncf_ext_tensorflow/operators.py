@@ -227,9 +227,6 @@ _LAYERS: Mapping[type, str] = {
     L.Flatten: "Flatten",
     L.Permute: "Transpose",
     L.RepeatVector: "Tile",
-    L.ZeroPadding1D: "Pad",
-    L.ZeroPadding2D: "Pad",
-    L.ZeroPadding3D: "Pad",
     L.Cropping1D: "Slice",
     L.Cropping2D: "Slice",
     L.Cropping3D: "Slice",
@@ -252,12 +249,13 @@ _LAYERS: Mapping[type, str] = {
 
 @dataclass(frozen=True)
 class Weight:
-    """A weight of a layer by its attribute there; channel_axis and port as in `nncf_ext.graph.Parameter`."""
+    """A weight of a layer by its attribute there; the axes and port as in `nncf_ext.graph.Parameter`."""
 
     slot: str
     attribute: str
     channel_axis: int | None
     port: int
+    input_axis: int | None = None
 
 
 @dataclass(frozen=True)
@@ -352,14 +350,14 @@ def _channels(layer: Any, input_shape: tuple[int | None, ...]) -> int | None:
 
 
 def _conv(layer: Any, input_shape: tuple[int | None, ...]) -> list[Stage]:
-    kernel = Weight("weight", _kernel_attribute(layer), layer.rank + 1, 1)  # (*spatial, in / groups, out)
+    kernel = Weight("weight", _kernel_attribute(layer), layer.rank + 1, 1, layer.rank)  # (*spatial, in / groups, out)
     depthwise = layer.groups > 1 and layer.groups == _channels(layer, input_shape)
     attrs = {**_spatial_attrs(layer), "depthwise": depthwise}
     return _then_activation(Stage("Conv", weights=_with_bias(layer, kernel), attrs=attrs), layer)
 
 
 def _conv_transpose(layer: Any, input_shape: tuple[int | None, ...]) -> list[Stage]:
-    kernel = Weight("weight", _kernel_attribute(layer), layer.rank, 1)  # (*spatial, out, in)
+    kernel = Weight("weight", _kernel_attribute(layer), layer.rank, 1, layer.rank + 1)  # (*spatial, out, in)
     return _then_activation(Stage("ConvTranspose", weights=_with_bias(layer, kernel), attrs=_spatial_attrs(layer)), layer)
 
 
@@ -368,13 +366,13 @@ def _depthwise_attrs(layer: Any, input_shape: tuple[int | None, ...]) -> dict[st
 
 
 def _depthwise_conv(layer: Any, input_shape: tuple[int | None, ...]) -> list[Stage]:
-    kernel = Weight("weight", _kernel_attribute(layer), layer.rank, 1)  # (*spatial, in, multiplier)
+    kernel = Weight("weight", _kernel_attribute(layer), layer.rank, 1, layer.rank)  # (*spatial, in, multiplier)
     return _then_activation(Stage("Conv", weights=_with_bias(layer, kernel), attrs=_depthwise_attrs(layer, input_shape)), layer)
 
 
 def _separable_conv(layer: Any, input_shape: tuple[int | None, ...]) -> list[Stage]:
-    first = Weight("weight", "depthwise_kernel", layer.rank, 1)
-    second = Weight("weight", "pointwise_kernel", layer.rank + 1, 1)
+    first = Weight("weight", "depthwise_kernel", layer.rank, 1, layer.rank)
+    second = Weight("weight", "pointwise_kernel", layer.rank + 1, 1, layer.rank)
     pointwise = Stage(
         "Conv", weights=_with_bias(layer, second), attrs={"data_format": layer.data_format, "groups": 1, "depthwise": False}
     )
@@ -383,7 +381,7 @@ def _separable_conv(layer: Any, input_shape: tuple[int | None, ...]) -> list[Sta
 
 
 def _dense(layer: Any, input_shape: tuple[int | None, ...]) -> list[Stage]:
-    kernel = Weight("weight", _kernel_attribute(layer), 1, 1)
+    kernel = Weight("weight", _kernel_attribute(layer), 1, 1, 0)
     op = "Gemm" if len(input_shape) == 2 else "MatMul"
     return _then_activation(Stage(op, weights=_with_bias(layer, kernel), attrs={"data_format": "channels_last"}), layer)
 
@@ -422,6 +420,15 @@ def _layer_norm(layer: Any, input_shape: tuple[int | None, ...]) -> list[Stage]:
     return [Stage("LayerNormalization", weights=_scale_and_shift(layer), attrs=_public_attrs(layer, "axis", "epsilon"))]
 
 
+def _zero_padding(layer: Any, input_shape: tuple[int | None, ...]) -> list[Stage]:
+    widths = [(width, width) if isinstance(width, int) else tuple(width) for width in layer.padding]
+    if isinstance(layer, L.ZeroPadding1D):
+        widths = [tuple(layer.padding)]
+    first = getattr(layer, "data_format", "channels_last") == "channels_first"
+    widths = [(0, 0), (0, 0), *widths] if first else [(0, 0), *widths, (0, 0)]
+    return [Stage("Pad", attrs={"pads": tuple(before for before, _ in widths) + tuple(after for _, after in widths)})]
+
+
 def _activation_layer(layer: Any, input_shape: tuple[int | None, ...]) -> list[Stage]:
     return [Stage(stage.op) for stage in _activation(layer)] or [Stage("Identity")]
 
@@ -454,6 +461,9 @@ _DESCRIPTIONS: Mapping[Any, Callable[[Any, tuple[int | None, ...]], list[Stage]]
     L.Embedding: _embedding,
     L.BatchNormalization: _batch_norm,
     L.LayerNormalization: _layer_norm,
+    L.ZeroPadding1D: _zero_padding,
+    L.ZeroPadding2D: _zero_padding,
+    L.ZeroPadding3D: _zero_padding,
     L.Activation: _activation_layer,
     L.PReLU: _prelu,
     L.Rescaling: _rescaling,

@@ -325,7 +325,7 @@ class _Tracer:
         variable = getattr(layer, weight.attribute)
         self.variables[Site(node, weight.slot)] = (layer, weight.attribute, variable)
         name, shape = self.names.variables[id(variable)], tuple(variable.shape)
-        return Parameter(weight.slot, name, shape, weight.channel_axis, weight.port, variable.trainable)
+        return Parameter(weight.slot, name, shape, weight.channel_axis, weight.port, variable.trainable, weight.input_axis)
 
     def _attention(self, layer: Any, name: str, call: int, tensors: list[tuple[Path, _Tensor]], node: Any) -> list[_Tensor]:
         """MultiHeadAttention as its projections, two products and a softmax (apply.py runs it that way where a site needs it)."""

@@ -149,23 +149,24 @@ class Signature:
     arguments: tuple[str, ...]
     ports: Mapping[str, int]
     channel_axis: int | None = 0  # of the weight, negative from the end; None: not a weight to be compressed per channel
+    input_axis: int | None = None  # the same for the input channels, where the operator sums over them
 
 
-def _signature(arguments: str, channel_axis: int | None = 0, **ports: int) -> Signature:
-    return Signature(tuple(arguments.split()), ports, channel_axis)
+def _signature(arguments: str, channel_axis: int | None = 0, input_axis: int | None = None, **ports: int) -> Signature:
+    return Signature(tuple(arguments.split()), ports, channel_axis, input_axis)
 
 
-_CONV = _signature("input weight bias stride padding dilation groups", input=0, weight=1, bias=2)
+_CONV = _signature("input weight bias stride padding dilation groups", input_axis=1, input=0, weight=1, bias=2)
 _CONV_TRANSPOSE = _signature(
-    "input weight bias stride padding output_padding groups dilation", channel_axis=1, input=0, weight=1, bias=2
+    "input weight bias stride padding output_padding groups dilation", 1, 0, input=0, weight=1, bias=2
 )
 _SIGNATURES = {
     **dict.fromkeys(_NAMES_BY_TYPE["Conv"].split(), _CONV),
     **dict.fromkeys(_NAMES_BY_TYPE["ConvTranspose"].split(), _CONV_TRANSPOSE),
-    **dict.fromkeys(("matmul", "mm", "bmm", "__matmul__"), _signature("input other", channel_axis=-1, input=0, other=1)),
-    "linear": _signature("input weight bias", input=0, weight=1, bias=2),
-    "addmm": _signature("input mat1 mat2", channel_axis=-1, mat1=0, mat2=1, input=2),
-    "baddbmm": _signature("input batch1 batch2", channel_axis=-1, batch1=0, batch2=1, input=2),
+    **dict.fromkeys(("matmul", "mm", "bmm", "__matmul__"), _signature("input other", -1, -2, input=0, other=1)),
+    "linear": _signature("input weight bias", input_axis=1, input=0, weight=1, bias=2),
+    "addmm": _signature("input mat1 mat2", -1, -2, mat1=0, mat2=1, input=2),
+    "baddbmm": _signature("input batch1 batch2", -1, -2, batch1=0, batch2=1, input=2),
     "embedding": _signature("input weight", channel_axis=1, input=1, weight=0),
     "batch_norm": _signature("input running_mean running_var weight bias", input=0, weight=1, bias=2),
     "instance_norm": _signature("input running_mean running_var weight bias", input=0, weight=1, bias=2),
@@ -225,6 +226,15 @@ def channel_axis(function: Callable[..., Any], argument: str, shape: tuple[int, 
     return axis % len(shape) if -len(shape) <= axis < len(shape) else 0
 
 
+def input_axis(function: Callable[..., Any], argument: str, shape: tuple[int, ...]) -> int | None:
+    """Axis of the input channels in a weight of that shape, given as `argument`; None where there is none."""
+    found = signature(function)
+    if found is None or found.input_axis is None or parameter_slot(function, argument) != "weight" or len(shape) < 2:
+        return None
+    axis = -1 if argument == "input" else found.input_axis
+    return axis % len(shape)
+
+
 def operator_type(function: Callable[..., Any], arguments: Mapping[str, Any], args: tuple[Any, ...], output: Any) -> str:
     """ONNX operator type of one call, or the function's own name where there is none.
 
@@ -255,6 +265,12 @@ def attributes(op: str, arguments: Mapping[str, Any], args: tuple[Any, ...], kwa
         return _convolution(op, arguments)
     if op in ("Gemm", "MatMul") and "weight" in arguments:
         return {"transB": 1}  # torch.nn.functional.linear: (out, in)
+    if op.startswith("Reduce") or op in ("ArgMax", "ArgMin"):
+        axes = kwargs.get("dim", args[1] if len(args) > 1 else None)
+        found = {"keepdims": int(kwargs.get("keepdim", args[2] if len(args) > 2 else False))}
+        return found if axes is None or axes == () else {"axes": (axes,) if isinstance(axes, int) else tuple(axes), **found}
+    if op == "Pad":
+        return _padding(args, kwargs)
     if op in _AXIS_DEFAULTS:
         position = 2 if op == "Split" else 1
         axis = kwargs.get("dim", kwargs.get("start_dim", args[position] if len(args) > position else _AXIS_DEFAULTS[op]))
@@ -279,3 +295,12 @@ def _convolution(op: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         "dilation": per_dimension(arguments.get("dilation", 1)),
         "depthwise": groups > 1 and groups == channels,
     }
+
+
+def _padding(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """torch counts (before, after) from the last axis on; ONNX all befores, then all afters."""
+    given = dict(zip(("input", "pad", "mode", "value"), args, strict=False)) | dict(kwargs)
+    rank, pad = given["input"].dim(), [int(width) for width in given["pad"]]
+    pad += [0] * (2 * rank - len(pad))
+    pads = tuple(pad[0::2][::-1] + pad[1::2][::-1])
+    return {"pads": pads, "mode": given.get("mode", "constant"), "value": given.get("value") or 0}

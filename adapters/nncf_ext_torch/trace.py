@@ -263,7 +263,8 @@ class _Recorder(TorchFunctionMode):
     def _parameter(self, slot: str, tensor: torch.Tensor, function: Any, formal: str, port: int) -> Parameter:
         shape = tuple(tensor.shape)
         axis = operators.channel_axis(function, formal, shape)
-        return Parameter(slot, self.constants[tensor], shape, axis, port, tensor.requires_grad)
+        input_axis = operators.input_axis(function, formal, shape)
+        return Parameter(slot, self.constants[tensor], shape, axis, port, tensor.requires_grad, input_axis)
 
     def _connect(self, tensor: torch.Tensor, target: str, port: int) -> None:
         source = self.producers.get(tensor)

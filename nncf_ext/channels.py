@@ -1,0 +1,127 @@
+"""Which channels of a model have to go together when one of them is removed: what structured pruning may take out.
+
+The model is executed on numbers of units instead of values (`channel_flow.py`): every output channel of a layer is a unit, and
+operators join units (an addition: channel by channel), pass them on, or end them (a convolution: its kernel has an input slice
+for each). A unit is therefore a set of slices of parameters. If all its `output` and `follower` slices are zero, everything
+that the unit makes is zero until `input` slices multiply it: removing all slices of a unit that is not blocked gives the outputs
+that zeroing them gives. The idea of coupled groups: Fang et al. 2023 (DepGraph, arXiv:2301.12900), section 3.
+
+What the analysis relies on and cannot see: sizes written into the model's code (`x.view(n, 4, 16)`, `x[:, :64]`, the number of
+groups of a grouped convolution or group norm, of which whole groups go). Who removes channels changes those as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from nncf_ext.channel_flow import run
+from nncf_ext.channel_units import Dimension, Role, Units
+from nncf_ext.graph import Graph, Site
+
+
+@dataclass(frozen=True)
+class Member:
+    """One dimension of a parameter whose entries belong to units of a group.
+
+    site: where the parameter is used first; other nodes may read it too (they show the same `Parameter.name`).
+    units: per index along `axis` the unit that it belongs to; -1: not of this group (another part of a concatenation).
+    role: `output` makes the channels (a convolution's kernel, along its output channels); `input` consumes them;
+        `follower` goes along (a bias, a norm's scale, shift and statistics, a depthwise kernel, a positional embedding).
+    """
+
+    site: Site
+    axis: int
+    units: tuple[int, ...]
+    role: Role
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Units that are made and consumed by the same parameters, and can be removed independently of each other.
+
+    name: of the node that makes the channels first. members: in execution order.
+    blocked: why no unit of it can be removed without changing what the model computes, or None.
+    """
+
+    name: str
+    size: int
+    members: tuple[Member, ...]
+    blocked: str | None = None
+
+
+def channel_groups(graph: Graph) -> tuple[ChannelGroup, ...]:
+    """All groups of coupled channels, in execution order. Channels that no parameter makes (the model's inputs) are in none."""
+    units = Units()
+    while True:
+        units.begin()
+        tensors = run(graph, units)
+        if not units.join() and not _made_rectangular(units, tensors):
+            return tuple(_groups(units))
+
+
+def _made_rectangular(units: Units, tensors: list[np.ndarray]) -> bool:
+    """Join units such that a tensor without one of them is still a tensor; whether there was something to join.
+
+    Where channels vary along several axes of a tensor (a reshape of them to (groups, channels of a group)), what goes is a whole
+    slice. It goes along the axis with more of them: channel shuffle takes the same channels out of each group.
+    """
+    for ids in (*tensors, *(dimension.ids for dimension in units.dimensions())):
+        varying = [axis for axis, size in enumerate(ids.shape) if size > 1]
+        if len(varying) > 1:
+            kept = max(varying, key=lambda axis: ids.shape[axis])
+            units.together(ids, [axis for axis in varying if axis != kept], "its channels are laid out in several dimensions")
+            return units.join()
+    return False
+
+
+def _groups(units: Units) -> Iterator[ChannelGroup]:
+    """Units with the same members, as often in each, and with the same reason, are a group."""
+    dimensions = [(dimension, *_along_one_axis(dimension)) for dimension in units.dimensions()]
+    kinds = np.zeros(units.number, dtype=np.int64)
+    made = np.zeros(units.number, dtype=bool)
+    for dimension, _, ids in dimensions:
+        found, counts = np.unique(ids[ids >= 0], return_counts=True)
+        _, kind = np.unique(np.stack([kinds[found], counts]), axis=1, return_inverse=True)
+        kinds[found] = kinds.max(initial=0) + 1 + kind.reshape(-1)
+        made[found] |= dimension.role == "output"
+
+    reasons = {reason: index for index, reason in enumerate(dict.fromkeys(units.reasons.values()), 1)}
+    groups: dict[tuple[int, int], list[int]] = {}  # (kind, reason) -> units
+    group_of = np.full(units.number + 1, -1)  # [-1]: of index -1, which is no unit
+    number_of = np.full(units.number + 1, -1)
+    for _, _, ids in dimensions:
+        for unit in dict.fromkeys(ids[(ids >= 0) & (group_of[ids] < 0)].tolist()):
+            if made[unit]:
+                key = (int(kinds[unit]), reasons.get(units.reasons.get(unit, ""), 0))
+                number_of[unit] = len(groups.setdefault(key, []))
+                groups[key].append(unit)
+                group_of[unit] = list(groups).index(key)
+    members: list[list[Member]] = [[] for _ in groups]
+    for dimension, axis, ids in dimensions:
+        for group in dict.fromkeys(group_of[ids].tolist()):
+            if group >= 0:
+                of_group = np.where(group_of[ids] == group, number_of[ids], -1)
+                members[group].append(Member(dimension.site, axis, tuple(of_group.tolist()), dimension.role))
+
+    names: dict[str, int] = {}
+    for (_, reason), found, group_members in zip(groups, groups.values(), members, strict=True):
+        name = next(member.site.node for member in group_members if member.role == "output")
+        names[name] = names.get(name, 0) + 1
+        blocked = units.reasons[found[0]] if reason else None
+        if blocked is None and len(found) == 1:
+            blocked = "all of its channels would have to go at once"
+        yield ChannelGroup(f"{name}#{names[name]}" if names[name] > 1 else name, len(found), tuple(group_members), blocked)
+
+
+def _along_one_axis(dimension: Dimension) -> tuple[int, np.ndarray]:
+    """The axis of the parameter along which the units vary, and the unit at each index along it."""
+    sizes = dimension.ids.shape
+    place = max(range(len(sizes)), key=lambda i: sizes[i])
+    return dimension.axes[place], np.broadcast_to(dimension.ids, _only(dimension.shape, sizes, place)).reshape(-1)
+
+
+def _only(shape: tuple[int, ...], sizes: tuple[int, ...], place: int) -> tuple[int, ...]:
+    return tuple(shape[i] if i == place else size for i, size in enumerate(sizes))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,7 +41,7 @@ class Units:
         self._starts: dict[_Key, int] = {}
         self._uses: dict[_Key, list[tuple[Site, Role]]] = {}
         self._shapes: dict[_Key, tuple[int, ...]] = {}
-        self._kept: set[tuple[str, int]] = set()
+        self._kept: set[tuple[str, int | None]] = set()
         self._links: list[np.ndarray] = []
 
     def begin(self) -> None:
@@ -62,9 +62,9 @@ class Units:
         self._uses.setdefault(key, []).append((Site(node.name, parameter.slot), role))
         return self._ids(key)
 
-    def keep(self, parameter: Parameter, axes: tuple[int, ...]) -> None:
-        """The entries of a parameter along `axes` stay: no layer that shares it may lose them."""
-        self._kept.update((parameter.name, axis) for axis in axes)
+    def keep(self, parameter: str, axes: Iterable[int] | None = None) -> None:
+        """The entries of a parameter along `axes` (None: all) stay: no layer that shares it may lose them."""
+        self._kept.update([(parameter, None)] if axes is None else [(parameter, axis) for axis in axes])
 
     def _ids(self, key: _Key) -> np.ndarray:
         start, shape = self._starts[key], self._shapes[key]
@@ -102,7 +102,7 @@ class Units:
         views: dict[tuple[str, int], _Key] = {}
         for key in self._uses:
             for axis in key[1]:
-                if (key[0], axis) in self._kept:
+                if (key[0], axis) in self._kept or (key[0], None) in self._kept:
                     self.block(self._ids(key), f"{key[0]} is also used where its entries stay")
                 other = views.setdefault((key[0], axis), key)
                 if other != key:

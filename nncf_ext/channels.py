@@ -1,6 +1,6 @@
 """Which channels of a model have to go together when one of them is removed: what structured pruning may take out.
 
-The model is executed on numbers of units instead of values (`channel_flow.py`): every output channel of a layer is a unit, and
+The model is executed on numbers of units instead of values (`channel_operators.py`): every output channel of a layer is a unit, and
 operators join units (an addition: channel by channel), pass them on, or end them (a convolution: its kernel has an input slice
 for each). A unit is therefore a set of slices of parameters. If all its `output` and `follower` slices are zero, everything
 that the unit makes is zero until `input` slices multiply it: removing all slices of a unit that is not blocked gives the outputs
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nncf_ext.channel_flow import run
+from nncf_ext.channel_operators import run
 from nncf_ext.channel_units import Dimension, Role, Units
 from nncf_ext.graph import Graph, Site
 

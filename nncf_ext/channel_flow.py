@@ -100,6 +100,8 @@ class Step:
         """
         if parameter is None:
             return x, False
+        if any(parameter.shape[at] not in (1, x.shape[axis]) for at, axis in axis_of.items()):
+            raise NotFollowed
         axis_of = {at: axis % len(x.shape) for at, axis in axis_of.items() if parameter.shape[at] > 1}
         met = {axis: at for at, axis in axis_of.items() if axis in x.varying}
         if len(met) < len(x.varying):
@@ -148,6 +150,8 @@ class Step:
     def consume(self, x: Tensor, parameter: Parameter, axis_of: Mapping[int, int]) -> None:
         """The parameter's axes (keys) are multiplied with the tensor's axes (values), and summed over."""
         axes = tuple(sorted(axis_of))
+        if any(parameter.shape[at] != x.shape[axis] for at, axis in axis_of.items()):
+            raise NotFollowed
         own = self.units.of(self.node, parameter, axes, "input")
         if any(axis_of[at] in x.varying for at in axes):
             order = [axis_of[at] for at in axes]

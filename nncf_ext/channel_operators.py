@@ -218,7 +218,7 @@ def _matmul(step: Step) -> Tensor:
         return _einsum(step, equation, weight)
     if weight is None:
         a, b = step.inputs.get(0), step.inputs.get(1)
-        if a is None or b is None:
+        if a is None or b is None or "axes" in step.node.attrs:  # a product over other axes
             raise NotFollowed
         first, second, out = _matmul_labels(len(a.shape), len(b.shape))
         return _with_bias(step, step.contract([(a, first), (b, second)], out))
@@ -289,8 +289,7 @@ def _attention(step: Step) -> Tensor:
 
     batch = tuple(axis for axis in range(rank - 1) if axis != length)
     scores = step.contract([(q, labels("query", "sum")), (k, labels("key", "sum"))], (*batch, "query", "key"))
-    if 3 in step.inputs:
-        scores = step.meet([scores, step.inputs[3]], scores.shape)
+    scores = step.meet([scores, *(x for port, x in step.inputs.items() if port > 2)], scores.shape)  # masks
     scores = step.together(replace(scores, offset=not_zero(step)), [rank - 1], "normalises over them")
     return step.contract([(scores, (*batch, "query", "key")), (v, labels("key", "value"))], labels("query", "value"))
 

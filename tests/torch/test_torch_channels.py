@@ -66,8 +66,9 @@ def check_units(model: nn.Module, example: ExampleInput, units_per_group: int = 
     model = copy.deepcopy(model).eval()
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in model.parameters():  # biases of zero and scales of one would hide mistakes
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=random))
+        for parameter in model.parameters():
+            if parameter.ndim == 1:  # biases of zero and scales of one would hide mistakes
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=random))
         for module in model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
                 module.running_mean.add_(torch.randn(module.running_mean.shape, generator=random))
@@ -105,7 +106,8 @@ def check_removal(model: nn.Module, example: ExampleInput, seed: int = 0) -> tup
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=random))
+            if parameter.ndim == 1:
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=random))
     graph, groups = groups_of(model, example)
     parameters = dict(model.named_parameters())
     kept: dict[tuple[str, int], Tensor] = {}

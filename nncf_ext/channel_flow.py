@@ -117,16 +117,16 @@ class Step:
         self.units.block(np.where(theirs < 0, own, -1), STAYS)
         return x, True
 
-    def own(self, parameter: Parameter | None) -> Tensor:
-        """A parameter as a tensor (a class token), which goes along with what it meets."""
+    def own(self, parameter: Parameter | None, but: int | None = None) -> Tensor:
+        """A parameter as a tensor (a class token), which goes along with what it meets; not along axis `but`."""
         if parameter is None:
             raise NotFollowed
-        axes = tuple(axis for axis, size in enumerate(parameter.shape) if size > 1)
+        axes = tuple(axis for axis, size in enumerate(parameter.shape) if size > 1 and axis != but)
         if len(axes) != 1:
             self.units.keep(parameter.name)
             return plain(parameter.shape)
         ids = self.units.of(self.node, parameter, axes, "follower")
-        return Tensor(parameter.shape, ids.reshape(parameter.shape))
+        return Tensor(parameter.shape, ids.reshape([size if axis in axes else 1 for axis, size in enumerate(parameter.shape)]))
 
     def meet(self, tensors: Sequence[Tensor], shape: Shape) -> Tensor:
         """Tensors that are combined element by element, with numpy's broadcasting, have the same units at the same places."""

@@ -35,7 +35,8 @@ def run(graph: Graph, units: Units) -> list[np.ndarray]:
                 raise NotFollowed
         except NotFollowed:
             results = _opaque(step)
-        values.update({(node.name, port): replace(tensor, ids=collapsed(tensor.ids)) for port, tensor in results.items()})
+        for port, tensor in results.items():
+            values[node.name, port] = replace(tensor, ids=collapsed(tensor.ids)) if 0 not in tensor.shape else plain(tensor.shape)
     units.end()
     return [tensor.ids for tensor in values.values()]
 
@@ -309,7 +310,9 @@ def _gather(step: Step) -> Tensor:
             step.units.block(indices.ids, f"{step} looks rows up by them")
         shape = step.shape()
         return step.make(weight, {weight.channel_axis: len(shape) - 1}, shape)
-    x, axis = step.x, step.attr("axis") % len(step.x.shape)
+    axis = step.attr("axis")
+    x = step.x if weight is None else step.own(weight, but=axis)  # a table of position biases: indices are constants
+    axis %= len(x.shape)
     indices = step.node.attrs.get("indices")
     if indices is not None:
         ids = x.ids.take(indices, axis=axis) if axis in x.varying else x.ids
@@ -385,8 +388,14 @@ def _softmax(step: Step) -> Tensor:
 
 
 def _along(step: Step) -> Tensor:
-    """Cumulative sums and the like: positions along the axis count."""
-    return step.together(step.x, _axes(step), "counts them")
+    """Cumulative sums, the largest, ...: positions along the axis count."""
+    x, axes = step.x, _axes(step)
+    x = step.together(x, axes, "counts them")
+    if any(axis in axes for axis in x.varying):
+        raise NotFollowed
+    shape = step.shape(x)
+    indices = [replace(index, ids=step.without(index, axes)) for index in list(step.inputs.values())[1:]]
+    return replace(step.meet([replace(x, shape=shape), *indices], shape), offset=x.offset)
 
 
 # Windows and reductions ---------------------------------------------------------------------------------------------------------
@@ -594,6 +603,7 @@ def _concat(step: Step) -> Tensor:
     shape = (*parts[0].shape[:axis], sum(x.shape[axis] for x in parts), *parts[0].shape[axis + 1 :])
     if any(size >= 0 and size != shape[at] for at, size in enumerate(step.shapes.get(0, shape))):
         raise NotFollowed  # a part is not in the graph
+    parts = [x for x in parts if x.shape[axis]] or parts[:1]
     offset = next((x.offset for x in parts if x.offset), "")
     if all(axis not in x.varying for x in parts) and any(x.varying for x in parts):  # not along the channels
         one = [replace(x, shape=(*x.shape[:axis], 1, *x.shape[axis + 1 :])) for x in parts]

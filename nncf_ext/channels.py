@@ -12,6 +12,7 @@ groups of a grouped convolution or group norm, of which whole groups go). Who re
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -80,48 +81,50 @@ def _made_rectangular(units: Units, tensors: list[np.ndarray]) -> bool:
 def _groups(units: Units) -> Iterator[ChannelGroup]:
     """Units with the same members, as often in each, and with the same reason, are a group."""
     dimensions = [(dimension, *_along_one_axis(dimension)) for dimension in units.dimensions()]
-    kinds = np.zeros(units.number, dtype=np.int64)
-    made = np.zeros(units.number, dtype=bool)
-    for dimension, _, ids in dimensions:
-        found, counts = np.unique(ids[ids >= 0], return_counts=True)
-        _, kind = np.unique(np.stack([kinds[found], counts]), axis=1, return_inverse=True)
-        kinds[found] = kinds.max(initial=0) + 1 + kind.reshape(-1)
-        made[found] |= dimension.role == "output"
-
-    reasons = {reason: index for index, reason in enumerate(dict.fromkeys(units.reasons.values()), 1)}
-    groups: dict[tuple[int, int], list[int]] = {}  # (kind, reason) -> units
-    group_of = np.full(units.number + 1, -1)  # [-1]: of index -1, which is no unit
+    kinds, made = _kinds(units, [(dimension.role, ids) for dimension, _, ids in dimensions])
+    group_of = np.full(units.number + 1, -1)  # the last one is for index -1, which is no unit
     number_of = np.full(units.number + 1, -1)
+    groups: dict[tuple[int, str | None], list[int]] = {}  # (kind, reason) -> units
     for _, _, ids in dimensions:
         for unit in dict.fromkeys(ids[(ids >= 0) & (group_of[ids] < 0)].tolist()):
             if made[unit]:
-                key = (int(kinds[unit]), reasons.get(units.reasons.get(unit, ""), 0))
-                number_of[unit] = len(groups.setdefault(key, []))
-                groups[key].append(unit)
-                group_of[unit] = list(groups).index(key)
-    members: list[list[Member]] = [[] for _ in groups]
+                key = (int(kinds[unit]), units.reasons.get(unit))
+                members = groups.setdefault(key, [])
+                group_of[unit] = group_of[members[0]] if members else len(groups) - 1
+                number_of[unit] = len(members)
+                members.append(unit)
+
+    members_of: list[list[Member]] = [[] for _ in groups]
     for dimension, axis, ids in dimensions:
         for group in dict.fromkeys(group_of[ids].tolist()):
             if group >= 0:
-                of_group = np.where(group_of[ids] == group, number_of[ids], -1)
-                members[group].append(Member(dimension.site, axis, tuple(of_group.tolist()), dimension.role))
+                numbers = np.where(group_of[ids] == group, number_of[ids], -1)
+                members_of[group].append(Member(dimension.site, axis, tuple(numbers.tolist()), dimension.role))
 
-    names: dict[str, int] = {}
-    for (_, reason), found, group_members in zip(groups, groups.values(), members, strict=True):
-        name = next(member.site.node for member in group_members if member.role == "output")
-        names[name] = names.get(name, 0) + 1
-        blocked = units.reasons[found[0]] if reason else None
-        if blocked is None and len(found) == 1:
-            blocked = "all of its channels would have to go at once"
-        yield ChannelGroup(f"{name}#{names[name]}" if names[name] > 1 else name, len(found), tuple(group_members), blocked)
+    names: Counter[str] = Counter()
+    for (_, reason), of_group, members in zip(groups, groups.values(), members_of, strict=True):
+        name = next(member.site.node for member in members if member.role == "output")
+        names[name] += 1
+        if reason is None and len(of_group) == 1:
+            reason = "all of its channels would have to go at once"
+        yield ChannelGroup(f"{name}#{names[name]}" if names[name] > 1 else name, len(of_group), tuple(members), reason)
+
+
+def _kinds(units: Units, dimensions: list[tuple[Role, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """By unit: a number that is the same for units that occur in the same dimensions, as often; whether a layer makes it."""
+    kinds = np.zeros(units.number, dtype=np.int64)
+    made = np.zeros(units.number, dtype=bool)
+    for role, ids in dimensions:
+        found, counts = np.unique(ids[ids >= 0], return_counts=True)
+        _, kind = np.unique(np.stack([kinds[found], counts]), axis=1, return_inverse=True)
+        kinds[found] = kinds.max(initial=0) + 1 + kind.reshape(-1)
+        made[found] |= role == "output"
+    return kinds, made
 
 
 def _along_one_axis(dimension: Dimension) -> tuple[int, np.ndarray]:
     """The axis of the parameter along which the units vary, and the unit at each index along it."""
     sizes = dimension.ids.shape
     place = max(range(len(sizes)), key=lambda i: sizes[i])
-    return dimension.axes[place], np.broadcast_to(dimension.ids, _only(dimension.shape, sizes, place)).reshape(-1)
-
-
-def _only(shape: tuple[int, ...], sizes: tuple[int, ...], place: int) -> tuple[int, ...]:
-    return tuple(shape[i] if i == place else size for i, size in enumerate(sizes))
+    ids = np.broadcast_to(dimension.ids, [dimension.shape[i] if i == place else 1 for i in range(len(sizes))])
+    return dimension.axes[place], ids.reshape(-1)

@@ -182,7 +182,7 @@ _SIGNATURES = {
 # Where a parameter is the main weight of an operator, and where its bias.
 _WEIGHT_ARGUMENTS = frozenset({"weight", "other", "mat2", "batch2"})
 # Operators whose operand is a parameter that is laid out for another operator.
-LAYOUT = frozenset({"Expand", "Concat", "Reshape", "Unsqueeze", "Slice"})
+LAYOUT = frozenset({"Expand", "Concat", "Reshape", "Unsqueeze", "Slice", "Gather"})
 _LEFT_OPERANDS = frozenset({"matmul", "mm", "bmm", "__matmul__"})
 
 

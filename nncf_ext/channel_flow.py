@@ -112,7 +112,8 @@ class Step:
             self.units.keep(parameter.name, axis_of)
             return x, False
         own = self.units.of(self.node, parameter, axes, "follower")
-        theirs = x.ids.transpose([axis_of[at] for at in axes] + [a for a in range(len(x.shape)) if a not in met]).reshape(own.shape)
+        order = [axis_of[at] for at in axes]
+        theirs = x.ids.transpose(order + [axis for axis in range(len(x.shape)) if axis not in order]).reshape(own.shape)
         self.units.link(own, theirs)
         self.units.block(np.where(theirs < 0, own, -1), STAYS)
         return x, True
@@ -210,7 +211,7 @@ class Step:
 
 
 def _laid_out(x: Tensor, labels: Labels, out: Labels) -> Tensor:
-    """`x` with axes `out`: without those (along which its units do not vary) that are not in there, of size 1 where it has none."""
+    """`x` with axes `out`: of size 1 where it has none, and without its others (along which units do not vary)."""
     kept = sorted((axis for axis, label in enumerate(labels) if label in out), key=lambda axis: out.index(labels[axis]))
     dropped = [axis for axis in range(len(labels)) if axis not in kept]
     new = [axis for axis, label in enumerate(out) if label not in labels]
@@ -236,5 +237,3 @@ def is_zero(x: Tensor) -> bool:
 def _aligned(x: Tensor, rank: int) -> Tensor:
     missing = (1,) * (rank - len(x.shape))
     return Tensor(missing + x.shape, x.ids.reshape(missing + x.ids.shape), x.offset)
-
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -82,7 +82,7 @@ def _output(step: Step) -> dict[int, Tensor]:
 
 
 def _elementwise(offset: Callable[[Step, list[Tensor], bool], str]) -> Callable[[Step], Tensor]:
-    """offset(step, operands, whether its parameters lose what the result loses): what makes the result differ from zero, or ""."""
+    """offset(step, operands, whether the parameters lose what the result loses): what makes something else of zeros, or ""."""
 
     def operator(step: Step) -> Tensor:
         operands = [step.inputs[port] for port in sorted(step.inputs)]
@@ -109,8 +109,9 @@ def _aligned(parameter: Parameter, shape: Shape) -> dict[int, int]:
 def _zeros_of_zeros(step: Step, operands: list[Tensor], follows: bool) -> str:
     """Zero where all operands are. A sum of one operand has a second one, a constant."""
     broken = next((x.offset for x in operands if x.offset), "")
-    has_constant = bool(step.node.attrs.get("constants")) or len(operands) + len(step.node.parameters) < _OPERANDS.get(step.node.op, 1)
-    return broken or ("" if follows and not has_constant and all(map(is_zero, operands)) else not_zero(step))
+    known = len(operands) + len(step.node.parameters)
+    complete = known >= _OPERANDS.get(step.node.op, 1) and not step.node.attrs.get("constants")
+    return broken or ("" if complete and follows and all(map(is_zero, operands)) else not_zero(step))
 
 
 _OPERANDS = {"Add": 2, "Sub": 2, "Max": 2, "Min": 2}
@@ -255,10 +256,10 @@ def _einsum(step: Step, equation: str, weight: Parameter | None = None) -> Tenso
         raise NotFollowed
     if weight is None:
         labels = [_labels(factor, len(x.shape)) for factor, x in zip(factors, operands, strict=True)]
-        unfolded = max((len(x) - len(f.replace("...", "")) for x, f in zip(labels, factors, strict=True) if "..." in f), default=0)
         if any(len(set(each)) < len(each) for each in labels):
             raise NotFollowed
-        return step.contract(list(zip(operands, labels, strict=True)), _labels(out, len(out.replace("...", "")) + unfolded))
+        unnamed = max(sum(isinstance(label, int) for label in each) for each in labels)
+        return step.contract(list(zip(operands, labels, strict=True)), _labels(out, len(out.replace("...", "")) + unnamed))
     x = operands[0]
     shape = step.shape(x)
     own = _labels(factors[1], len(weight.shape))
@@ -539,7 +540,8 @@ def _tile(step: Step) -> Tensor:
     missing = (1,) * (rank - len(x.shape))
     ids = x.ids.reshape(missing + x.ids.shape)
     shape = tuple(size * times for size, times in zip(missing + x.shape, repeats, strict=True))
-    return Tensor(shape, np.tile(ids, [times if size > 1 else 1 for size, times in zip(ids.shape, repeats, strict=True)]), x.offset)
+    times = [n if size > 1 else 1 for size, n in zip(ids.shape, repeats, strict=True)]
+    return Tensor(shape, np.tile(ids, times), x.offset)
 
 
 def _slice(step: Step) -> Tensor:
@@ -572,8 +574,7 @@ def _split(step: Step) -> dict[int, Tensor]:
     axis, sizes = step.attr("axis") % len(x.shape), step.attr("split")
     if sum(sizes) != x.shape[axis]:
         raise NotFollowed
-    ends = np.cumsum(sizes)
-    parts = [x.ids[(slice(None),) * axis + (slice(end - n, end),)] if axis in x.varying else x.ids for n, end in zip(sizes, ends)]
+    parts = np.split(x.ids, np.cumsum(sizes)[:-1], axis=axis) if axis in x.varying else [x.ids] * len(sizes)
     if axis in x.varying and "num_outputs" in step.node.attrs:
         for part in parts[1:]:
             if part.shape != parts[0].shape:
@@ -618,7 +619,7 @@ def _with_axis(x: Tensor, axis: int) -> Tensor:
 
 
 def _depth_to_space(step: Step) -> Tensor:
-    """A channel of the result takes blocksize^2 of the input: neighbours (`mode` CRD, as torch) or far ones (DCR, as TensorFlow)."""
+    """A channel of the result takes blocksize^2 of the input: neighbours (`mode` CRD, torch) or far ones (DCR, TensorFlow)."""
     x, block = step.x, step.attr("blocksize") ** 2
     axis = len(x.shape) - 1 if _channels_last(step) else len(x.shape) - 3
     if axis in x.varying:
@@ -641,8 +642,8 @@ def _space_to_depth(step: Step) -> Tensor:
     return Tensor(step.shape(), ids, x.offset)
 
 
-_KEEP_ZEROS = """Identity Cast Dropout Add Sub Sum Mean Max Min Relu LeakyRelu Elu Selu Celu Gelu Swish Mish HardSwish Tanh Softsign
-Neg Abs Sqrt Erf Sin Sinh Tan Floor Ceil Round Sign"""
+_KEEP_ZEROS = """Identity Cast Dropout Add Sub Sum Mean Max Min Relu LeakyRelu Elu Selu Celu Gelu Swish Mish HardSwish Tanh
+Softsign Neg Abs Sqrt Erf Sin Sinh Tan Floor Ceil Round Sign"""
 _DO_NOT = """Sigmoid HardSigmoid Softplus Exp Log Cos Reciprocal Mod Where Less LessOrEqual Greater GreaterOrEqual Equal Not And
 Or Xor IsNaN ThresholdedRelu Trilu"""
 

@@ -1,4 +1,4 @@
-"""The units that `channels.py` counts: one for each index along an axis of a parameter, joined where they cannot be told apart."""
+"""The units that `channels.py` counts: one for each index along an axis of a parameter, joined where they go together."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class Units:
     def dimensions(self) -> Iterator[Dimension]:
         """What the last pass used, in its order."""
         for key, uses in self._uses.items():
-            role = min((role for _, role in uses), key=_PRIORITY.index)
+            role = next(role for role in _PRIORITY if any(use == role for _, use in uses))
             yield Dimension(uses[0][0], key[1], self._shapes[key], collapsed(self._ids(key)), role)
 
 

@@ -1,13 +1,17 @@
 """Which channels of a model have to go together when one of them is removed: what structured pruning may take out.
 
-The model is executed on numbers of units instead of values (`channel_operators.py`): every output channel of a layer is a unit, and
-operators join units (an addition: channel by channel), pass them on, or end them (a convolution: its kernel has an input slice
-for each). A unit is therefore a set of slices of parameters. If all its `output` and `follower` slices are zero, everything
-that the unit makes is zero until `input` slices multiply it: removing all slices of a unit that is not blocked gives the outputs
-that zeroing them gives. The idea of coupled groups: Fang et al. 2023 (DepGraph, arXiv:2301.12900), section 3.
+The model is executed on numbers of units instead of values (`channel_operators.py`). Every output channel of a layer is a unit;
+operators join units (an addition does, channel by channel), pass them on, or end them (a kernel has an input slice for each).
+A unit thus is a set of slices of parameters. While all its `output` and `follower` slices are zero, everything that the unit
+makes is zero until `input` slices multiply it: removing all slices of a unit that is not blocked gives the outputs that zeroing
+them gives. Coupled groups are the idea of Fang et al. 2023 (DepGraph, arXiv:2301.12900), section 3.
 
-What the analysis relies on and cannot see: sizes written into the model's code (`x.view(n, 4, 16)`, `x[:, :64]`, the number of
-groups of a grouped convolution or group norm, of which whole groups go). Who removes channels changes those as well.
+Units that are laid out along several axes of one tensor go in whole slices, and so do those that a layer normalises or
+multiplies with each other: a head of an attention, a group of a grouped convolution or of a group norm. A layer norm over all
+channels blocks them, because it would compute something else of fewer.
+
+What the analysis cannot see are sizes in the model's code (`x.view(n, 4, 16)`, `x[:, :64]`, `groups`, `num_groups`). Who removes
+channels changes those as well, or finds out by running the model.
 """
 
 from __future__ import annotations
@@ -116,8 +120,8 @@ def _kinds(units: Units, dimensions: list[tuple[Role, np.ndarray]]) -> tuple[np.
     made = np.zeros(units.number, dtype=bool)
     for role, ids in dimensions:
         found, counts = np.unique(ids[ids >= 0], return_counts=True)
-        _, kind = np.unique(np.stack([kinds[found], counts]), axis=1, return_inverse=True)
-        kinds[found] = kinds.max(initial=0) + 1 + kind.reshape(-1)
+        _, kind = np.unique(kinds[found] * (counts.max(initial=0) + 1) + counts, return_inverse=True)
+        kinds[found] = kinds.max(initial=0) + 1 + kind
         made[found] |= role == "output"
     return kinds, made
 

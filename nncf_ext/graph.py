@@ -65,8 +65,15 @@ class Parameter:
 class Node:
     """One executed operator. `module` is the framework's path of the layer that ran it ("" where none did).
 
-    attrs: what the core knows of it by ONNX's names, and `depthwise`, `data_format`, `scattered_output` (its results are not one
-    tensor that is passed on, so that there is no `output` site).
+    attrs: what the core knows of it, by ONNX's names where ONNX has one: `axis`, `axes`, `keepdims`, `perm`, `pads`, `mode`,
+    `value`, `min`, `max`, `equation`, `num_groups`, `blocksize`, `repeats`, `num_outputs`, `new_axis`; `split`, the sizes of parts.
+    Beside these:
+    groups, depthwise, kernel, stride, padding, dilation: of a convolution. data_format: `channels_last` or `channels_first`.
+    index: of a Slice, numpy's (slices, whole numbers, None, Ellipsis). indices: of a Gather, where they are constants.
+    exponent: of a Pow, where it is a number. head_axis: of an Attention, where it is not the third last one.
+    constants: shapes, by port, of operands that are no parameters and do not depend on the model's inputs.
+    reads: names of parameters that it reads and that are not among `parameters`.
+    scattered_output: its results are not one tensor that is passed on, so that there is no `output` site.
     """
 
     name: str

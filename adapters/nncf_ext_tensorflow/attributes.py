@@ -106,7 +106,7 @@ def _lookup(name: str, given: Mapping[str, Any], shape: Shape, outputs: Sequence
     axis, indices = given.get("axis"), given.get("indices")
     if axis is None:
         return {"axis": 0} if name == "gather" else {}
-    if isinstance(indices, keras.KerasTensor | keras.Variable) or np.ndim(indices) != 1:
+    if indices is None or isinstance(indices, keras.KerasTensor | keras.Variable) or np.ndim(indices) != 1:
         return {"axis": axis}
     return {"axis": axis, "indices": tuple(int(i) for i in np.asarray(indices))}
 

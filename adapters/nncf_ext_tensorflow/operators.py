@@ -274,6 +274,9 @@ class Stage:
     output_shape: tuple[int | None, ...] | None = None
 
 
+_LAYER_ATTRS = ("axis", "axes", "data_format", "strides", "padding", "pool_size", "keepdims")
+
+
 def stages_of(layer: Any, input_shape: tuple[int | None, ...]) -> list[Stage] | None:
     """The operators that a layer of Keras runs one after the other; None for a layer that is not in the tables.
 
@@ -286,7 +289,7 @@ def stages_of(layer: Any, input_shape: tuple[int | None, ...]) -> list[Stage] | 
         if isinstance(layer, kind) and unpatched_class(layer).call is kind.call:
             if kind is L.ReLU and (layer.max_value is not None or layer.negative_slope or layer.threshold):
                 op = "Clip" if layer.max_value is not None and not layer.negative_slope else "LeakyRelu"
-            return [Stage(op, attrs=_public_attrs(layer, "axis", "axes", "data_format", "strides", "padding", "pool_size", "keepdims"))]
+            return [Stage(op, attrs=_public_attrs(layer, *_LAYER_ATTRS))]
     return None
 
 

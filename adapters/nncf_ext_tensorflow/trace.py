@@ -413,9 +413,7 @@ class _Tracer:
         parameters = tuple(parameter for parameter in found.values() if parameter is not None)
         reads = tuple(self.names.variables.get(id(operands[port]), "") for port, parameter in found.items() if parameter is None)
         constants = {
-            port: tuple(tensor.shape)
-            for port, (_, tensor) in enumerate(tensors)
-            if not tensor.source and found.get(port) is None
+            port: tuple(tensor.shape) for port, (_, tensor) in enumerate(tensors) if not tensor.source and found.get(port) is None
         }
         attrs = operation_attributes(op, operation, node)
         attrs |= {key: value for key, value in {"reads": reads, "constants": constants}.items() if value}

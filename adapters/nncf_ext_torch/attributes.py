@@ -214,15 +214,11 @@ _DESCRIPTIONS: Mapping[str, Callable[..., dict[str, Any]]] = {
     "Tile": _repetition,
     "Clip": _limits,
     "Pad": _padding,
-    **dict.fromkeys(
-        ("DepthToSpace", "SpaceToDepth"), lambda name, args, given: {"blocksize": given["factor"], "mode": "CRD"}
-    ),
+    **dict.fromkeys(("DepthToSpace", "SpaceToDepth"), lambda name, args, given: {"blocksize": given["factor"], "mode": "CRD"}),
     **dict.fromkeys(
         ("LayerNormalization", "RMSNormalization"), lambda name, args, given: {"axis": -len(given["normalized_shape"])}
     ),
     "GroupNormalization": lambda name, args, given: {"num_groups": given["num_groups"]},
-    "InstanceNormalization": lambda name, args, given: (
-        {} if given.get("use_input_stats", True) else {"running_statistics": True}
-    ),
+    "InstanceNormalization": lambda name, args, given: {} if given.get("use_input_stats", True) else {"running_statistics": True},
     "Einsum": lambda name, args, given: {"equation": given["equation"]} if isinstance(given.get("equation"), str) else {},
 }

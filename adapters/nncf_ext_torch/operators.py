@@ -157,9 +157,7 @@ def _signature(arguments: str, channel_axis: int | None = 0, input_axis: int | N
 
 
 _CONV = _signature("input weight bias stride padding dilation groups", input_axis=1, input=0, weight=1, bias=2)
-_CONV_TRANSPOSE = _signature(
-    "input weight bias stride padding output_padding groups dilation", 1, 0, input=0, weight=1, bias=2
-)
+_CONV_TRANSPOSE = _signature("input weight bias stride padding output_padding groups dilation", 1, 0, input=0, weight=1, bias=2)
 _ELEMENTWISE = " ".join(_NAMES_BY_TYPE[op] for op in ("Add", "Sub", "Mul", "Div")).split()
 _SIGNATURES = {
     **dict.fromkeys(_NAMES_BY_TYPE["Conv"].split(), _CONV),
@@ -239,7 +237,9 @@ def channel_axis(function: Callable[..., Any], argument: str | None, shape: tupl
 def input_axis(function: Callable[..., Any], argument: str | None, shape: tuple[int, ...]) -> int | None:
     """Axis of the input channels in a weight of that shape, given as `argument`; None where there is none."""
     found = signature(function)
-    if found is None or argument is None or found.input_axis is None or len(shape) < 2 or parameter_slot(function, argument) != "weight":
+    if found is None or argument is None or found.input_axis is None:
+        return None
+    if len(shape) < 2 or parameter_slot(function, argument) != "weight":
         return None
     axis = -1 if argument == "input" else found.input_axis
     return axis % len(shape)

@@ -91,7 +91,7 @@ def check_units(model: nn.Module, example: ExampleInput, units_per_group: int = 
                 for parameter, axis, index in slices["input"]:
                     parameter.index_add_(axis, torch.tensor(index), torch.randn(_part(parameter, axis, index), generator=random))
             for before, after in zip(zeroed, outputs_of(model, example), strict=True):
-                torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-5, msg=lambda text: f"{group.name} {unit}: {text}")
+                torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-5)
             with torch.no_grad():
                 for name, parameter in parameters.items():
                     parameter.copy_(plain[name])
@@ -162,7 +162,10 @@ MODELS: list[tuple[Callable[[], Any], ExampleInput, int, int]] = [  # number of 
 ]
 
 
-@pytest.mark.parametrize(("build", "example", "count", "units"), MODELS, ids=["resnet18", "mobilenet_v2", "hf_resnet", "hf_mobilenet_v2", "bert", "vit", "llama"])
+_NAMES = ["resnet18", "mobilenet_v2", "hf_resnet", "hf_mobilenet_v2", "bert", "vit", "llama"]
+
+
+@pytest.mark.parametrize(("build", "example", "count", "units"), MODELS, ids=_NAMES)
 def test_units_of_whole_models(build: Callable[[], Any], example: ExampleInput, count: int, units: int) -> None:
     torch.manual_seed(0)
     model = build()
@@ -399,7 +402,6 @@ NETS: dict[str, tuple[dict[str, nn.Module], Callable[..., Any], ExampleInput, di
         {"first": 4, "fc": 5},
     ),
 }
-FIXED_SIZES = {"pixel_shuffle"}  # `_adapt` knows nothing of PReLU
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -411,6 +413,71 @@ def test_units_of_one_mechanism(name: str) -> None:
     found = {group.name: group.size for group in free(groups)}
     assert {_layer(group): size for group, size in found.items()} == expected
     check_removal(model, example)
+
+
+def _transformers(name: str, **settings: Any) -> Callable[[], Any]:
+    def build() -> Any:
+        import transformers
+
+        kind = name.partition("For")[0].removesuffix("LMHeadModel").removesuffix("EncoderModel")
+        return getattr(transformers, name)(getattr(transformers, f"{kind}Config")(**settings))
+
+    return build
+
+
+_LANGUAGE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 100}
+ARCHITECTURES: list[
+    tuple[Callable[[], Any], ExampleInput, list[int], bool]
+] = [  # sizes of free groups; whether code has no sizes
+    (  # windows of 4x4 with a table of position biases; the second block rolls its input, which is not an ONNX operator
+        _transformers("SwinForImageClassification", image_size=64, embed_dim=24, depths=[2, 2], num_heads=[2, 4], window_size=4),
+        PIXELS,
+        [2, 96, 2, 96, 4, 192, 4, 192],
+        True,
+    ),
+    (  # grouped convolutions of 8 channels, squeeze-excite
+        _transformers("RegNetForImageClassification", embedding_size=16, hidden_sizes=[32, 64], depths=[1, 2], groups_width=8),
+        PIXELS,
+        [16, 32, 4, 4, 64, 8, 8, 8, 16],
+        True,
+    ),
+    (  # query and key are normalised head by head
+        _transformers("Qwen3ForCausalLM", **_LANGUAGE, num_key_value_heads=2, head_dim=8, use_cache=False),
+        TOKENS,
+        [2, 64, 2, 64],
+        True,
+    ),
+    (  # query, key and value in one matrix, split at fixed places
+        _transformers("GPT2LMHeadModel", n_embd=32, n_layer=2, n_head=4, vocab_size=100, use_cache=False),
+        TOKENS,
+        [4, 128, 4, 128],
+        False,
+    ),
+    (  # the position biases of the first layer's heads are added in the second one too
+        _transformers("T5EncoderModel", d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, vocab_size=100),
+        TOKENS,
+        [4, 64, 64],
+        True,
+    ),
+    (
+        lambda: nn.TransformerEncoderLayer(8, 2, 16, batch_first=True),
+        ROWS,
+        [2, 16],
+        False,
+    ),
+]
+
+
+_ARCHITECTURES = ["swin", "regnet", "qwen3", "gpt2", "t5", "encoder_layer"]
+
+
+@pytest.mark.parametrize(("build", "example", "sizes", "removable"), ARCHITECTURES, ids=_ARCHITECTURES)
+def test_units_of_other_architectures(build: Callable[[], Any], example: ExampleInput, sizes: list[int], removable: bool) -> None:
+    torch.manual_seed(0)
+    model = build()
+    assert sorted(group.size for group in free(check_units(model, example))) == sorted(sizes)
+    if removable:
+        check_removal(model, example)
 
 
 def _layer(node: str) -> str:

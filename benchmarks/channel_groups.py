@@ -1,6 +1,8 @@
 """Which channels go together, beside what Torch-Pruning's DepGraph says, and how long it takes to find out.
 
     python -m benchmarks.channel_groups [--quick]
+
+Torch-Pruning runs in .venv-peers.
 """
 
 from __future__ import annotations
@@ -62,15 +64,15 @@ def compared(graph: Graph, groups: tuple[ChannelGroup, ...], theirs: list[Any]) 
 
 
 def measured(name: str, rounds: int) -> tuple[Graph, tuple[ChannelGroup, ...], float, float]:
-    """(graph, groups, best seconds of tracing and analysis, of the analysis alone)."""
+    """(graph, groups, best CPU seconds of tracing and analysis, of the analysis alone)."""
     model, example = getattr(models_torch, name)().eval(), MODELS[name][1]
     whole, alone = [], []
     for _ in range(rounds):
-        start = time.perf_counter()
+        start = time.process_time()
         graph = trace(model, example).graph
-        traced = time.perf_counter()
+        traced = time.process_time()
         groups = channel_groups(graph)
-        end = time.perf_counter()
+        end = time.process_time()
         whole.append(end - start)
         alone.append(end - traced)
     return graph, groups, min(whole), min(alone)  # pyright: ignore[reportPossiblyUnbound]
@@ -97,7 +99,7 @@ def main() -> None:
         [
             f"{machine()}; one thread.\n",
             show("Groups, and what Torch-Pruning's channels are in them", HEADER, rows),
-            show("Seconds", ("", "trace and analysis", "analysis alone", "Torch-Pruning"), times),
+            show("CPU seconds, best of five", ("", "trace and analysis", "analysis alone", "Torch-Pruning"), times),
         ]
     )
     if not options.quick:

@@ -13,7 +13,6 @@ from nncf_ext.graph import Node, Parameter, Site
 
 Role = Literal["output", "input", "follower"]
 _Key = tuple[str, tuple[int, ...]]  # a parameter's name, and axes of it
-_PRIORITY: tuple[Role, ...] = ("output", "follower", "input")
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,8 @@ class Units:
     def dimensions(self) -> Iterator[Dimension]:
         """What the last pass used, in its order."""
         for key, uses in self._uses.items():
-            role = next(role for role in _PRIORITY if any(use == role for _, use in uses))
+            roles = {role for _, role in uses}
+            role: Role = "output" if "output" in roles else "follower" if "follower" in roles else "input"
             yield Dimension(uses[0][0], key[1], self._shapes[key], collapsed(self._ids(key)), role)
 
 

@@ -66,7 +66,7 @@ class Node:
     """One executed operator. `module` is the framework's path of the layer that ran it ("" where none did).
 
     attrs: what the core knows of it, by ONNX's names where ONNX has one: `axis`, `axes`, `keepdims`, `perm`, `pads`, `mode`,
-    `value`, `min`, `max`, `equation`, `num_groups`, `blocksize`, `repeats`, `num_outputs`, `new_axis`; `split`, the sizes of parts.
+    `value`, `min`, `max`, `equation`, `num_groups`, `blocksize`, `repeats`, `num_outputs`, `new_axis`, and `split` (sizes).
     Beside these:
     groups, depthwise, kernel, stride, padding, dilation: of a convolution. data_format: `channels_last` or `channels_first`.
     index: of a Slice, numpy's (slices, whole numbers, None, Ellipsis). indices: of a Gather, where they are constants.

@@ -1,0 +1,350 @@
+"""Filter pruning: whole filters are masked, to a level that a schedule raises, and leave the stripped model (NNCF 2.x)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, State, Training
+from nncf_ext.channels import ChannelGroup, channel_groups
+from nncf_ext.config import ConfigError
+from nncf_ext.config.models import FilterPruningConfig
+from nncf_ext.edits import MASK, Edit, Plan, Range, Removal, Transform, Var
+from nncf_ext.graph import INPUT, Graph, Node, Site
+from nncf_ext.importance import norm, unit_importance
+from nncf_ext.ops import has_weight
+from nncf_ext.prunable import (
+    Keep,
+    PrunableModel,
+    least_important,
+    least_important_for_flops,
+    most_without_emptying,
+    same_share,
+    same_share_for_flops,
+)
+from nncf_ext.schedules import Clock, exponential, exponential_with_bias
+from nncf_ext.scopes import MARKER, Inherited, considered, matches, select
+
+_MASKED_SLOTS = frozenset({"weight", "bias"})  # of followers; running statistics of a BatchNorm stay as they are
+
+
+class FilterMask(Transform):
+    """x * mask, with a value (1 keep, 0 prune) per index along each of `axes`. Pruned filters keep their weights while masks
+    change, and may come back."""
+
+    kind: Literal["filter_mask"] = "filter_mask"
+    stage: ClassVar[int] = MASK
+
+    axes: tuple[int, ...]
+
+    def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:
+        sizes = [size if axis in self.axes else 1 for axis, size in enumerate(shape)]
+        return self, {"mask": Var(np.ones(sizes, np.float32))}
+
+    def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
+        return x * xp.cast_like(variables["mask"], x)
+
+
+@dataclass(frozen=True)
+class PrunedLayer:
+    """pruned_level: share of its filters that are pruned."""
+
+    name: str
+    shape: tuple[int, ...]
+    pruned_level: float
+
+
+@dataclass(frozen=True)
+class FilterPruningStatistics:
+    """Of the model as it is when the pruned channels are taken out. `pruning_level`: share of the prunable filters that are
+    pruned; `target_pruning_level`: what the schedule asks for now, of FLOPs with pruning_flops_target."""
+
+    pruning_level: float
+    target_pruning_level: float
+    full_flops: int
+    current_flops: int
+    full_params_num: int
+    current_params_num: int
+    full_filters_num: int
+    current_filters_num: int
+    layers: tuple[PrunedLayer, ...]
+
+
+class FilterPruning(FilterPruningConfig, Algorithm):
+    transforms: ClassVar[tuple[type[Transform], ...]] = (FilterMask,)
+
+    def plan(self, graph: Graph, target_device: str) -> Plan:
+        select([node.name for node in graph.nodes], self.ignored_scopes, self.target_scopes, self.validate_scopes, self.where)
+        groups, refused = self._divided(graph)
+        self._check_named(refused)
+        if not groups:
+            why = next(iter(refused.items()), ("the model", "has no layer with filters"))
+            raise ConfigError(f"{self.where or self.algorithm}: found no filter that can be pruned: {': '.join(why)}")
+        model = PrunableModel(graph, groups)
+        self._check_target(model)
+        axes: dict[str, set[int]] = {}
+        for member in (member for group in groups for member in group.members if self._is_masked(graph, member)):
+            axes.setdefault(model.parameter(member.site), set()).add(member.axis)
+        sites: dict[str, list[Site]] = {name: [] for name in axes}
+        for node in graph.nodes:
+            for parameter in node.parameters:
+                if parameter.name in sites:
+                    sites[parameter.name].append(Site(node.name, parameter.slot))
+        edits = tuple(Edit(tuple(sites[name]), FilterMask(axes=tuple(sorted(axes[name]))), self.algorithm) for name in axes)
+        return Plan(edits, tuple(refused.items()))
+
+    def start(self) -> State:
+        return {"level": 0.0, "frozen": False}
+
+    def initialize(self, training: Training, state: State) -> State:
+        return self._prune(training, state, self.pruning_init if self.params.num_init_steps == 0 else 0.0)
+
+    def epoch_step(self, training: Training, clock: Clock, state: State) -> State:
+        if state["frozen"]:
+            return state
+        state = self._prune(training, state, self.level(clock.epoch))
+        rising = 0 if self.params.schedule == "baseline" else self.params.pruning_steps
+        return {**state, "frozen": clock.epoch >= self.params.num_init_steps + rising}
+
+    def stage(self, clock: Clock, state: State) -> CompressionStage:
+        if state["level"] >= self.params.target:
+            return CompressionStage.FULLY_COMPRESSED
+        return CompressionStage.UNCOMPRESSED if state["level"] == 0 else CompressionStage.PARTIALLY_COMPRESSED
+
+    def level(self, epoch: float) -> float:
+        """The schedule: share wanted in epoch `epoch`, of filters or of FLOPs."""
+        params = self.params
+        since = epoch - params.num_init_steps
+        if since < 0:
+            return 0.0
+        if params.schedule == "baseline":
+            return params.target
+        rise = exponential if params.schedule == "exponential" else exponential_with_bias
+        return rise(self.pruning_init, params.target, since, params.pruning_steps - 1)
+
+    def compression_rate(self, training: Training, state: State) -> float:
+        """Share that is pruned: of FLOPs with pruning_flops_target, else the level."""
+        if self.params.pruning_flops_target is None:
+            return state["level"]
+        model = self._model(training)
+        return 1 - model.cost(self._kept(training, model)).flops / model.full.flops
+
+    def maximal_compression_rate(self, training: Training) -> float:
+        return self._highest_level(self._model(training))
+
+    def set_compression_rate(self, training: Training, state: State, rate: float) -> State:
+        return self._prune(training, state, rate)
+
+    def removals(self, training: Training, state: State) -> tuple[Removal, ...]:
+        model = self._model(training)
+        keep = [
+            units if self._is_exact(training.graph, group) else np.ones_like(units)
+            for group, units in zip(model.groups, self._kept(training, model), strict=True)
+        ]
+        return model.removals(keep)
+
+    def report(self, training: Training, clock: Clock, state: State) -> FilterPruningStatistics:
+        model = self._model(training)
+        keep = self._kept(training, model)
+        now, stays = model.cost(keep), model.kept(keep)
+        weights = {
+            weight.name: (node, weight)
+            for node in reversed(training.graph.nodes)
+            if has_weight(node) and node.op != "Gather" and (weight := node.parameter("weight")) is not None
+        }
+        axes = {
+            model.parameter(edit.site): edit.transform.axes for edit in training.edits if isinstance(edit.transform, FilterMask)
+        }
+        full = current = 0
+        layers = []
+        for name, (node, weight) in reversed(weights.items()):
+            filters = left = weight.shape[weight.channel_axis or 0]
+            if name in axes:
+                filters = math.prod(weight.shape[axis] for axis in axes[name])
+                left = math.prod(int(stays[name, axis].sum()) for axis in axes[name])
+                layers.append(PrunedLayer(node.name, weight.shape, 1 - left / filters))
+            full, current = full + filters, current + left
+        return FilterPruningStatistics(
+            1 - float(np.concatenate(keep).mean()),
+            state["level"],
+            model.full.flops,
+            now.flops,
+            model.full.parameters,
+            now.parameters,
+            full,
+            current,
+            tuple(layers),
+        )
+
+    # Which groups ---------------------------------------------------------------------------------------------------------
+
+    def _model(self, training: Training) -> PrunableModel:
+        return PrunableModel(training.graph, self._divided(training.graph)[0])
+
+    def _divided(self, graph: Graph) -> tuple[list[ChannelGroup], dict[str, str]]:
+        """The groups to prune; and why not, for every node with a weight that has no channel in them."""
+        first = _first_convolutions(graph)
+        groups: list[ChannelGroup] = []
+        refused = {node.name: "has no channels that could be pruned" for node in graph.nodes if has_weight(node)}
+        chosen: set[str] = set()
+        for group in channel_groups(graph):
+            nodes = {member.site.node for member in group.members if member.role != "input"}
+            objection = self._objection(graph, group, first)
+            if objection is None:
+                groups.append(group)
+                chosen |= nodes
+                continue
+            culprit, reason = objection
+            for name in nodes & set(refused):
+                refused[name] = reason if culprit in ("", name) else f"is coupled with {culprit}, which {reason}"
+        return groups, {name: reason for name, reason in refused.items() if name not in chosen}
+
+    def _objection(self, graph: Graph, group: ChannelGroup, first: set[str]) -> tuple[str, str] | None:
+        """Why a group is left alone, if it is: (the node that it is about, or "", and what is with it)."""
+        if group.blocked is not None:
+            return "", group.blocked
+        if group.size < 2:
+            return "", "has a single filter"
+        nodes = {member.site.node: graph[member.site.node] for member in group.members if member.role != "input"}
+        for name, node in nodes.items():
+            if matches(name, self.ignored_scopes):
+                return name, "is in ignored_scopes"
+            if has_weight(node) and not considered(name, (), self.target_scopes):
+                return name, "is not in target_scopes"
+            if not self.params.prune_first_conv and name in first:
+                return name, "is a first convolution, and prune_first_conv is false"
+            if not self.params.prune_downsample_convs and node.op == "Conv" and _stride(node) > 1:
+                return name, "has a stride, and prune_downsample_convs is false"
+        return None
+
+    def _check_named(self, refused: Mapping[str, str]) -> None:
+        """ConfigError where target_scopes names exactly what cannot be pruned."""
+        for pattern in self.target_scopes or ():
+            if MARKER in pattern or isinstance(pattern, Inherited):
+                continue
+            for name, reason in refused.items():
+                if matches(name, (pattern,)):
+                    raise ConfigError(f"{self.where}.target_scopes: {name} cannot be pruned: {reason}")
+
+    def _is_masked(self, graph: Graph, member: Any) -> bool:
+        if member.role == "input" or (member.role == "follower" and member.site.slot not in _MASKED_SLOTS):
+            return False
+        return self.params.prune_batch_norms or graph[member.site.node].op != "BatchNormalization"
+
+    def _is_exact(self, graph: Graph, group: ChannelGroup) -> bool:
+        """Whether a pruned unit contributes nothing, so that it can be taken out."""
+        return self.params.prune_batch_norms or all(
+            graph[member.site.node].op != "BatchNormalization" for member in group.members
+        )
+
+    # Which filters --------------------------------------------------------------------------------------------------------
+
+    def _highest_level(self, model: PrunableModel) -> float:
+        """Largest level that pruning can reach."""
+        if self.params.pruning_flops_target is not None:
+            scores = [np.zeros(group.size) for group in model.groups]
+            return 1 - model.cost(self._chosen(model, scores, 1.0)).flops / model.full.flops
+        if self.params.all_weights:
+            return most_without_emptying(model.groups) / sum(group.size for group in model.groups)
+        return 1.0
+
+    def _check_target(self, model: PrunableModel) -> None:
+        """ConfigError for a target that would empty a layer, or that the prunable layers cannot reach."""
+        flops = self.params.pruning_flops_target is not None
+        path = f"{self.where}.params.{'pruning_flops_target' if flops else 'pruning_target'}".lstrip(".")
+        highest = self._highest_level(model)
+        if self.params.target > highest:
+            why = "the rest is in layers that are not pruned" if flops else "more would empty a layer"
+            raise ConfigError(f"{path}: found {self.params.target}, expected at most {highest:.4f}: {why}")
+        if flops and model.costs.unknown_sizes:
+            raise ConfigError(
+                f"{path}: {model.costs.unknown_sizes[0]} has outputs of unknown size, expected a model with fixed input sizes"
+            )
+
+    def _chosen(self, model: PrunableModel, scores: Sequence[np.ndarray], level: float) -> list[np.ndarray]:
+        """The units that stay at `level`, given the importance of each."""
+        if self.params.pruning_flops_target is not None:
+            choose = least_important_for_flops if self.params.all_weights else same_share_for_flops
+            return choose(model, scores, (1 - level) * model.full.flops)
+        if self.params.all_weights:
+            total = sum(len(score) for score in scores)
+            return least_important(scores, min(round(level * total), most_without_emptying(model.groups)))
+        return same_share(model.groups, scores, level)
+
+    def _scores(self, training: Training, model: PrunableModel) -> list[np.ndarray]:
+        """Importance of each group's units: the sum over the layers that make its channels."""
+        xp, scores = training.xp, []
+        for group in model.groups:
+            total = np.zeros(group.size, np.float32)
+            made = {(model.parameter(m.site), m.axis): m for m in group.members if m.role == "output"}
+            for member in made.values():
+                weight = training.attached.parameter(member.site)
+                score = unit_importance(xp, weight, member.axis, member.units, group.size, self.params.filter_importance)
+                if self.params.all_weights:
+                    score = score / norm(xp, weight)
+                total += training.adapter.to_numpy(score)
+            scores.append(total)
+        return scores
+
+    def _prune(self, training: Training, state: State, level: float) -> State:
+        model = self._model(training)
+        self._assign(training, model, self._chosen(model, self._scores(training, model), level))
+        return {**state, "level": level}
+
+    def _assign(self, training: Training, model: PrunableModel, keep: Keep) -> None:
+        stays = model.kept(keep)
+        for edit in training.edits:
+            shape = training.graph.shape_of(edit.site)
+            mask = np.ones((), np.float32)
+            for axis in _mask_of(edit).axes:
+                sizes = [size if a == axis else 1 for a, size in enumerate(shape)]
+                mask = mask * stays[model.parameter(edit.site), axis].astype(np.float32).reshape(sizes)
+            training.attached.assign(edit, "mask", mask)
+
+    def _kept(self, training: Training, model: PrunableModel) -> list[np.ndarray]:
+        """The units that the masks keep."""
+        masks = {}
+        for edit in training.edits:
+            mask = training.variable(edit, "mask")
+            for axis in _mask_of(edit).axes:
+                others = tuple(a for a in range(mask.ndim) if a != axis)
+                masks[model.parameter(edit.site), axis] = mask.max(axis=others) > 0
+        keep = model.everything()
+        for units, group in zip(keep, model.groups, strict=True):
+            member = next(m for m in group.members if m.role == "output")
+            of_unit = np.asarray(member.units)
+            stays = masks[model.parameter(member.site), member.axis]
+            units[of_unit[of_unit >= 0]] = stays[of_unit >= 0]
+        return keep
+
+
+def _mask_of(edit: Edit) -> FilterMask:
+    assert isinstance(edit.transform, FilterMask)
+    return edit.transform
+
+
+def _stride(node: Node) -> int:
+    """The largest stride of a convolution."""
+    stride = node.attrs.get("stride", node.attrs.get("strides", 1))
+    return max(stride) if isinstance(stride, Sequence) else stride
+
+
+def _first_convolutions(graph: Graph) -> set[str]:
+    """The convolutions that the model's inputs reach first."""
+    found: set[str] = set()
+    seen: set[str] = set()
+    frontier = [node.name for node in graph.nodes if node.op == INPUT]
+    while frontier:
+        name = frontier.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        if graph[name].op == "Conv":
+            found.add(name)
+        else:
+            frontier.extend(edge.target for edge in graph.outputs_of.get(name, ()))
+    return found

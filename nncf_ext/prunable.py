@@ -1,0 +1,130 @@
+"""What can be pruned of a model: groups of coupled channels, which of their units are kept, and what the model then costs."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from nncf_ext.channels import ChannelGroup
+from nncf_ext.edits import Removal
+from nncf_ext.flops import Cost, CostModel
+from nncf_ext.graph import Graph, Site
+
+Keep = Sequence[np.ndarray]  # for each group a boolean per unit: whether it stays
+_MULTIPLE = 8  # widths that processors like
+_MOST = 0.9  # of a group's units may go when FLOPs decide
+
+
+class PrunableModel:
+    """`groups` of the model, of which any units but the last may go."""
+
+    def __init__(self, graph: Graph, groups: Sequence[ChannelGroup]):
+        self.graph, self.groups = graph, tuple(groups)
+        self.costs = CostModel(graph)
+        self.full = self.costs.cost({})
+
+    def everything(self) -> list[np.ndarray]:
+        return [np.ones(group.size, bool) for group in self.groups]
+
+    def kept(self, keep: Keep) -> dict[tuple[str, int], np.ndarray]:
+        """For every (parameter, axis) with channels of the groups: which indices stay."""
+        found: dict[tuple[str, int], np.ndarray] = {}
+        for group, units in zip(self.groups, keep, strict=True):
+            for member in group.members:
+                stays = np.append(units, True)[np.asarray(member.units)]  # unit -1 is the last: of no group
+                key = (self.parameter(member.site), member.axis)
+                found[key] = found[key] & stays if key in found else stays
+        return found
+
+    def cost(self, keep: Keep) -> Cost:
+        return self.costs.cost({key: int((~stays).sum()) for key, stays in self.kept(keep).items()})
+
+    def removals(self, keep: Keep) -> tuple[Removal, ...]:
+        """What to take out of the parameters, each named once."""
+        sites = {(self.parameter(m.site), m.axis): m.site for group in self.groups for m in reversed(group.members)}
+        return tuple(
+            Removal(sites[key], key[1], tuple(int(index) for index in np.flatnonzero(stays)))
+            for key, stays in self.kept(keep).items()
+            if not stays.all()
+        )
+
+    def parameter(self, site: Site) -> str:
+        """Name of the parameter at a site."""
+        parameter = self.graph[site.node].parameter(site.slot)
+        assert parameter is not None
+        return parameter.name
+
+
+def same_share(groups: Sequence[ChannelGroup], scores: Sequence[np.ndarray], level: float) -> list[np.ndarray]:
+    """Every group loses its least important units, at most the share `level`; what is left are multiples of 8 channels.
+
+    n units of c channels leave ceil(n * (1 - level) / s) * s, with s = 8 / gcd(8, c); n where there are fewer than s.
+    """
+    keep = []
+    for group, score in zip(groups, scores, strict=True):
+        step = _step(group)
+        left = min(math.ceil(round(group.size * (1 - level) / step, 9)) * step, group.size)
+        keep.append(_without(group.size, _ascending(score)[: group.size - left]))
+    return keep
+
+
+def same_share_levels(groups: Iterable[ChannelGroup]) -> list[float]:
+    """The levels at which `same_share` changes, ascending."""
+    levels = {0.0}
+    for group in groups:
+        step = _step(group)
+        levels |= {1 - left / group.size for left in range(step, group.size, step)}
+    return sorted(levels)
+
+
+def least_important(scores: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
+    """The `count` units with the smallest scores of all groups go, but none that is the last of its group."""
+    return _prefix(scores, _order(scores, [len(score) - 1 for score in scores]), count)
+
+
+def most_without_emptying(groups: Sequence[ChannelGroup]) -> int:
+    """How many units `least_important` can take away."""
+    return sum(group.size - 1 for group in groups)
+
+
+def same_share_for_flops(model: PrunableModel, scores: Sequence[np.ndarray], flops: float) -> list[np.ndarray]:
+    """`same_share` at the lowest level that leaves at most `flops`, or at the highest where none does."""
+    levels = same_share_levels(model.groups)
+    enough = bisect_left(levels, True, key=lambda level: model.cost(same_share(model.groups, scores, level)).flops <= flops)
+    return same_share(model.groups, scores, levels[min(enough, len(levels) - 1)])
+
+
+def least_important_for_flops(model: PrunableModel, scores: Sequence[np.ndarray], flops: float) -> list[np.ndarray]:
+    """Units go in the order of their scores, of each group at most nine in ten, until at most `flops` are left."""
+    order = _order(scores, [math.floor(_MOST * len(score)) for score in scores])
+    enough = bisect_left(range(len(order)), True, key=lambda count: model.cost(_prefix(scores, order, count)).flops <= flops)
+    return _prefix(scores, order, enough)
+
+
+def _step(group: ChannelGroup) -> int:
+    """Units that together make a multiple of 8 channels."""
+    channels = min(member.units.count(0) for member in group.members if member.role == "output")
+    return _MULTIPLE // math.gcd(_MULTIPLE, channels)
+
+
+def _ascending(score: np.ndarray) -> np.ndarray:
+    return np.argsort(score, kind="stable")
+
+
+def _without(size: int, units: np.ndarray | Sequence[int]) -> np.ndarray:
+    keep = np.ones(size, bool)
+    keep[np.asarray(units, int)] = False
+    return keep
+
+
+def _order(scores: Sequence[np.ndarray], quotas: Sequence[int]) -> list[tuple[int, int]]:
+    """(group, unit) by ascending score, of each group as many as its quota."""
+    allowed = [(group, unit) for group, score in enumerate(scores) for unit in _ascending(score)[: quotas[group]]]
+    return sorted(allowed, key=lambda place: scores[place[0]][place[1]])
+
+
+def _prefix(scores: Sequence[np.ndarray], order: Sequence[tuple[int, int]], count: int) -> list[np.ndarray]:
+    return [_without(len(score), [unit for group, unit in order[:count] if group == index]) for index, score in enumerate(scores)]

@@ -98,7 +98,7 @@ class FilterPruning(FilterPruningConfig, Algorithm):
         return Plan(edits, tuple(refused.items()))
 
     def start(self) -> State:
-        return {"level": 0.0, "frozen": False}
+        return {"level": 0.0, "frozen": False, "scheduled": True}
 
     def initialize(self, training: Training, state: State) -> State:
         return self._prune(training, state, self.pruning_init if self.params.num_init_steps == 0 else 0.0)
@@ -106,7 +106,7 @@ class FilterPruning(FilterPruningConfig, Algorithm):
     def epoch_step(self, training: Training, clock: Clock, state: State) -> State:
         if state["frozen"]:
             return state
-        state = self._prune(training, state, self.level(clock.epoch))
+        state = self._prune(training, state, self.level(clock.epoch) if state["scheduled"] else state["level"])
         rising = 0 if self.params.schedule == "baseline" else self.params.pruning_steps
         return {**state, "frozen": clock.epoch >= self.params.num_init_steps + rising}
 
@@ -137,7 +137,10 @@ class FilterPruning(FilterPruningConfig, Algorithm):
         return self._highest_level(self._model(training))
 
     def set_compression_rate(self, training: Training, state: State, rate: float) -> State:
-        return self._prune(training, state, rate)
+        return {**self._prune(training, state, rate), "scheduled": False}
+
+    def freeze(self, training: Training, state: State, frozen: bool) -> State:
+        return {**state, "frozen": frozen}
 
     def removals(self, training: Training, state: State) -> tuple[Removal, ...]:
         model = self._model(training)
@@ -269,7 +272,7 @@ class FilterPruning(FilterPruningConfig, Algorithm):
         """The units that stay at `level`, given the importance of each."""
         if self.params.pruning_flops_target is not None:
             choose = least_important_for_flops if self.params.all_weights else same_share_for_flops
-            return choose(model, scores, (1 - level) * model.full.flops)
+            return choose(model, scores, round((1 - level) * model.full.flops))
         if self.params.all_weights:
             total = sum(len(score) for score in scores)
             return least_important(scores, min(round(level * total), most_without_emptying(model.groups)))

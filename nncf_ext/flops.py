@@ -9,15 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from nncf_ext.graph import INPUT, Graph, Node
-from nncf_ext.ops import has_weight
+from nncf_ext.ops import STATISTICS, has_weight
 
 Removed = Mapping[tuple[str, int], int]  # (name of a parameter, axis) -> how many indices are gone
-_STATISTICS = frozenset({"mean", "variance"})  # slots that hold what was measured: not counted as parameters
 
 
 @dataclass(frozen=True)
 class Cost:
-    """flops: multiplications and additions for one sample in layers with weights; parameters: numbers in all layers known."""
+    """flops: multiplications and additions for one sample in layers with weights; parameters: numbers in all layers known, without statistics."""
 
     flops: int
     parameters: int
@@ -38,7 +37,7 @@ class CostModel:
         batch = _batch_size(graph)
         for node in graph.nodes:
             for parameter in node.parameters:
-                if parameter.slot in _STATISTICS:
+                if parameter.slot in STATISTICS:
                     continue
                 if parameter.name not in self._row:
                     self._row[parameter.name] = len(shapes)

@@ -10,6 +10,9 @@ from nncf_ext.graph import INPUT, OUTPUT, Node
 # Operator type -> input port that ONNX gives the weight, where the graph states no other.
 _WEIGHT_PORTS: Mapping[str, int] = MappingProxyType({"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "Gather": 0})
 
+# Slots of parameters that hold what a normalization measured: no part of its arithmetic that is learned.
+STATISTICS = frozenset({"mean", "variance"})
+
 
 def has_weight(node: Node) -> bool:
     """Whether the node multiplies with, or looks up in, a weight of its own."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from nncf_ext.channels import ChannelGroup
+from nncf_ext.channels import ChannelGroup, Member
 from nncf_ext.edits import Removal
 from nncf_ext.flops import Cost, CostModel
 from nncf_ext.graph import Graph, Site
@@ -51,6 +51,10 @@ class PrunableModel:
             if not stays.all()
         )
 
+    def elements(self, member: Member) -> int:
+        """Numbers in the parameter of which a member is a dimension."""
+        return math.prod(self.graph.shape_of(member.site))
+
     def parameter(self, site: Site) -> str:
         """Name of the parameter at a site."""
         parameter = self.graph[site.node].parameter(site.slot)
@@ -58,21 +62,26 @@ class PrunableModel:
         return parameter.name
 
 
-def same_share(groups: Sequence[ChannelGroup], scores: Sequence[np.ndarray], level: float) -> list[np.ndarray]:
-    """Every group loses its least important units, at most the share `level`; what is left are multiples of 8 channels.
+def by_share(groups: Sequence[ChannelGroup], scores: Sequence[np.ndarray], levels: Sequence[float]) -> list[np.ndarray]:
+    """Every group loses its least important units, at most the share that is its level; multiples of 8 channels are left.
 
     n units of c channels leave ceil(n * (1 - level) / s) * s, with s = 8 / gcd(8, c); n where there are fewer than s.
     """
     keep = []
-    for group, score in zip(groups, scores, strict=True):
+    for group, score, level in zip(groups, scores, levels, strict=True):
         step = _step(group)
         left = min(math.ceil(round(group.size * (1 - level) / step, 9)) * step, group.size)
         keep.append(_without(group.size, _ascending(score)[: group.size - left]))
     return keep
 
 
+def same_share(groups: Sequence[ChannelGroup], scores: Sequence[np.ndarray], level: float) -> list[np.ndarray]:
+    """`by_share` with one level for all."""
+    return by_share(groups, scores, [level] * len(groups))
+
+
 def same_share_levels(groups: Iterable[ChannelGroup]) -> list[float]:
-    """The levels at which `same_share` changes, ascending."""
+    """The levels at which `same_share` changes, ascending from 0."""
     levels = {0.0}
     for group in groups:
         step = _step(group)

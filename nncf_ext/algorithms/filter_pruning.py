@@ -12,14 +12,16 @@ import numpy as np
 from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, State, Training
 from nncf_ext.channels import ChannelGroup, channel_groups
 from nncf_ext.config import ConfigError
+from nncf_ext.config.errors import choose
 from nncf_ext.config.models import FilterPruningConfig
 from nncf_ext.edits import MASK, Edit, Plan, Range, Removal, Transform, Var
 from nncf_ext.graph import INPUT, Graph, Node, Site
 from nncf_ext.importance import norm, unit_importance
-from nncf_ext.ops import has_weight
+from nncf_ext.ops import STATISTICS, has_weight
 from nncf_ext.prunable import (
     Keep,
     PrunableModel,
+    by_share,
     least_important,
     least_important_for_flops,
     most_without_emptying,
@@ -28,8 +30,6 @@ from nncf_ext.prunable import (
 )
 from nncf_ext.schedules import Clock, exponential, exponential_with_bias
 from nncf_ext.scopes import MARKER, Inherited, considered, matches, select
-
-_MASKED_SLOTS = frozenset({"weight", "bias"})  # of followers; running statistics of a BatchNorm stay as they are
 
 
 class FilterMask(Transform):
@@ -76,6 +76,14 @@ class FilterPruningStatistics:
 
 class FilterPruning(FilterPruningConfig, Algorithm):
     transforms: ClassVar[tuple[type[Transform], ...]] = (FilterMask,)
+    commands: ClassVar[tuple[str, ...]] = ("set_pruning_level",)
+    readings: ClassVar[tuple[str, ...]] = (
+        "pruning_level",
+        "current_groupwise_pruning_level",
+        "pruned_module_groups_info",
+        "full_flops",
+        "current_flops",
+    )
 
     def plan(self, graph: Graph, target_device: str) -> Plan:
         select([node.name for node in graph.nodes], self.ignored_scopes, self.target_scopes, self.validate_scopes, self.where)
@@ -98,7 +106,7 @@ class FilterPruning(FilterPruningConfig, Algorithm):
         return Plan(edits, tuple(refused.items()))
 
     def start(self) -> State:
-        return {"level": 0.0, "frozen": False, "scheduled": True}
+        return {"level": 0.0, "level_by_group": {}, "frozen": False, "scheduled": True}
 
     def initialize(self, training: Training, state: State) -> State:
         return self._prune(training, state, self.pruning_init if self.params.num_init_steps == 0 else 0.0)
@@ -106,7 +114,10 @@ class FilterPruning(FilterPruningConfig, Algorithm):
     def epoch_step(self, training: Training, clock: Clock, state: State) -> State:
         if state["frozen"]:
             return state
-        state = self._prune(training, state, self.level(clock.epoch) if state["scheduled"] else state["level"])
+        if state["scheduled"]:
+            state = self._prune(training, state, self.level(clock.epoch))
+        else:  # the level was set by hand: only which filters go is decided anew
+            state = self._prune(training, state, state["level_by_group"] or state["level"])
         rising = 0 if self.params.schedule == "baseline" else self.params.pruning_steps
         return {**state, "frozen": clock.epoch >= self.params.num_init_steps + rising}
 
@@ -141,6 +152,47 @@ class FilterPruning(FilterPruningConfig, Algorithm):
 
     def freeze(self, training: Training, state: State, frozen: bool) -> State:
         return {**state, "frozen": frozen}
+
+    def set_pruning_level(self, training: Training, state: State, pruning_level: float | Mapping[str, float]) -> State:
+        """Prune to a level now, and end the schedule. A mapping from names of groups (`pruned_module_groups_info`) to shares of
+        their filters leaves the other groups as they are. ValueError for a level or a name that cannot be."""
+        levels: Any = pruning_level
+        if isinstance(pruning_level, Mapping):
+            if self.params.all_weights or self.params.pruning_flops_target is not None:
+                raise ValueError("set_pruning_level: found levels by group, expected one level with all_weights or FLOPs")
+            present = self.current_groupwise_pruning_level(training, state)
+            odd = next((name for name in pruning_level if name not in present), None)
+            if odd is not None:
+                raise ValueError(f"set_pruning_level: found no group {odd!r}, {choose(odd, present)}")
+            levels = {**present, **pruning_level}
+        highest = self.maximal_compression_rate(training)
+        for level in levels.values() if isinstance(levels, Mapping) else (levels,):
+            if not 0 <= level <= highest:
+                raise ValueError(f"set_pruning_level: found {level}, expected between 0 and {highest:.4f}")
+        return {**self._prune(training, state, levels), "scheduled": False}
+
+    def pruning_level(self, training: Training, state: State) -> float:
+        return state["level"]
+
+    def current_groupwise_pruning_level(self, training: Training, state: State) -> dict[str, float]:
+        """Share of the pruned filters in every group."""
+        model = self._model(training)
+        keep = self._kept(training, model)
+        return {group.name: 1 - float(units.mean()) for group, units in zip(model.groups, keep, strict=True)}
+
+    def pruned_module_groups_info(self, training: Training, state: State) -> dict[str, tuple[str, ...]]:
+        """The layers whose filters are pruned together, by the name of their group."""
+        return {
+            group.name: tuple(dict.fromkeys(m.site.node for m in group.members if m.role == "output"))
+            for group in self._model(training).groups
+        }
+
+    def full_flops(self, training: Training, state: State) -> int:
+        return self._model(training).full.flops
+
+    def current_flops(self, training: Training, state: State) -> int:
+        model = self._model(training)
+        return model.cost(self._kept(training, model)).flops
 
     def removals(self, training: Training, state: State) -> tuple[Removal, ...]:
         model = self._model(training)
@@ -210,8 +262,6 @@ class FilterPruning(FilterPruningConfig, Algorithm):
         """Why a group is left alone, if it is: (the node that it is about, or "", and what is with it)."""
         if group.blocked is not None:
             return "", group.blocked
-        if group.size < 2:
-            return "", "has a single filter"
         nodes = {member.site.node: graph[member.site.node] for member in group.members if member.role != "input"}
         for name, node in nodes.items():
             if matches(name, self.ignored_scopes):
@@ -234,7 +284,7 @@ class FilterPruning(FilterPruningConfig, Algorithm):
                     raise ConfigError(f"{self.where}.target_scopes: {name} cannot be pruned: {reason}")
 
     def _is_masked(self, graph: Graph, member: Any) -> bool:
-        if member.role == "input" or (member.role == "follower" and member.site.slot not in _MASKED_SLOTS):
+        if member.role == "input" or member.site.slot in STATISTICS:
             return False
         return self.params.prune_batch_norms or graph[member.site.node].op != "BatchNormalization"
 
@@ -293,10 +343,17 @@ class FilterPruning(FilterPruningConfig, Algorithm):
             scores.append(total)
         return scores
 
-    def _prune(self, training: Training, state: State, level: float) -> State:
+    def _prune(self, training: Training, state: State, level: float | Mapping[str, float]) -> State:
+        """Mask the filters that go at `level`, which may be one for each group."""
         model = self._model(training)
-        self._assign(training, model, self._chosen(model, self._scores(training, model), level))
-        return {**state, "level": level}
+        scores = self._scores(training, model)
+        if not isinstance(level, Mapping):
+            self._assign(training, model, self._chosen(model, scores, level))
+            return {**state, "level": level, "level_by_group": {}}
+        self._assign(training, model, by_share(model.groups, scores, [level[group.name] for group in model.groups]))
+        weights = [sum(model.elements(m) for m in group.members if m.role == "output") for group in model.groups]
+        mean = float(np.average([level[group.name] for group in model.groups], weights=weights))
+        return {**state, "level": mean, "level_by_group": dict(level)}
 
     def _assign(self, training: Training, model: PrunableModel, keep: Keep) -> None:
         stays = model.kept(keep)

@@ -16,7 +16,9 @@ Removed = Mapping[tuple[str, int], int]  # (name of a parameter, axis) -> how ma
 
 @dataclass(frozen=True)
 class Cost:
-    """flops: multiplications and additions for one sample in layers with weights; parameters: numbers in all layers known, without statistics."""
+    """flops: multiplications and additions for one sample in layers with weights.
+    parameters: numbers in all layers that the graph knows, without the statistics of normalizations.
+    """
 
     flops: int
     parameters: int

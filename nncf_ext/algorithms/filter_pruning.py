@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -17,6 +18,8 @@ from nncf_ext.config.models import FilterPruningConfig
 from nncf_ext.edits import MASK, Edit, Plan, Range, Removal, Transform, Var
 from nncf_ext.graph import INPUT, Graph, Node, Site
 from nncf_ext.importance import norm, unit_importance
+from nncf_ext.initialization import LeGRInitArgs
+from nncf_ext.learned_ranking import Coefficients, TrialController, learn_ranking, load_coefficients, save_coefficients
 from nncf_ext.ops import STATISTICS, has_weight
 from nncf_ext.prunable import (
     Keep,
@@ -106,9 +109,11 @@ class FilterPruning(FilterPruningConfig, Algorithm):
         return Plan(edits, tuple(refused.items()))
 
     def start(self) -> State:
-        return {"level": 0.0, "level_by_group": {}, "frozen": False, "scheduled": True}
+        return {"level": 0.0, "level_by_group": {}, "frozen": False, "scheduled": True, "ranking": {}}
 
     def initialize(self, training: Training, state: State) -> State:
+        if self.params.interlayer_ranking_type == "learned_ranking":
+            state = {**state, "ranking": {layer: list(pair) for layer, pair in self._ranking(training).items()}}
         return self._prune(training, state, self.pruning_init if self.params.num_init_steps == 0 else 0.0)
 
     def epoch_step(self, training: Training, clock: Clock, state: State) -> State:
@@ -235,6 +240,10 @@ class FilterPruning(FilterPruningConfig, Algorithm):
             tuple(layers),
         )
 
+    def _key(self, key: str) -> str:
+        """JSON path of a key of `params`."""
+        return f"{self.where}.params.{key}".lstrip(".")
+
     # Which groups ---------------------------------------------------------------------------------------------------------
 
     def _model(self, training: Training) -> PrunableModel:
@@ -261,7 +270,7 @@ class FilterPruning(FilterPruningConfig, Algorithm):
     def _objection(self, graph: Graph, group: ChannelGroup, first: set[str]) -> tuple[str, str] | None:
         """Why a group is left alone, if it is: (the node that it is about, or "", and what is with it)."""
         if group.blocked is not None:
-            return "", group.blocked
+            return "", f"its channels have to stay: {group.blocked}"
         nodes = {member.site.node: graph[member.site.node] for member in group.members if member.role != "input"}
         for name, node in nodes.items():
             if matches(name, self.ignored_scopes):
@@ -308,15 +317,17 @@ class FilterPruning(FilterPruningConfig, Algorithm):
     def _check_target(self, model: PrunableModel) -> None:
         """ConfigError for a target that would empty a layer, or that the prunable layers cannot reach."""
         flops = self.params.pruning_flops_target is not None
-        path = f"{self.where}.params.{'pruning_flops_target' if flops else 'pruning_target'}".lstrip(".")
-        highest = self._highest_level(model)
-        if self.params.target > highest:
-            why = "the rest is in layers that are not pruned" if flops else "more would empty a layer"
-            raise ConfigError(f"{path}: found {self.params.target}, expected at most {highest:.4f}: {why}")
+        key = "pruning_flops_target" if flops else "pruning_target"
         if flops and model.costs.unknown_sizes:
             raise ConfigError(
-                f"{path}: {model.costs.unknown_sizes[0]} has outputs of unknown size, expected a model with fixed input sizes"
+                f"{self._key(key)}: the outputs of {model.costs.unknown_sizes[0]} have no fixed size, so that operations "
+                "cannot be counted; expected a model with fixed input sizes, or pruning_target"
             )
+        highest = self._highest_level(model)
+        why = "the rest is in layers that are not pruned" if flops else "more would empty a layer"
+        for name, level in ((key, self.params.target), ("legr_params.max_pruning", self.params.legr_params.max_pruning)):
+            if level is not None and level > highest:
+                raise ConfigError(f"{self._key(name)}: found {level}, expected at most {highest:.4f}: {why}")
 
     def _chosen(self, model: PrunableModel, scores: Sequence[np.ndarray], level: float) -> list[np.ndarray]:
         """The units that stay at `level`, given the importance of each."""
@@ -328,25 +339,67 @@ class FilterPruning(FilterPruningConfig, Algorithm):
             return least_important(scores, min(round(level * total), most_without_emptying(model.groups)))
         return same_share(model.groups, scores, level)
 
-    def _scores(self, training: Training, model: PrunableModel) -> list[np.ndarray]:
-        """Importance of each group's units: the sum over the layers that make its channels."""
-        xp, scores = training.xp, []
+    def _importances(self, training: Training, model: PrunableModel) -> list[dict[str, np.ndarray]]:
+        """For each group the importance of its units in the layers that make its channels, by layer."""
+        xp, found = training.xp, []
         for group in model.groups:
-            total = np.zeros(group.size, np.float32)
-            made = {(model.parameter(m.site), m.axis): m for m in group.members if m.role == "output"}
-            for member in made.values():
+            by_layer: dict[str, np.ndarray] = {}
+            makers = {(model.parameter(m.site), m.axis): m for m in reversed(group.members) if m.role == "output"}
+            for member in reversed(makers.values()):
                 weight = training.attached.parameter(member.site)
-                score = unit_importance(xp, weight, member.axis, member.units, group.size, self.params.filter_importance)
-                if self.params.all_weights:
-                    score = score / norm(xp, weight)
-                total += training.adapter.to_numpy(score)
-            scores.append(total)
-        return scores
+                importance = unit_importance(xp, weight, member.axis, member.units, group.size, self.params.filter_importance)
+                if self.params.all_weights and self.params.interlayer_ranking_type == "unweighted_ranking":
+                    importance = importance / norm(xp, weight)
+                by_layer[member.site.node] = training.adapter.to_numpy(importance)
+            found.append(by_layer)
+        return found
+
+    def _scores(self, training: Training, model: PrunableModel, ranking: Mapping[str, Sequence[float]]) -> list[np.ndarray]:
+        """What each group's units are ranked by: their importances, scaled and shifted where a ranking was learned, in sum."""
+        return [
+            sum((ranking[layer][0] * score + ranking[layer][1] if ranking else score) for layer, score in by_layer.items())
+            for by_layer in self._importances(training, model)
+        ]
+
+    def _ranking(self, training: Training) -> Coefficients:
+        """Coefficients from the file or from a search, which leaves the model as it was."""
+        params, attached = self.params, training.attached
+        model = self._model(training)
+        importances = {layer: score for by_layer in self._importances(training, model) for layer, score in by_layer.items()}
+        if params.load_ranking_coeffs_path is not None:
+            where = self._key("load_ranking_coeffs_path")
+            return load_coefficients(Path(params.load_ranking_coeffs_path), list(importances), where)
+        user = training.extra(LeGRInitArgs)
+        if user is None:
+            raise ConfigError(
+                f"{self._key('interlayer_ranking_type')}: learned_ranking needs train_steps_fn, validate_fn and val_loader of "
+                "register_default_init_args, or load_ranking_coeffs_path"
+            )
+        save_path = None if params.save_ranking_coeffs_path is None else Path(params.save_ranking_coeffs_path)
+        if save_path is not None and not save_path.parent.is_dir():
+            raise ConfigError(f"{self._key('save_ranking_coeffs_path')}: {str(save_path.parent)!r} is no folder")
+        level = params.target if params.legr_params.max_pruning is None else params.legr_params.max_pruning
+        before = training.adapter.tensors(attached.model)
+        controller = TrialController(training.xp.asarray(np.float32(0)))
+
+        def loss_of(coefficients: Coefficients) -> float:
+            try:
+                self._assign(training, model, self._chosen(model, self._scores(training, model, coefficients), level))
+                user.train(attached.model, controller, params.legr_params.train_steps)
+                return user.validate(attached.model)
+            finally:
+                training.adapter.load_tensors(attached.model, before)
+
+        spreads = {layer: float(score.std()) for layer, score in importances.items()}
+        ranking = learn_ranking(spreads, params.legr_params, loss_of)
+        if save_path is not None:
+            save_coefficients(save_path, ranking)
+        return ranking
 
     def _prune(self, training: Training, state: State, level: float | Mapping[str, float]) -> State:
         """Mask the filters that go at `level`, which may be one for each group."""
         model = self._model(training)
-        scores = self._scores(training, model)
+        scores = self._scores(training, model, state["ranking"])
         if not isinstance(level, Mapping):
             self._assign(training, model, self._chosen(model, scores, level))
             return {**state, "level": level, "level_by_group": {}}

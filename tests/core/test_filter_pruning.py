@@ -44,7 +44,7 @@ def test_levels_by_epoch():
     [
         ({"params": {"pruning_target": 1}}, r"compression.params.pruning_target: found 1, expected less than 1"),
         ({"params": {"pruning_target": 0.3, "pruning_flops_target": 0.3}}, "pruning_flops_target: found beside pruning_target"),
-        ({"params": {"filter_importance": "l2"}}, "filter_importance: found \"l2\", expected one of L2, L1"),
+        ({"params": {"filter_importance": "l2"}}, 'filter_importance: found "l2", expected one of L2, L1'),
         (
             {"params": {"interlayer_ranking_type": "learned_ranking", "all_weights": False}},
             r"compression.params.all_weights: found false with learned_ranking, expected true",

@@ -65,7 +65,8 @@ def test_a_shared_weight_works_twice_and_is_stored_once():
 
 
 def test_statistics_are_no_parameters_and_a_lookup_costs_nothing():
-    norm = Node("n", "BatchNormalization", "n", tuple(Parameter(s, f"n.{s}", (4,), 0) for s in ("weight", "bias", "mean", "variance")))
+    slots = ("weight", "bias", "mean", "variance")
+    norm = Node("n", "BatchNormalization", "n", tuple(Parameter(slot, f"n.{slot}", (4,), 0) for slot in slots))
     table = Node("t", "Gather", "t", (Parameter("weight", "t.w", (100, 4), 1),))
     assert CostModel(chain((1, 5), (table, (1, 5, 4)), (norm, (1, 5, 4)))).cost({}) == Cost(0, 408)
 

@@ -37,7 +37,8 @@ def test_channels_of_no_unit_are_left_out():
 
 
 @given(
-    arrays(np.float32, array_shapes(min_dims=2, max_dims=4, max_side=5), elements=st.floats(-100, 100, width=32)), st.integers(0, 3)
+    arrays(np.float32, array_shapes(min_dims=2, max_dims=4, max_side=5), elements=st.floats(-100, 100, width=32)),
+    st.integers(0, 3),
 )
 def test_geometric_median_is_the_sum_of_distances(weight, axis):
     axis %= weight.ndim

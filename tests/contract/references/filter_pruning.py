@@ -34,10 +34,8 @@ def _begins(net: Any, algorithm: Any, epoch: int, step: int | None) -> None:
     last = params.num_init_steps + (0 if params.schedule == "baseline" else params.pruning_steps)
     if step is not None or epoch > last:
         return
-    if epoch < 0:
-        level = 0.0 if params.num_init_steps else algorithm.pruning_init
-    else:
-        level = algorithm.level(epoch)
+    at_first = 0.0 if params.num_init_steps else algorithm.pruning_init
+    level = at_first if epoch < 0 else algorithm.level(epoch)
     order = np.argsort(_importance(net.weights["fc1.weight"], params.filter_importance))
     mask = np.ones(UNITS, np.float32)
     mask[order[: _pruned(params, level)]] = 0

@@ -379,7 +379,7 @@ class FilterPruning(FilterPruningConfig, Algorithm):
         if save_path is not None and not save_path.parent.is_dir():
             raise ConfigError(f"{self._key('save_ranking_coeffs_path')}: {str(save_path.parent)!r} is no folder")
         level = params.target if params.legr_params.max_pruning is None else params.legr_params.max_pruning
-        before = training.adapter.tensors(attached.model)
+        before = {name: value.copy() for name, value in training.adapter.tensors(attached.model).items()}
         controller = TrialController(training.xp.asarray(np.float32(0)))
 
         def loss_of(coefficients: Coefficients) -> float:

@@ -34,7 +34,7 @@ def register_default_init_args(
         optimizer_of = legr_train_optimizer or _sgd
         if isinstance(optimizer_of, keras.optimizers.Optimizer):
             raise ConfigError(
-                f"legr_train_optimizer: found an {type(optimizer_of).__name__} optimizer, expected a function that makes one: "
+                f"legr_train_optimizer: found a {type(optimizer_of).__name__}, expected a function that makes one: "
                 "each trial starts with a new one"
             )
         config.register_extra_structs(

@@ -47,4 +47,10 @@ def _vjp(transform: Any, x: Any, variables: Any, g: Any) -> Any:
     return g * variables["mask"], {}
 
 
-REFERENCE = AlgorithmReference(begins=_begins, vjps={"filter_mask": _vjp})
+def _stays(net: Any, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    keep = net.variables["fc1.bias", "filter_mask"]["mask"] > 0
+    fc1, bias, fc2 = weights["fc1.weight"][:, keep], weights["fc1.bias"][keep], weights["fc2.weight"][keep]
+    return {**weights, "fc1.weight": fc1, "fc1.bias": bias, "fc2.weight": fc2}
+
+
+REFERENCE = AlgorithmReference(begins=_begins, vjps={"filter_mask": _vjp}, stays=_stays)

@@ -123,17 +123,22 @@ def _ascending(score: np.ndarray) -> np.ndarray:
     return np.argsort(score, kind="stable")
 
 
-def _without(size: int, units: np.ndarray | Sequence[int]) -> np.ndarray:
+def _without(size: int, units: np.ndarray) -> np.ndarray:
     keep = np.ones(size, bool)
-    keep[np.asarray(units, int)] = False
+    keep[units] = False
     return keep
 
 
-def _order(scores: Sequence[np.ndarray], quotas: Sequence[int]) -> list[tuple[int, int]]:
-    """(group, unit) by ascending score, of each group as many as its quota."""
-    allowed = [(group, unit) for group, score in enumerate(scores) for unit in _ascending(score)[: quotas[group]]]
-    return sorted(allowed, key=lambda place: scores[place[0]][place[1]])
+def _order(scores: Sequence[np.ndarray], quotas: Sequence[int]) -> np.ndarray:
+    """Rows (group, unit) by ascending score, of each group as many as its quota; equal scores by group, then unit."""
+    places = [
+        np.stack([np.full(quota, group), _ascending(score)[:quota]], axis=1)
+        for group, (score, quota) in enumerate(zip(scores, quotas, strict=True))
+    ]
+    allowed = np.concatenate(places)
+    return allowed[_ascending(np.concatenate([scores[group][rows[:, 1]] for group, rows in enumerate(places)]))]
 
 
-def _prefix(scores: Sequence[np.ndarray], order: Sequence[tuple[int, int]], count: int) -> list[np.ndarray]:
-    return [_without(len(score), [unit for group, unit in order[:count] if group == index]) for index, score in enumerate(scores)]
+def _prefix(scores: Sequence[np.ndarray], order: np.ndarray, count: int) -> list[np.ndarray]:
+    first = order[:count]
+    return [_without(len(score), first[first[:, 0] == group, 1]) for group, score in enumerate(scores)]

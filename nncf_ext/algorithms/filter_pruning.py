@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import PrivateAttr
 
 from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, State, Training
 from nncf_ext.channels import ChannelGroup, channel_groups
@@ -88,6 +89,8 @@ class FilterPruning(FilterPruningConfig, Algorithm):
         "current_flops",
     )
 
+    _prunable: PrunableModel | None = PrivateAttr(None)  # of the model compressed last: finding the groups takes a while
+
     def plan(self, graph: Graph, target_device: str) -> Plan:
         select([node.name for node in graph.nodes], self.ignored_scopes, self.target_scopes, self.validate_scopes, self.where)
         groups, refused = self._divided(graph)
@@ -95,7 +98,7 @@ class FilterPruning(FilterPruningConfig, Algorithm):
         if not groups:
             why = next(iter(refused.items()), ("the model", "has no layer with filters"))
             raise ConfigError(f"{self.where or self.algorithm}: found no filter that can be pruned: {': '.join(why)}")
-        model = PrunableModel(graph, groups)
+        self._prunable = model = PrunableModel(graph, groups)
         self._check_target(model)
         axes: dict[str, set[int]] = {}
         for member in (member for group in groups for member in group.members if self._is_masked(graph, member)):
@@ -247,7 +250,9 @@ class FilterPruning(FilterPruningConfig, Algorithm):
     # Which groups ---------------------------------------------------------------------------------------------------------
 
     def _model(self, training: Training) -> PrunableModel:
-        return PrunableModel(training.graph, self._divided(training.graph)[0])
+        if self._prunable is None or self._prunable.graph is not training.graph:  # of another model, or read from a checkpoint
+            self._prunable = PrunableModel(training.graph, self._divided(training.graph)[0])
+        return self._prunable
 
     def _divided(self, graph: Graph) -> tuple[list[ChannelGroup], dict[str, str]]:
         """The groups to prune; and why not, for every node with a weight that has no channel in them."""

@@ -368,6 +368,9 @@ class LegrParams(Section):
 class FilterPruningParams(Section):
     """The schedule of the pruning level, and which filters go."""
 
+    renamed = MappingProxyType({"weight_importance": "filter_importance"})
+    without_effect = frozenset({"prune_last_conv", "zero_grad"})
+
     schedule: Literal["exponential", "exponential_with_bias", "baseline"] = "exponential"
     """exponential: the share that is kept falls by the same factor every epoch; exponential_with_bias: three quarters of the
     target are reached after an eighth of pruning_steps; baseline: the target at once."""

@@ -15,6 +15,7 @@ from nncf_ext.config import ConfigError
 from nncf_ext.config.errors import nearest
 from nncf_ext.config.models import LegrParams
 from nncf_ext.report import progress
+from nncf_ext.scopes import unwrapped
 
 Coefficients = Mapping[str, tuple[float, float]]  # layer -> (scale, shift): filters are ranked by scale * importance + shift
 
@@ -81,10 +82,10 @@ def save_coefficients(path: Path, coefficients: Coefficients) -> None:
 
 
 def load_coefficients(path: Path, layers: list[str], where: str) -> Coefficients:
-    """What `save_coefficients` wrote for `layers`. ConfigError, which begins with `where`, for a file that is something else."""
+    """What `save_coefficients`, or NNCF 2.x, wrote for `layers`. ConfigError, which begins with `where`, where it did not."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        coefficients = {layer: (float(scale), float(shift)) for layer, (scale, shift) in found.items()}
+        coefficients = {unwrapped(layer): (float(scale), float(shift)) for layer, (scale, shift) in found.items()}
     except OSError as error:
         raise ConfigError(f"{where}: {str(path)!r} cannot be read: {error.strerror}") from None
     except (ValueError, TypeError, AttributeError):

@@ -74,6 +74,6 @@ def exponential_with_bias(initial: float, target: float, epoch: float, target_ep
     share = (0.75 * target - initial) / (target - initial) if target > initial else 0.0
     if share <= 1 / 8:
         raise ValueError(f"initial level: found {initial}, expected less than 5/7 of the target {target}")
-    z = float(brentq(lambda z: sum(z**i for i in range(8)) - 1 / share, 0.0, 1.0))
+    z: Any = brentq(lambda z: sum(z**i for i in range(8)) - 1 / share, 0.0, 1.0)
     a = (target - initial) / (z**8 - 1)
     return min(a * z ** (8 * epoch / target_epoch) + initial - a, target)

@@ -361,10 +361,11 @@ class FilterPruning(FilterPruningConfig, Algorithm):
 
     def _scores(self, training: Training, model: PrunableModel, ranking: Mapping[str, Sequence[float]]) -> list[np.ndarray]:
         """What each group's units are ranked by: their importances, scaled and shifted where a ranking was learned, in sum."""
-        return [
-            sum((ranking[layer][0] * score + ranking[layer][1] if ranking else score) for layer, score in by_layer.items())
-            for by_layer in self._importances(training, model)
-        ]
+        scores = []
+        for by_layer in self._importances(training, model):
+            pairs = [(ranking.get(layer, (1.0, 0.0)), importance) for layer, importance in by_layer.items()]
+            scores.append(np.sum([scale * importance + shift for (scale, shift), importance in pairs], axis=0))
+        return scores
 
     def _ranking(self, training: Training) -> Coefficients:
         """Coefficients from the file or from a search, which leaves the model as it was."""

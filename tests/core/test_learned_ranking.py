@@ -83,6 +83,12 @@ def test_coefficients_survive_their_file(tmp_path):
     assert load_coefficients(tmp_path / "ranking.json", ["b", "a"], "x") == coefficients
 
 
+def test_a_file_of_nncf_names_wrapped_layers(tmp_path):
+    (tmp_path / "ranking.json").write_text('{"Net/NNCFConv2d[conv1]/conv2d_0": [2, 0.5]}')
+    found = load_coefficients(tmp_path / "ranking.json", ["Net/Conv2d[conv1]/conv2d_0"], "x")
+    assert found == {"Net/Conv2d[conv1]/conv2d_0": (2.0, 0.5)}
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -102,7 +102,7 @@ def test_batch_norms_that_are_not_pruned_keep_their_shift(batches):
         ({"target_scopes": "head"}, EVERYTHING, "target_scopes: head cannot be pruned: its channels have to stay"),
         ({"target_scopes": "stem"}, {}, "stem cannot be pruned: is a first convolution, and prune_first_conv is false"),
         ({"target_scopes": "stem"}, EVERYTHING, "stem cannot be pruned: is coupled with outer, which is not in target_scopes"),
-        ({}, {"pruning_flops_target": 0.9, **EVERYTHING}, r"pruning_flops_target: found 0.9, expected at most 0.\d+: the rest is in"),
+        ({}, {"pruning_flops_target": 0.9, **EVERYTHING}, r"flops_target: found 0.9, expected at most 0.\d+: the rest is in"),
     ],
 )
 def test_mistakes(batches, scopes, params, words):

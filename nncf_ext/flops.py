@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nncf_ext.graph import INPUT, Graph, Node
-from nncf_ext.ops import STATISTICS, has_weight
+from nncf_ext.ops import STATISTICS, has_weight, output_axes
 
 Removed = Mapping[tuple[str, int], int]  # (name of a parameter, axis) -> how many indices are gone
 
@@ -84,18 +84,6 @@ def _positions(graph: Graph, node: Node, batch: int) -> tuple[int, bool]:
         return math.prod(max(size, 1) for size in places), all(size > 0 for size in places)
     weight = node.parameter("weight")
     assert weight is not None
-    made = math.prod(weight.shape[axis] for axis in _output_axes(node))
+    made = math.prod(weight.shape[axis] for axis in output_axes(node))
     known = math.prod(max(size, 1) for size in shape)
     return max(known // made // batch, 1), all(size > 0 for size in shape[1:])
-
-
-def _output_axes(node: Node) -> tuple[int, ...]:
-    """Axes of a matrix product's weight that reach the output; the others are summed over."""
-    weight = node.parameter("weight")
-    assert weight is not None
-    equation = node.attrs.get("equation")  # "abc,cde->abde"
-    if equation is not None:
-        operands, _, output = equation.partition("->")
-        labels = operands.split(",")[1].replace("...", "")
-        return tuple(axis for axis, label in enumerate(labels) if label in output)
-    return (0 if weight.channel_axis is None else weight.channel_axis,)

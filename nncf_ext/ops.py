@@ -25,6 +25,18 @@ def weight_port(node: Node) -> int:
     return _WEIGHT_PORTS[node.op] if weight is None or weight.port is None else weight.port
 
 
+def output_axes(node: Node) -> tuple[int, ...]:
+    """Axes of the weight, of a node that has one, that reach the output: together they are its channels. The others are summed
+    over, or are those of a kernel."""
+    weight = node.parameter("weight")
+    equation = node.attrs.get("equation")  # "abc,cde->abde"
+    if equation is not None:
+        operands, _, output = equation.partition("->")
+        labels = operands.split(",")[1].replace("...", "")
+        return tuple(axis for axis, label in enumerate(labels) if label in output)
+    return (0 if weight is None or weight.channel_axis is None else weight.channel_axis,)
+
+
 def is_opaque(node: Node) -> bool:
     """Whether ONNX has no such operator: nothing is known of what it computes, and it is left alone."""
     from onnx import defs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from nncf_ext.channels import ChannelGroup, Member
 from nncf_ext.edits import Removal
 from nncf_ext.flops import Cost, CostModel
 from nncf_ext.graph import Graph, Site
+from nncf_ext.ops import output_axes
 
 Keep = Sequence[np.ndarray]  # for each group a boolean per unit: whether it stays
 _MULTIPLE = 8  # widths that processors like
@@ -25,6 +26,7 @@ class PrunableModel:
         self.graph, self.groups = graph, tuple(groups)
         self.costs = CostModel(graph)
         self.full = self.costs.cost({})
+        self.steps = tuple(_MULTIPLE // math.gcd(_MULTIPLE, self._channels_of_a_unit(group)) for group in self.groups)
 
     def everything(self) -> list[np.ndarray]:
         return [np.ones(group.size, bool) for group in self.groups]
@@ -51,6 +53,15 @@ class PrunableModel:
             if not stays.all()
         )
 
+    def _channels_of_a_unit(self, group: ChannelGroup) -> int:
+        """The fewest that a layer makes for it: the channels of a head, or one."""
+        numbers = []
+        for member in group.members:
+            if member.role == "output":
+                shape, axes = self.graph.shape_of(member.site), output_axes(self.graph[member.site.node])
+                numbers.append(member.units.count(0) * math.prod(shape[axis] for axis in axes if axis != member.axis))
+        return min(numbers)
+
     def elements(self, member: Member) -> int:
         """Numbers in the parameter of which a member is a dimension."""
         return math.prod(self.graph.shape_of(member.site))
@@ -62,29 +73,27 @@ class PrunableModel:
         return parameter.name
 
 
-def by_share(groups: Sequence[ChannelGroup], scores: Sequence[np.ndarray], levels: Sequence[float]) -> list[np.ndarray]:
+def by_share(model: PrunableModel, scores: Sequence[np.ndarray], levels: Sequence[float]) -> list[np.ndarray]:
     """Every group loses its least important units, at most the share that is its level; multiples of 8 channels are left.
 
     n units of c channels leave ceil(n * (1 - level) / s) * s, with s = 8 / gcd(8, c); n where there are fewer than s.
     """
     keep = []
-    for group, score, level in zip(groups, scores, levels, strict=True):
-        step = _step(group)
+    for group, step, score, level in zip(model.groups, model.steps, scores, levels, strict=True):
         left = min(math.ceil(round(group.size * (1 - level) / step, 9)) * step, group.size)
         keep.append(_without(group.size, _ascending(score)[: group.size - left]))
     return keep
 
 
-def same_share(groups: Sequence[ChannelGroup], scores: Sequence[np.ndarray], level: float) -> list[np.ndarray]:
+def same_share(model: PrunableModel, scores: Sequence[np.ndarray], level: float) -> list[np.ndarray]:
     """`by_share` with one level for all."""
-    return by_share(groups, scores, [level] * len(groups))
+    return by_share(model, scores, [level] * len(model.groups))
 
 
-def same_share_levels(groups: Iterable[ChannelGroup]) -> list[float]:
+def same_share_levels(model: PrunableModel) -> list[float]:
     """The levels at which `same_share` changes, ascending from 0."""
     levels = {0.0}
-    for group in groups:
-        step = _step(group)
+    for group, step in zip(model.groups, model.steps, strict=True):
         levels |= {1 - left / group.size for left in range(step, group.size, step)}
     return sorted(levels)
 
@@ -101,9 +110,9 @@ def most_without_emptying(groups: Sequence[ChannelGroup]) -> int:
 
 def same_share_for_flops(model: PrunableModel, scores: Sequence[np.ndarray], flops: float) -> list[np.ndarray]:
     """`same_share` at the lowest level that leaves at most `flops`, or at the highest where none does."""
-    levels = same_share_levels(model.groups)
-    enough = bisect_left(levels, True, key=lambda level: model.cost(same_share(model.groups, scores, level)).flops <= flops)
-    return same_share(model.groups, scores, levels[min(enough, len(levels) - 1)])
+    levels = same_share_levels(model)
+    enough = bisect_left(levels, True, key=lambda level: model.cost(same_share(model, scores, level)).flops <= flops)
+    return same_share(model, scores, levels[min(enough, len(levels) - 1)])
 
 
 def least_important_for_flops(model: PrunableModel, scores: Sequence[np.ndarray], flops: float) -> list[np.ndarray]:
@@ -111,12 +120,6 @@ def least_important_for_flops(model: PrunableModel, scores: Sequence[np.ndarray]
     order = _order(scores, [math.floor(_MOST * len(score)) for score in scores])
     enough = bisect_left(range(len(order)), True, key=lambda count: model.cost(_prefix(scores, order, count)).flops <= flops)
     return _prefix(scores, order, enough)
-
-
-def _step(group: ChannelGroup) -> int:
-    """Units that together make a multiple of 8 channels."""
-    channels = min(member.units.count(0) for member in group.members if member.role == "output")
-    return _MULTIPLE // math.gcd(_MULTIPLE, channels)
 
 
 def _ascending(score: np.ndarray) -> np.ndarray:

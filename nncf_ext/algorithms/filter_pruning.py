@@ -21,7 +21,7 @@ from nncf_ext.graph import INPUT, Graph, Node, Site
 from nncf_ext.importance import norm, unit_importance
 from nncf_ext.initialization import LeGRInitArgs
 from nncf_ext.learned_ranking import Coefficients, TrialController, learn_ranking, load_coefficients, save_coefficients
-from nncf_ext.ops import STATISTICS, has_weight
+from nncf_ext.ops import STATISTICS, has_weight, output_axes
 from nncf_ext.prunable import (
     Keep,
     PrunableModel,
@@ -225,11 +225,11 @@ class FilterPruning(FilterPruningConfig, Algorithm):
         full = current = 0
         layers = []
         for name, (node, weight) in reversed(weights.items()):
-            filters = left = weight.shape[weight.channel_axis or 0]
+            filters = left = math.prod(weight.shape[axis] for axis in output_axes(node))
             if name in axes:
-                filters = math.prod(weight.shape[axis] for axis in axes[name])
-                left = math.prod(int(stays[name, axis].sum()) for axis in axes[name])
-                layers.append(PrunedLayer(node.name, weight.shape, 1 - left / filters))
+                shares = [stays[name, axis].mean() for axis in axes[name]]
+                left = round(filters * math.prod(shares))
+                layers.append(PrunedLayer(node.name, weight.shape, 1 - float(math.prod(shares))))
             full, current = full + filters, current + left
         return FilterPruningStatistics(
             1 - float(np.concatenate(keep).mean()),
@@ -342,7 +342,7 @@ class FilterPruning(FilterPruningConfig, Algorithm):
         if self.params.all_weights:
             total = sum(len(score) for score in scores)
             return least_important(scores, min(round(level * total), most_without_emptying(model.groups)))
-        return same_share(model.groups, scores, level)
+        return same_share(model, scores, level)
 
     def _importances(self, training: Training, model: PrunableModel) -> list[dict[str, np.ndarray]]:
         """For each group the importance of its units in the layers that make its channels, by layer."""
@@ -409,7 +409,7 @@ class FilterPruning(FilterPruningConfig, Algorithm):
         if not isinstance(level, Mapping):
             self._assign(training, model, self._chosen(model, scores, level))
             return {**state, "level": level, "level_by_group": {}}
-        self._assign(training, model, by_share(model.groups, scores, [level[group.name] for group in model.groups]))
+        self._assign(training, model, by_share(model, scores, [level[group.name] for group in model.groups]))
         weights = [sum(model.elements(m) for m in group.members if m.role == "output") for group in model.groups]
         mean = float(np.average([level[group.name] for group in model.groups], weights=weights))
         return {**state, "level": mean, "level_by_group": dict(level)}

@@ -20,10 +20,14 @@ from nncf_ext.prunable import (
 )
 
 
-def group(size, channels=1, name="g"):
-    """`size` units of `channels` channels each."""
-    units = tuple(unit for unit in range(size) for _ in range(channels))
-    return ChannelGroup(name, size, (Member(Site(name, "weight"), 0, units, "output"),))
+def groups(*sizes, channels=1):
+    """A model of layers with `size` units of `channels` channels each."""
+    nodes, found = [], []
+    for number, size in enumerate(sizes):
+        name, units = f"g{number}", tuple(unit for unit in range(size) for _ in range(channels))
+        nodes.append(Node(name, "Gemm", name, (Parameter("weight", f"{name}.w", (len(units), 3), 0),)))
+        found.append(ChannelGroup(name, size, (Member(Site(name, "weight"), 0, units, "output"),)))
+    return PrunableModel(Graph(tuple(nodes), ()), found)
 
 
 def gone(keep):
@@ -48,13 +52,13 @@ def gone(keep):
     ],
 )
 def test_what_is_left_are_multiples_of_eight_channels(size, channels, level, left):
-    keep = same_share([group(size, channels)], [np.arange(size)[::-1]], level)
+    keep = same_share(groups(size, channels=channels), [np.arange(size)[::-1]], level)
     assert keep[0].sum() == left
     assert keep[0][:left].all()  # the most important ones
 
 
 def test_every_group_has_its_own_level():
-    keep = by_share([group(16), group(32)], [np.arange(16), np.arange(32)], [0.5, 0.25])
+    keep = by_share(groups(16, 32), [np.arange(16), np.arange(32)], [0.5, 0.25])
     assert gone(keep) == [list(range(8)), list(range(8))]
 
 
@@ -63,7 +67,7 @@ def test_the_least_important_of_all_go_first_and_the_last_of_a_group_stays():
     assert gone(least_important(scores, 1)) == [[0], []]
     assert gone(least_important(scores, 2)) == [[0], [0]]
     assert gone(least_important(scores, 3)) == [[0], [0, 2]]
-    assert most_without_emptying([group(2), group(3)]) == 3
+    assert most_without_emptying(groups(2, 3).groups) == 3
 
 
 def test_ties_go_in_the_order_of_groups_and_units():
@@ -82,7 +86,15 @@ def test_counts_are_exact_and_nothing_kept_is_smaller(scores, data):
 
 
 def test_levels_at_which_the_share_changes():
-    assert same_share_levels([group(24), group(8)]) == pytest.approx([0, 1 / 3, 2 / 3])
+    assert same_share_levels(groups(24, 8)) == pytest.approx([0, 1 / 3, 2 / 3])
+
+
+def test_heads_that_are_an_axis_of_their_own():
+    """Keras' (inputs, heads, channels of a head): a head of 16 channels goes by itself."""
+    weight = Parameter("weight", "q.w", (64, 8, 16), 2)
+    node = Node("q", "MatMul", "q", (weight,), {"equation": "abc,cde->abde"})
+    heads = ChannelGroup("q", 8, (Member(Site("q", "weight"), 1, tuple(range(8)), "output"),))
+    assert PrunableModel(Graph((node,), ()), [heads]).steps == (1,)
 
 
 # in -> a: 4 -> 16 -> b: 16 -> 24 -> c: 24 -> 2, all with weights (outputs, inputs); 128 + 768 + 96 FLOPs
@@ -142,13 +154,16 @@ def test_flops_with_the_least_important():
 
 def test_parts_of_a_concatenation():
     """A norm's scale over [a, b]: each group speaks of its own indices."""
-    nodes = (Node("n", "BatchNormalization", "n", (Parameter("weight", "n.w", (5,), 0),)),)
     site = Site("n", "weight")
+    nodes = [Node("n", "BatchNormalization", "n", (Parameter("weight", "n.w", (5,), 0),))]
+    nodes += [Node(n, "Gemm", n, (Parameter("weight", f"{n}.w", (size, 4), 0),)) for n, size in (("a", 2), ("b", 3))]
     groups = [
-        ChannelGroup("a", 2, (Member(site, 0, (0, 1, -1, -1, -1), "follower"),)),
-        ChannelGroup("b", 3, (Member(site, 0, (-1, -1, 0, 1, 2), "follower"),)),
+        ChannelGroup("a", 2, (Member(Site("a", "weight"), 0, (0, 1), "output"), Member(site, 0, (0, 1, -1, -1, -1), "follower"))),
+        ChannelGroup(
+            "b", 3, (Member(Site("b", "weight"), 0, (0, 1, 2), "output"), Member(site, 0, (-1, -1, 0, 1, 2), "follower"))
+        ),
     ]
-    model = PrunableModel(Graph(nodes, ()), groups)
+    model = PrunableModel(Graph(tuple(nodes), ()), groups)
     keep = [np.array([True, False]), np.array([False, True, True])]
-    assert model.removals(keep) == (Removal(site, 0, (0, 3, 4)),)
-    assert model.cost(keep).parameters == 3
+    assert Removal(site, 0, (0, 3, 4)) in model.removals(keep)
+    assert model.cost(keep).parameters == 3 + 4 * (1 + 2)

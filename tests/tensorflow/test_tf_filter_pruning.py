@@ -193,3 +193,24 @@ def test_the_search_for_a_ranking_leaves_the_model_as_it_was(batches, tmp_path):
         register_default_init_args(
             config, batches, 32, train_steps_fn=print, validate_fn=print, val_loader=batches, legr_train_optimizer=optimizer
         )
+
+
+def test_heads_and_ffn_channels_of_a_transformer():
+    """Of 8 heads 2 go, of 96 FFN channels 24."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((7, 64))
+    y = L.LayerNormalization()(inputs)
+    x = L.Add()([inputs, L.MultiHeadAttention(8, 16, name="attention")(y, y)])
+    y = L.Dense(96, activation="gelu", name="up")(L.LayerNormalization()(x))
+    model = keras.Model(inputs, L.Dense(5, name="head")(L.Add()([x, L.Dense(64, name="down")(y)])))
+    entry = {"algorithm": "filter_pruning", "pruning_init": 0.25, "params": {"pruning_target": 0.25}}
+    ctrl, model = create_compressed_model(model, NNCFConfig.from_dict({"compression": entry}))
+    heads = {f"attention/{name}": 0.25 for name in ("query", "key", "value")}
+    assert of_layers(ctrl) == {**heads, "up": 0.25}
+    assert ctrl.statistics().filter_pruning.current_filters_num == 3 * 96 + 64 + 72 + 64 + 5
+    assert ctrl.current_flops == 2 * 7 * (4 * 64 * 96 + 2 * 64 * 72 + 64 * 5)
+    x = np.random.default_rng(0).normal(size=(2, 7, 64)).astype(np.float32)
+    expected = model(x, training=False)
+    smaller = ctrl.strip()
+    assert smaller.get_layer("attention").query_dense.kernel.shape == (64, 6, 16)
+    np.testing.assert_allclose(smaller(x, training=False), expected, rtol=1e-4, atol=1e-4)

@@ -6,7 +6,7 @@ has none keeps the framework's own name and is opaque: it is never compressed, a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -119,6 +119,22 @@ class Graph:
 
     def __getitem__(self, name: str) -> Node:
         return self.by_name[name]
+
+    def first_reached(self, wanted: Callable[[Node], bool]) -> set[str]:
+        """The `wanted` nodes that the model's inputs reach before any other such node."""
+        found: set[str] = set()
+        seen: set[str] = set()
+        frontier = [node.name for node in self.nodes if node.op == INPUT]
+        while frontier:
+            name = frontier.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            if wanted(self[name]):
+                found.add(name)
+            else:
+                frontier.extend(edge.target for edge in self.outputs_of.get(name, ()))
+        return found
 
     def shape_of(self, site: Site) -> tuple[int, ...]:
         """Shape of the tensor at `site`; KeyError where the graph has no such tensor."""

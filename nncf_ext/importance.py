@@ -17,7 +17,7 @@ def unit_importance(xp: Any, weight: Any, axis: int, units: Sequence[int], size:
     L1, L2: norm of all the unit's weights. geometric_median: sum of the L2 distances to the other units, so that the most
     replaceable is the smallest (He et al. 2019, eq. 6).
     """
-    filters = _by_unit(xp, xp.stop_gradient(weight), axis, np.asarray(units), size)
+    filters = _by_unit(xp, _in_float32(xp, weight), axis, np.asarray(units), size)
     if kind == "L1":
         return xp.sum(xp.abs(filters), axis=1)
     if kind == "L2":
@@ -33,8 +33,13 @@ def unit_importance(xp: Any, weight: Any, axis: int, units: Sequence[int], size:
 
 def norm(xp: Any, weight: Any) -> Any:
     """L2 norm of a whole tensor; 1 for one of zeros, so that one may divide by it."""
-    found = xp.sqrt(xp.sum(xp.square(xp.stop_gradient(weight))))
+    found = xp.sqrt(xp.sum(xp.square(_in_float32(xp, weight))))
     return xp.where(found > 0, found, xp.ones_like(found))
+
+
+def _in_float32(xp: Any, weight: Any) -> Any:
+    """Sums over a filter are too coarse in half precision."""
+    return xp.cast_like(xp.stop_gradient(weight), xp.asarray(np.float32(0)))
 
 
 def _by_unit(xp: Any, weight: Any, axis: int, units: np.ndarray, size: int) -> Any:

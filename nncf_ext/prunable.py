@@ -76,11 +76,11 @@ class PrunableModel:
 def by_share(model: PrunableModel, scores: Sequence[np.ndarray], levels: Sequence[float]) -> list[np.ndarray]:
     """Every group loses its least important units, at most the share that is its level; multiples of 8 channels are left.
 
-    n units of c channels leave ceil(n * (1 - level) / s) * s, with s = 8 / gcd(8, c); n where there are fewer than s.
+    n units of c channels leave ceil(n * (1 - level) / s) * s, with s = 8 / gcd(8, c), but at least s; n where there are fewer.
     """
     keep = []
     for group, step, score, level in zip(model.groups, model.steps, scores, levels, strict=True):
-        left = min(math.ceil(round(group.size * (1 - level) / step, 9)) * step, group.size)
+        left = min(max(math.ceil(round(group.size * (1 - level) / step, 9)), 1) * step, group.size)
         keep.append(_without(group.size, _ascending(score)[: group.size - left]))
     return keep
 

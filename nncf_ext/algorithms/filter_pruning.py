@@ -17,7 +17,7 @@ from nncf_ext.config import ConfigError
 from nncf_ext.config.errors import choose
 from nncf_ext.config.models import FilterPruningConfig
 from nncf_ext.edits import MASK, Edit, Plan, Range, Removal, Transform, Var
-from nncf_ext.graph import INPUT, Graph, Node, Site
+from nncf_ext.graph import Graph, Node, Site
 from nncf_ext.importance import norm, unit_importance
 from nncf_ext.initialization import LeGRInitArgs
 from nncf_ext.learned_ranking import Coefficients, TrialController, learn_ranking, load_coefficients, save_coefficients
@@ -219,9 +219,7 @@ class FilterPruning(FilterPruningConfig, Algorithm):
             for node in reversed(training.graph.nodes)
             if has_weight(node) and node.op != "Gather" and (weight := node.parameter("weight")) is not None
         }
-        axes = {
-            model.parameter(edit.site): edit.transform.axes for edit in training.edits if isinstance(edit.transform, FilterMask)
-        }
+        axes = {model.parameter(edit.site): _mask_of(edit).axes for edit in training.edits}
         full = current = 0
         layers = []
         for name, (node, weight) in reversed(weights.items()):
@@ -256,7 +254,7 @@ class FilterPruning(FilterPruningConfig, Algorithm):
 
     def _divided(self, graph: Graph) -> tuple[list[ChannelGroup], dict[str, str]]:
         """The groups to prune; and why not, for every node with a weight that has no channel in them."""
-        first = _first_convolutions(graph)
+        first = graph.first_reached(lambda node: node.op == "Conv")
         groups: list[ChannelGroup] = []
         refused = {node.name: "has no channels that could be pruned" for node in graph.nodes if has_weight(node)}
         chosen: set[str] = set()
@@ -295,7 +293,8 @@ class FilterPruning(FilterPruningConfig, Algorithm):
                 continue
             for name, reason in refused.items():
                 if matches(name, (pattern,)):
-                    raise ConfigError(f"{self.where}.target_scopes: {name} cannot be pruned: {reason}")
+                    path = f"{self.where}.target_scopes".lstrip(".")
+                    raise ConfigError(f"{path}: {name} cannot be pruned: {reason}; change that, or take it out of target_scopes")
 
     def _is_masked(self, graph: Graph, member: Any) -> bool:
         if member.role == "input" or member.site.slot in STATISTICS:
@@ -450,20 +449,3 @@ def _stride(node: Node) -> int:
     """The largest stride of a convolution."""
     stride = node.attrs.get("stride", node.attrs.get("strides", 1))
     return max(stride) if isinstance(stride, Sequence) else stride
-
-
-def _first_convolutions(graph: Graph) -> set[str]:
-    """The convolutions that the model's inputs reach first."""
-    found: set[str] = set()
-    seen: set[str] = set()
-    frontier = [node.name for node in graph.nodes if node.op == INPUT]
-    while frontier:
-        name = frontier.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        if graph[name].op == "Conv":
-            found.add(name)
-        else:
-            frontier.extend(edge.target for edge in graph.outputs_of.get(name, ()))
-    return found

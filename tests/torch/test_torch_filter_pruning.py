@@ -187,8 +187,23 @@ def test_levels_set_by_hand(batches):
     assert of_layers(ctrl)["stem"] == 0.5
     with pytest.raises(ValueError, match="found no group 'innr', expected one of"):
         ctrl.set_pruning_level({"innr": 0.5})
+    ctrl.set_pruning_level(1.0)  # nothing is emptied
+    assert of_layers(ctrl) == pytest.approx({"stem": 0.5, "inner": 2 / 3, "depthwise": 2 / 3, "outer": 0.5})
     with pytest.raises(ValueError, match="found 1.5, expected between 0 and 1"):
         ctrl.set_pruning_level(1.5)
+
+
+def test_half_precision(batches):
+    """Weights in bfloat16 are ranked in float32: two filters that differ in the last place."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 2, 33), nn.ReLU(), nn.Conv2d(2, 3, 1)).bfloat16()
+    with torch.no_grad():
+        model[0].weight.fill_(1.0)
+        model[0].weight[0, 0, 0, 0] = 2.0
+    entry = {"algorithm": "filter_pruning", "pruning_init": 0.5, "params": {"all_weights": True, "prune_first_conv": True}}
+    config = NNCFConfig.from_dict({"compression": entry})
+    ctrl, model = create_compressed_model(model, config, dummy_forward_fn=lambda m: m(torch.ones(1, 1, 33, 33).bfloat16()))
+    assert ctrl.variable_values(ctrl.plan.edits[0])["mask"].reshape(-1).tolist() == [1, 0]
 
 
 def test_resuming_takes_the_same_steps(batches):

@@ -391,7 +391,7 @@ class FilterPruning(FilterPruningConfig, Algorithm):
             try:
                 self._assign(training, model, self._chosen(model, self._scores(training, model, coefficients), level))
                 user.train(attached.model, controller, params.legr_params.train_steps)
-                return user.validate(attached.model)
+                return training.adapter.of_first_rank(user.validate(attached.model))
             finally:
                 training.adapter.load_tensors(attached.model, before)
 

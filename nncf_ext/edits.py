@@ -83,7 +83,7 @@ class Edit:
         multiplied = {} if self.lr_multiplier == 1 else {"lr_multiplier": self.lr_multiplier}
         return {
             "sites": [str(site) for site in self.sites],
-            "transform": self.transform.model_dump(),
+            "transform": self.transform.model_dump(mode="json"),
             "algorithm": self.algorithm,
             **multiplied,
         }

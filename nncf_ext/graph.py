@@ -6,7 +6,7 @@ has none keeps the framework's own name and is opaque: it is never compressed, a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -48,6 +48,7 @@ class Parameter:
     slot: its name in the layer (`weight`, `kernel`, ...); always `weight` for the main one and `bias` for the bias.
     name: the framework's own full name. Two nodes that share a parameter show the same name.
     channel_axis: axis of the output channels in `shape` (for an embedding: the axis of the embedding vector).
+    input_axis: axis of a Conv's, Gemm's or MatMul's input channels.
     port: the input port that ONNX's operator gives this parameter (Conv, Gemm, MatMul 1, Gather 0; bias 2).
     """
 
@@ -57,14 +58,22 @@ class Parameter:
     channel_axis: int | None = None
     port: int | None = None
     trainable: bool = True
+    input_axis: int | None = None
 
 
 @dataclass(frozen=True)
 class Node:
     """One executed operator. `module` is the framework's path of the layer that ran it ("" where none did).
 
-    attrs: what the core knows of it by ONNX's names, and `depthwise`, `data_format`, `scattered_output` (its results are not one
-    tensor that is passed on, so that there is no `output` site).
+    attrs: what the core knows of it, by ONNX's names where ONNX has one: `axis`, `axes`, `keepdims`, `perm`, `pads`, `mode`,
+    `value`, `min`, `max`, `equation`, `num_groups`, `blocksize`, `repeats`, `num_outputs`, `new_axis`, and `split` (sizes).
+    Beside these:
+    groups, depthwise, kernel, stride, padding, dilation: of a convolution. data_format: `channels_last` or `channels_first`.
+    index: of a Slice, numpy's (slices, whole numbers, None, Ellipsis). indices: of a Gather, where they are constants.
+    exponent: of a Pow, where it is a number. head_axis: of an Attention, where it is not the third last one.
+    constants: shapes, by port, of operands that are no parameters and do not depend on the model's inputs.
+    reads: names of parameters that it reads and that are not among `parameters`.
+    scattered_output: its results are not one tensor that is passed on, so that there is no `output` site.
     """
 
     name: str
@@ -110,6 +119,22 @@ class Graph:
 
     def __getitem__(self, name: str) -> Node:
         return self.by_name[name]
+
+    def first_reached(self, wanted: Callable[[Node], bool]) -> set[str]:
+        """The `wanted` nodes that the model's inputs reach before any other such node."""
+        found: set[str] = set()
+        seen: set[str] = set()
+        frontier = [node.name for node in self.nodes if node.op == INPUT]
+        while frontier:
+            name = frontier.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            if wanted(self[name]):
+                found.add(name)
+            else:
+                frontier.extend(edge.target for edge in self.outputs_of.get(name, ()))
+        return found
 
     def shape_of(self, site: Site) -> tuple[int, ...]:
         """Shape of the tensor at `site`; KeyError where the graph has no such tensor."""

@@ -26,6 +26,23 @@ class BNAdaptationInitArgs:
     batches: Callable[[], Iterable[Any]]
 
 
+@dataclass(frozen=True)
+class LeGRInitArgs:
+    """The user's training and validation, for the search for a ranking of filters.
+
+    train(model, controller, steps): train for some optimizer steps, with a fresh optimizer. validate(model): the loss on other
+    data, the smaller the better. Both leave no gradients, and the model in the mode that it was in.
+    """
+
+    train: Callable[[Any, Any, int], None]
+    validate: Callable[[Any], float]
+
+
+def loss_in(result: Any) -> float:
+    """The loss in what a validation function of NNCF 2.x returns: (accuracy, loss), the last of several; or the loss alone."""
+    return float(result[-1] if isinstance(result, tuple | list) else result)
+
+
 def register_loader(config: NNCFConfig, batches: Callable[[], Iterable[Any]]) -> NNCFConfig:
     """Use `batches` for every initialisation that needs data."""
     config.register_extra_structs([QuantizationRangeInitArgs(batches), BNAdaptationInitArgs(batches)])

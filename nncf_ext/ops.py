@@ -10,6 +10,9 @@ from nncf_ext.graph import INPUT, OUTPUT, Node
 # Operator type -> input port that ONNX gives the weight, where the graph states no other.
 _WEIGHT_PORTS: Mapping[str, int] = MappingProxyType({"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "Gather": 0})
 
+# Slots of parameters that hold what a normalization measured: no part of its arithmetic that is learned.
+STATISTICS = frozenset({"mean", "variance"})
+
 
 def has_weight(node: Node) -> bool:
     """Whether the node multiplies with, or looks up in, a weight of its own."""
@@ -20,6 +23,18 @@ def weight_port(node: Node) -> int:
     """Input port of the weight, of a node that has one (a MatMul may have it on either side)."""
     weight = node.parameter("weight")
     return _WEIGHT_PORTS[node.op] if weight is None or weight.port is None else weight.port
+
+
+def output_axes(node: Node) -> tuple[int, ...]:
+    """Axes of the weight, of a node that has one, that reach the output: together they are its channels. The others are summed
+    over, or are those of a kernel."""
+    weight = node.parameter("weight")
+    equation = node.attrs.get("equation")  # "abc,cde->abde"
+    if equation is not None:
+        operands, _, output = equation.partition("->")
+        labels = operands.split(",")[1].replace("...", "")
+        return tuple(axis for axis, label in enumerate(labels) if label in output)
+    return (0 if weight is None or weight.channel_axis is None else weight.channel_axis,)
 
 
 def is_opaque(node: Node) -> bool:

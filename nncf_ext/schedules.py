@@ -59,3 +59,21 @@ def exponential(initial: float, target: float, epoch: float, target_epoch: float
 def multistep(boundaries: Sequence[float], levels: Sequence[float], epoch: float) -> float:
     """`levels[i]` between the i-th boundary and the next; one more level than boundaries."""
     return levels[bisect_right(sorted(boundaries), epoch)]
+
+
+def exponential_with_bias(initial: float, target: float, epoch: float, target_epoch: float) -> float:
+    """a * exp(-k * epoch) + b through (0, initial), (target_epoch / 8, 3/4 target) and (target_epoch, target).
+
+    With z = exp(-k * target_epoch / 8) and c = (3/4 target - initial) / (target - initial) the three points give
+    1 + z + ... + z^7 = 1/c. ValueError unless initial < 5/7 target, where that has a solution 0 < z < 1.
+    """
+    from scipy.optimize import brentq  # half a second to load
+
+    if target_epoch == 0 or initial == target == 0:
+        return target
+    share = (0.75 * target - initial) / (target - initial) if target > initial else 0.0
+    if share <= 1 / 8:
+        raise ValueError(f"initial level: found {initial}, expected less than 5/7 of the target {target}")
+    z: Any = brentq(lambda z: sum(z**i for i in range(8)) - 1 / share, 0.0, 1.0)
+    a = (target - initial) / (z**8 - 1)
+    return min(a * z ** (8 * epoch / target_epoch) + initial - a, target)

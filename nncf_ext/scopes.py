@@ -22,10 +22,15 @@ class Inherited(str):
     """A scope that stands at the top level of the config and holds for every algorithm in it."""
 
 
+def unwrapped(name: str) -> str:
+    """A name of NNCF 2.x, or a pattern for one, as nodes are named here."""
+    return _WRAPPED_CLASS.sub("", name)
+
+
 @lru_cache(maxsize=1024)
 def compile_scope(pattern: str) -> Callable[[str], bool]:
     """The test that `pattern` puts to a node name. `re.error` for an invalid regular expression."""
-    forms = {pattern, _WRAPPED_CLASS.sub("", pattern)}
+    forms = {pattern, unwrapped(pattern)}
     if MARKER not in pattern:
         return forms.__contains__
     searches = [re.compile(form.replace(MARKER, "")).search for form in forms]
@@ -73,7 +78,7 @@ def select(
 
 
 def _advice(pattern: str, names: Collection[str]) -> str:
-    plain = _WRAPPED_CLASS.sub("", pattern).replace(MARKER, "")
+    plain = unwrapped(pattern).replace(MARKER, "")
     below = sum(plain in name for name in names)
     if MARKER not in pattern and below:
         return f" exactly; {_quoted(MARKER + re.escape(plain))} would match the {below} with that in their names"

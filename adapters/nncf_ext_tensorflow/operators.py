@@ -50,6 +50,8 @@ _OPERATIONS = {
     "ConvTranspose": "ConvTranspose",
     "BatchNorm": "BatchNormalization",
     "LayerNorm": "LayerNormalization",
+    "RMSNorm": "RMSNormalization",
+    "Normalize": "LpNormalization",
     "DotProductAttention": "Attention",
     "MaxPool": "MaxPool",
     "AveragePool": "AveragePool",
@@ -84,6 +86,7 @@ _OPERATIONS = {
     "Cos": "Cos",
     "Power": "Pow",
     "Square": "Pow",
+    "Rsqrt": "Pow",
     "Mod": "Mod",
     "Maximum": "Max",
     "Minimum": "Min",
@@ -225,14 +228,7 @@ _LAYERS: Mapping[type, str] = {
     L.GlobalMaxPooling3D: "GlobalMaxPool",
     L.Reshape: "Reshape",
     L.Flatten: "Flatten",
-    L.Permute: "Transpose",
     L.RepeatVector: "Tile",
-    L.ZeroPadding1D: "Pad",
-    L.ZeroPadding2D: "Pad",
-    L.ZeroPadding3D: "Pad",
-    L.Cropping1D: "Slice",
-    L.Cropping2D: "Slice",
-    L.Cropping3D: "Slice",
     L.UpSampling1D: "Resize",
     L.UpSampling2D: "Resize",
     L.UpSampling3D: "Resize",
@@ -252,12 +248,13 @@ _LAYERS: Mapping[type, str] = {
 
 @dataclass(frozen=True)
 class Weight:
-    """A weight of a layer by its attribute there; channel_axis and port as in `nncf_ext.graph.Parameter`."""
+    """A weight of a layer by its attribute there; the axes and port as in `nncf_ext.graph.Parameter`."""
 
     slot: str
     attribute: str
     channel_axis: int | None
     port: int
+    input_axis: int | None = None
 
 
 @dataclass(frozen=True)
@@ -265,7 +262,7 @@ class Stage:
     """One operator of a layer. `name` is "" for the layer's main one, else the last part of the node's name.
 
     point: the name, in apply.py, of the tensor that the stage hands to the next one.
-    data_port: ONNX's port for the layer's first input.
+    data_port: ONNX's port for the layer's first input. output_shape: where it is not the shape of the layer's output.
     """
 
     op: str
@@ -274,6 +271,10 @@ class Stage:
     weights: tuple[Weight, ...] = ()
     attrs: Mapping[str, Any] = field(default_factory=dict)
     data_port: int = 0
+    output_shape: tuple[int | None, ...] | None = None
+
+
+_LAYER_ATTRS = ("axis", "axes", "data_format", "strides", "padding", "pool_size", "keepdims")
 
 
 def stages_of(layer: Any, input_shape: tuple[int | None, ...]) -> list[Stage] | None:
@@ -288,7 +289,7 @@ def stages_of(layer: Any, input_shape: tuple[int | None, ...]) -> list[Stage] | 
         if isinstance(layer, kind) and unpatched_class(layer).call is kind.call:
             if kind is L.ReLU and (layer.max_value is not None or layer.negative_slope or layer.threshold):
                 op = "Clip" if layer.max_value is not None and not layer.negative_slope else "LeakyRelu"
-            return [Stage(op, attrs=_public_attrs(layer, "axis", "data_format", "strides", "padding", "pool_size", "keepdims"))]
+            return [Stage(op, attrs=_public_attrs(layer, *_LAYER_ATTRS))]
     return None
 
 
@@ -314,6 +315,15 @@ def tf_function_op(name: str) -> str:
     for ending, replacement in _TF_ALIASES.items():
         name = name.removesuffix(ending) + replacement if name.endswith(ending) else name
     return _TF_FUNCTIONS.get(name, _FUNCTIONS.get(name, name))
+
+
+def operand_axes(op: str, operation: Any, port: int, rank: int) -> tuple[int | None, int | None]:
+    """(axis of the output channels, of the input channels) in a variable of that rank that an operation is given on `port`."""
+    if op == "ConvTranspose":
+        return rank - 2, rank - 1
+    if unpatched_class(operation).__name__ == "DepthwiseConv":
+        return rank - 2, rank - 2
+    return rank - 1, rank - 2 if op in ("Conv", "MatMul", "Gemm") and port == 1 else None
 
 
 def _activation(layer: Any) -> list[Stage]:
@@ -352,14 +362,14 @@ def _channels(layer: Any, input_shape: tuple[int | None, ...]) -> int | None:
 
 
 def _conv(layer: Any, input_shape: tuple[int | None, ...]) -> list[Stage]:
-    kernel = Weight("weight", _kernel_attribute(layer), layer.rank + 1, 1)  # (*spatial, in / groups, out)
+    kernel = Weight("weight", _kernel_attribute(layer), layer.rank + 1, 1, layer.rank)  # (*spatial, in / groups, out)
     depthwise = layer.groups > 1 and layer.groups == _channels(layer, input_shape)
     attrs = {**_spatial_attrs(layer), "depthwise": depthwise}
     return _then_activation(Stage("Conv", weights=_with_bias(layer, kernel), attrs=attrs), layer)
 
 
 def _conv_transpose(layer: Any, input_shape: tuple[int | None, ...]) -> list[Stage]:
-    kernel = Weight("weight", _kernel_attribute(layer), layer.rank, 1)  # (*spatial, out, in)
+    kernel = Weight("weight", _kernel_attribute(layer), layer.rank, 1, layer.rank + 1)  # (*spatial, out, in)
     return _then_activation(Stage("ConvTranspose", weights=_with_bias(layer, kernel), attrs=_spatial_attrs(layer)), layer)
 
 
@@ -368,22 +378,31 @@ def _depthwise_attrs(layer: Any, input_shape: tuple[int | None, ...]) -> dict[st
 
 
 def _depthwise_conv(layer: Any, input_shape: tuple[int | None, ...]) -> list[Stage]:
-    kernel = Weight("weight", _kernel_attribute(layer), layer.rank, 1)  # (*spatial, in, multiplier)
+    kernel = Weight("weight", _kernel_attribute(layer), layer.rank, 1, layer.rank)  # (*spatial, in, multiplier)
     return _then_activation(Stage("Conv", weights=_with_bias(layer, kernel), attrs=_depthwise_attrs(layer, input_shape)), layer)
 
 
 def _separable_conv(layer: Any, input_shape: tuple[int | None, ...]) -> list[Stage]:
-    first = Weight("weight", "depthwise_kernel", layer.rank, 1)
-    second = Weight("weight", "pointwise_kernel", layer.rank + 1, 1)
+    first = Weight("weight", "depthwise_kernel", layer.rank, 1, layer.rank)
+    second = Weight("weight", "pointwise_kernel", layer.rank + 1, 1, layer.rank)
     pointwise = Stage(
         "Conv", weights=_with_bias(layer, second), attrs={"data_format": layer.data_format, "groups": 1, "depthwise": False}
     )
-    depthwise = Stage("Conv", "depthwise", "pointwise", (first,), _depthwise_attrs(layer, input_shape))
+    shape = _depthwise_shape(layer, input_shape)
+    depthwise = Stage("Conv", "depthwise", "pointwise", (first,), _depthwise_attrs(layer, input_shape), output_shape=shape)
     return [depthwise, *_then_activation(pointwise, layer)]
 
 
+def _depthwise_shape(layer: Any, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    """Output shape of the depthwise part of a separable convolution."""
+    shape = list(layer.compute_output_shape(input_shape))
+    channels = layer.depthwise_kernel.shape[-2] * layer.depthwise_kernel.shape[-1]
+    shape[-1 if layer.data_format == "channels_last" else 1] = channels
+    return tuple(shape)
+
+
 def _dense(layer: Any, input_shape: tuple[int | None, ...]) -> list[Stage]:
-    kernel = Weight("weight", _kernel_attribute(layer), 1, 1)
+    kernel = Weight("weight", _kernel_attribute(layer), 1, 1, 0)
     op = "Gemm" if len(input_shape) == 2 else "MatMul"
     return _then_activation(Stage(op, weights=_with_bias(layer, kernel), attrs={"data_format": "channels_last"}), layer)
 
@@ -419,7 +438,40 @@ def _batch_norm(layer: Any, input_shape: tuple[int | None, ...]) -> list[Stage]:
 
 
 def _layer_norm(layer: Any, input_shape: tuple[int | None, ...]) -> list[Stage]:
-    return [Stage("LayerNormalization", weights=_scale_and_shift(layer), attrs=_public_attrs(layer, "axis", "epsilon"))]
+    axis = (layer.axis,) if isinstance(layer.axis, int) else tuple(layer.axis)
+    attrs = {"axis": axis, "epsilon": layer.epsilon}
+    return [Stage("LayerNormalization", weights=_scale_and_shift(layer), attrs=attrs)]
+
+
+def _rms_norm(layer: Any, input_shape: tuple[int | None, ...]) -> list[Stage]:
+    axis = (layer.axis,) if isinstance(layer.axis, int) else tuple(layer.axis)
+    scale = (Weight("weight", "scale", 0, 1),)
+    return [Stage("RMSNormalization", weights=scale, attrs={"axis": axis, "epsilon": layer.epsilon})]
+
+
+def _group_norm(layer: Any, input_shape: tuple[int | None, ...]) -> list[Stage]:
+    attrs = {"axis": layer.axis, "epsilon": layer.epsilon, "num_groups": layer.groups}
+    return [Stage("GroupNormalization", weights=_scale_and_shift(layer), attrs=attrs)]
+
+
+def _permute(layer: Any, input_shape: tuple[int | None, ...]) -> list[Stage]:
+    return [Stage("Transpose", attrs={"perm": (0, *layer.dims)})]
+
+
+def _cropping(layer: Any, input_shape: tuple[int | None, ...]) -> list[Stage]:
+    widths = [tuple(layer.cropping)] if isinstance(layer, L.Cropping1D) else [tuple(width) for width in layer.cropping]
+    spatial = tuple(slice(before, -after or None) for before, after in widths)
+    first = getattr(layer, "data_format", "channels_last") == "channels_first"
+    return [Stage("Slice", attrs={"index": (slice(None),) * (2 if first else 1) + spatial})]
+
+
+def _zero_padding(layer: Any, input_shape: tuple[int | None, ...]) -> list[Stage]:
+    widths = [(width, width) if isinstance(width, int) else tuple(width) for width in layer.padding]
+    if isinstance(layer, L.ZeroPadding1D):
+        widths = [tuple(layer.padding)]
+    first = getattr(layer, "data_format", "channels_last") == "channels_first"
+    widths = [(0, 0), (0, 0), *widths] if first else [(0, 0), *widths, (0, 0)]
+    return [Stage("Pad", attrs={"pads": tuple(before for before, _ in widths) + tuple(after for _, after in widths)})]
 
 
 def _activation_layer(layer: Any, input_shape: tuple[int | None, ...]) -> list[Stage]:
@@ -454,6 +506,15 @@ _DESCRIPTIONS: Mapping[Any, Callable[[Any, tuple[int | None, ...]], list[Stage]]
     L.Embedding: _embedding,
     L.BatchNormalization: _batch_norm,
     L.LayerNormalization: _layer_norm,
+    L.RMSNormalization: _rms_norm,
+    L.GroupNormalization: _group_norm,
+    L.Permute: _permute,
+    L.Cropping1D: _cropping,
+    L.Cropping2D: _cropping,
+    L.Cropping3D: _cropping,
+    L.ZeroPadding1D: _zero_padding,
+    L.ZeroPadding2D: _zero_padding,
+    L.ZeroPadding3D: _zero_padding,
     L.Activation: _activation_layer,
     L.PReLU: _prelu,
     L.Rescaling: _rescaling,

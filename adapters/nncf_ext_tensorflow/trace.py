@@ -17,8 +17,9 @@ import keras
 
 from nncf_ext.graph import INPUT, OUTPUT, Edge, Graph, Node, Parameter, Site
 from nncf_ext_tensorflow import keras_private
+from nncf_ext_tensorflow.attributes import operation_attributes
 from nncf_ext_tensorflow.naming import Names, join, names_in
-from nncf_ext_tensorflow.operators import Stage, operation_op, stages_of, tf_function_op
+from nncf_ext_tensorflow.operators import Stage, operand_axes, operation_op, stages_of, tf_function_op
 
 Path = tuple[Any, ...]
 
@@ -317,7 +318,7 @@ class _Tracer:
             if leaving.point:
                 self.places[Site(stage_name, "output")] = leaving
             first = outputs[0]
-            current, arriving = [_Tensor(stage_name, 0, first.shape, first.dtype)], [leaving]
+            current, arriving = [_Tensor(stage_name, 0, stage.output_shape or first.shape, first.dtype)], [leaving]
             made = [_Tensor(stage_name, port, x.shape, x.dtype) for port, x in enumerate(outputs)]
         return made
 
@@ -325,7 +326,7 @@ class _Tracer:
         variable = getattr(layer, weight.attribute)
         self.variables[Site(node, weight.slot)] = (layer, weight.attribute, variable)
         name, shape = self.names.variables[id(variable)], tuple(variable.shape)
-        return Parameter(weight.slot, name, shape, weight.channel_axis, weight.port, variable.trainable)
+        return Parameter(weight.slot, name, shape, weight.channel_axis, weight.port, variable.trainable, weight.input_axis)
 
     def _attention(self, layer: Any, name: str, call: int, tensors: list[tuple[Path, _Tensor]], node: Any) -> list[_Tensor]:
         """MultiHeadAttention as its projections, two products and a softmax (apply.py runs it that way where a site needs it)."""
@@ -344,9 +345,9 @@ class _Tracer:
             stages = stages_of(dense, x.shape) or []
             return self._stages(dense, dense_name, count, stages, [((0, 0), x)], [spec])[0]
 
-        def inner(part: str, op: str, shape: Any, *inputs: _Tensor) -> _Tensor:
+        def inner(part: str, op: str, shape: Any, *inputs: _Tensor, **attrs: Any) -> _Tensor:
             part_name = f"{name}/{part}"
-            self._add_operator(op, part_name, layer, (), {}, list(enumerate(inputs)))
+            self._add_operator(op, part_name, layer, (), attrs, list(enumerate(inputs)))
             for port in range(len(inputs)):
                 self.places[Site(part_name, f"input:{port}")] = Place(layer, call, f"{part}|input:{port}")
             self.places[Site(part_name, "output")] = Place(layer, call, f"{part}|output")
@@ -356,9 +357,11 @@ class _Tracer:
         q, k, v = project(layer.query_dense, query), project(layer.key_dense, key), project(layer.value_dense, value)
         scaled = inner("scale", "Mul", q.shape, q)
         scores_shape = _einsum_shape(layer._dot_product_equation, k.shape, q.shape)
-        scores = inner("scores", "MatMul", scores_shape, scaled, k)
-        weights = inner("softmax", "Softmax", scores_shape, scores)
-        context = inner("context", "MatMul", _einsum_shape(layer._combine_equation, scores_shape, v.shape), weights, v)
+        scores = inner("scores", "MatMul", scores_shape, scaled, k, equation=_swapped(layer._dot_product_equation))
+        normalized = tuple(range(-len(layer._attention_axes), 0))
+        weights = inner("softmax", "Softmax", scores_shape, scores, axis=normalized)
+        context_shape = _einsum_shape(layer._combine_equation, scores_shape, v.shape)
+        context = inner("context", "MatMul", context_shape, weights, v, equation=layer._combine_equation)
         if gate is not None:
             context = inner("gated", "Mul", context.shape, context, gate)
         made = [project(layer.output_dense, context)]
@@ -405,13 +408,17 @@ class _Tracer:
         """Node of a keras.ops or tf.* call. program: (layer, call) that it is part of; None in a Functional model."""
         is_tf = isinstance(operation, keras_private.TFOp)
         op = tf_function_op(operation.function_name) if is_tf else operation_op(operation)
-        weighted = [port for port, (_, tensor) in enumerate(tensors) if tensor.variable is not None]
-        parameters = tuple(self._operand(name, op, port, tensors[port][1].variable) for port in weighted)
-        attrs = {
-            k: v for k, v in vars(operation).items() if k in _OPERATION_ATTRS and isinstance(v, int | float | str | tuple | list)
+        operands = {port: tensor.variable for port, (_, tensor) in enumerate(tensors) if tensor.variable is not None}
+        found = {port: self._operand(name, op, operation, port, variable) for port, variable in operands.items()}
+        parameters = tuple(parameter for parameter in found.values() if parameter is not None)
+        reads = tuple(self.names.variables.get(id(operands[port]), "") for port, parameter in found.items() if parameter is None)
+        constants = {
+            port: tuple(tensor.shape) for port, (_, tensor) in enumerate(tensors) if not tensor.source and found.get(port) is None
         }
+        attrs = operation_attributes(op, operation, node)
+        attrs |= {key: value for key, value in {"reads": reads, "constants": constants}.items() if value}
         inputs = [(port, tensor) for port, (_, tensor) in enumerate(tensors)]
-        self._add_operator(op, name, None, tuple(p for p in parameters if p), attrs, inputs)
+        self._add_operator(op, name, None, parameters, attrs, inputs)
         owner, call = (operation, self.calls[id(operation)]) if program is None else program
         self.calls[id(operation)] += 1
         prefix = "" if program is None else f"{local}|"
@@ -422,14 +429,15 @@ class _Tracer:
             self.places[Site(name, "output")] = Place(owner, call, f"{prefix}output", (0,))
         return [_Tensor(name, port, x.shape, x.dtype) for port, x in enumerate(node.outputs)]
 
-    def _operand(self, node: str, op: str, port: int, variable: Any) -> Parameter | None:
-        """A variable that an operation was given directly."""
-        if id(variable) not in self.names.owners or op not in ("MatMul", "Gemm", "Conv", "ConvTranspose", "Gather", "Add", "Mul"):
+    def _operand(self, node: str, op: str, operation: Any, port: int, variable: Any) -> Parameter | None:
+        """A variable that an operation was given directly, where it has a meaning there."""
+        if id(variable) not in self.names.owners or op not in _WITH_OPERANDS or Site(node, _slot(op)) in self.variables:
             return None
-        slot = "bias" if op == "Add" else "weight"
-        self.variables[Site(node, slot)] = (*self.names.owners[id(variable)], variable)
-        axis = len(variable.shape) - 1 if slot == "weight" else 0
-        return Parameter(slot, self.names.variables[id(variable)], tuple(variable.shape), axis, port, variable.trainable)
+        self.variables[Site(node, _slot(op))] = (*self.names.owners[id(variable)], variable)
+        rank = len(variable.shape)
+        channel_axis, input_axis = operand_axes(op, operation, port, rank) if rank > 1 else (rank - 1, None)
+        name, shape = self.names.variables[id(variable)], tuple(variable.shape)
+        return Parameter(_slot(op), name, shape, channel_axis, port, variable.trainable, input_axis)
 
     # Nodes and edges ------------------------------------------------------------------------------------------------------
 
@@ -461,7 +469,14 @@ class _Tracer:
                 self.edges.append(Edge(tensor.source, node.name, tensor.port, port, shape, tensor.dtype))
 
 
-_OPERATION_ATTRS = ("axis", "axes", "data_format", "strides", "padding", "dilation_rate", "keepdims", "subscripts")
+# What is added is a bias, what is multiplied with a weight; so is a variable that is laid out for another operation.
+_WITH_OPERANDS = frozenset(
+    ("MatMul", "Gemm", "Conv", "ConvTranspose", "Gather", "Add", "Sub", "Mul", "Div", "Expand", "Concat", "Reshape", "Unsqueeze")
+)
+
+
+def _slot(op: str) -> str:
+    return "bias" if op in ("Add", "Sub") else "weight"
 
 
 def _bind(node: Any, names: Sequence[str]) -> dict[str, Any]:
@@ -472,6 +487,13 @@ def _bind(node: Any, names: Sequence[str]) -> dict[str, Any]:
 def _plain_attention(layer: Any) -> bool:
     cls, base = keras_private.unpatched_class(layer), keras.layers.MultiHeadAttention
     return cls.call is base.call and cls._compute_attention is base._compute_attention and not layer._flash_attention
+
+
+def _swapped(equation: str) -> str:
+    """The equation of the same product with its factors in the other order."""
+    operands, output = equation.split("->")
+    first, second = operands.split(",")
+    return f"{second},{first}->{output}"
 
 
 def _einsum_shape(equation: str, a: Sequence[int | None], b: Sequence[int | None]) -> tuple[int | None, ...]:

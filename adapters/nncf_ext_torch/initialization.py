@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from nncf_ext import ConfigError, NNCFConfig
-from nncf_ext.initialization import register_loader
+from nncf_ext.initialization import LeGRInitArgs, loss_in, register_loader
 from nncf_ext_torch.trace import ExampleInput
 
 _TARGETS = ("labels", "label", "target", "targets")  # entries of a mapping that the loss takes, not the model
@@ -34,8 +35,50 @@ def register_default_init_args(
     train_loader yields (inputs, target) pairs, mappings (Hugging Face batches; `labels` is left out), or bare inputs; a
     loader with `get_inputs(batch) -> (args, kwargs)` decides itself (NNCF's PTInitializingDataLoader). The arguments after it
     are NNCF 2.x's, accepted for its order; those of algorithms that are not built yet have no use so far.
+    train_steps_fn(train_loader, model, optimizer, controller, steps), validate_fn(model, val_loader) -> (accuracy, loss) and
+    legr_train_optimizer(parameters) -> optimizer (SGD where missing): for learned_ranking of filter pruning.
     """
+    if train_steps_fn is not None and validate_fn is not None and val_loader is not None:
+        optimizer_of = legr_train_optimizer or _sgd
+        if isinstance(optimizer_of, torch.optim.Optimizer):
+            raise ConfigError(
+                f"legr_train_optimizer: found a {type(optimizer_of).__name__}, expected a function that makes one of parameters: "
+                "each trial starts with a new one"
+            )
+        config.register_extra_structs([_trials(train_loader, train_steps_fn, val_loader, validate_fn, optimizer_of)])
     return register_loader(config, lambda: _batches(train_loader, device))
+
+
+def _sgd(parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """NNCF 2.x's for the search for a ranking."""
+    return torch.optim.SGD(parameters, 1e-2, momentum=0.9, weight_decay=5e-4, nesterov=True)
+
+
+def _trials(train_loader: Any, train_steps_fn: Any, val_loader: Any, validate_fn: Any, optimizer_of: Any) -> LeGRInitArgs:
+    def train(model: torch.nn.Module, controller: Any, steps: int) -> None:
+        with _modes_kept(model):
+            model.train()
+            optimizer = optimizer_of([p for p in model.parameters() if p.requires_grad])
+            train_steps_fn(train_loader, model, optimizer, controller, steps)
+            for parameter in model.parameters():
+                parameter.grad = None
+
+    def validate(model: torch.nn.Module) -> float:
+        with _modes_kept(model):
+            model.eval()
+            return loss_in(validate_fn(model, val_loader))
+
+    return LeGRInitArgs(train, validate)
+
+
+@contextmanager
+def _modes_kept(model: torch.nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def _batches(loader: Iterable[Any], device: Any) -> Iterator[ExampleInput]:

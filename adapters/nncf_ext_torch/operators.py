@@ -1,4 +1,4 @@
-"""What each torch function is called in ONNX, which of its arguments are weights, and the attributes that the core looks at.
+"""What each torch function is called in ONNX, and which of its arguments are weights.
 
 Functions are looked up by the name that a `TorchFunctionMode` sees (`relu`, `__getitem__`, `add_`); the in-place form of a
 function is the same operator. A function that is not here has no operator type of its own: its node is opaque.
@@ -32,8 +32,8 @@ _NAMES_BY_TYPE = {
     "Add": "add __add__ __radd__ __iadd__",
     "Sub": "sub subtract rsub __sub__ __rsub__ __isub__",
     "Mul": "mul multiply __mul__ __rmul__ __imul__",
-    "Div": "div divide true_divide __truediv__ __rtruediv__ __itruediv__ __rdiv__ reciprocal",
-    "Pow": "pow __pow__ __rpow__ square",
+    "Div": "div divide true_divide __truediv__ __itruediv__ __rtruediv__ __rdiv__ reciprocal",
+    "Pow": "pow __pow__ __rpow__ square rsqrt",
     "Mod": "fmod remainder __mod__",
     "Neg": "neg negative",
     "Abs": "abs absolute",
@@ -149,23 +149,23 @@ class Signature:
     arguments: tuple[str, ...]
     ports: Mapping[str, int]
     channel_axis: int | None = 0  # of the weight, negative from the end; None: not a weight to be compressed per channel
+    input_axis: int | None = None  # the same for the input channels, where the operator sums over them
 
 
-def _signature(arguments: str, channel_axis: int | None = 0, **ports: int) -> Signature:
-    return Signature(tuple(arguments.split()), ports, channel_axis)
+def _signature(arguments: str, channel_axis: int | None = 0, input_axis: int | None = None, **ports: int) -> Signature:
+    return Signature(tuple(arguments.split()), ports, channel_axis, input_axis)
 
 
-_CONV = _signature("input weight bias stride padding dilation groups", input=0, weight=1, bias=2)
-_CONV_TRANSPOSE = _signature(
-    "input weight bias stride padding output_padding groups dilation", channel_axis=1, input=0, weight=1, bias=2
-)
+_CONV = _signature("input weight bias stride padding dilation groups", input_axis=1, input=0, weight=1, bias=2)
+_CONV_TRANSPOSE = _signature("input weight bias stride padding output_padding groups dilation", 1, 0, input=0, weight=1, bias=2)
+_ELEMENTWISE = " ".join(_NAMES_BY_TYPE[op] for op in ("Add", "Sub", "Mul", "Div")).split()
 _SIGNATURES = {
     **dict.fromkeys(_NAMES_BY_TYPE["Conv"].split(), _CONV),
     **dict.fromkeys(_NAMES_BY_TYPE["ConvTranspose"].split(), _CONV_TRANSPOSE),
-    **dict.fromkeys(("matmul", "mm", "bmm", "__matmul__"), _signature("input other", channel_axis=-1, input=0, other=1)),
-    "linear": _signature("input weight bias", input=0, weight=1, bias=2),
-    "addmm": _signature("input mat1 mat2", channel_axis=-1, mat1=0, mat2=1, input=2),
-    "baddbmm": _signature("input batch1 batch2", channel_axis=-1, batch1=0, batch2=1, input=2),
+    **dict.fromkeys(("matmul", "mm", "bmm", "__matmul__"), _signature("input other", -1, -2, input=0, other=1)),
+    "linear": _signature("input weight bias", input_axis=1, input=0, weight=1, bias=2),
+    "addmm": _signature("input mat1 mat2", -1, -2, mat1=0, mat2=1, input=2),
+    "baddbmm": _signature("input batch1 batch2", -1, -2, batch1=0, batch2=1, input=2),
     "embedding": _signature("input weight", channel_axis=1, input=1, weight=0),
     "batch_norm": _signature("input running_mean running_var weight bias", input=0, weight=1, bias=2),
     "instance_norm": _signature("input running_mean running_var weight bias", input=0, weight=1, bias=2),
@@ -173,13 +173,15 @@ _SIGNATURES = {
     "rms_norm": _signature("input normalized_shape weight", input=0, weight=1),
     "group_norm": _signature("input num_groups weight bias", input=0, weight=1, bias=2),
     "prelu": _signature("input weight", input=0, weight=1),
+    **dict.fromkeys(_ELEMENTWISE, _signature("input other", None, input=0, other=1)),
+    **dict.fromkeys(("__rtruediv__", "__rdiv__", "reciprocal"), _signature("input other", None, other=0, input=1)),
     "scaled_dot_product_attention": _signature("query key value attn_mask", query=0, key=1, value=2, attn_mask=3),
 }
 # Where a parameter is the main weight of an operator, and where its bias.
 _WEIGHT_ARGUMENTS = frozenset({"weight", "other", "mat2", "batch2"})
+# Operators whose operand is a parameter that is laid out for another operator.
+LAYOUT = frozenset({"Expand", "Concat", "Reshape", "Unsqueeze", "Slice", "Gather"})
 _LEFT_OPERANDS = frozenset({"matmul", "mm", "bmm", "__matmul__"})
-
-_AXIS_DEFAULTS = {"Softmax": None, "LogSoftmax": None, "Concat": 0, "Split": 0, "Flatten": 0}
 
 
 def function_name(function: Callable[..., Any]) -> str:
@@ -192,7 +194,8 @@ def function_name(function: Callable[..., Any]) -> str:
     return getattr(function, "__name__", type(function).__name__)
 
 
-def _lookup_name(function: Callable[..., Any]) -> str:
+def lookup_name(function: Callable[..., Any]) -> str:
+    """The name that a function has in the tables."""
     name = getattr(function, "__name__", type(function).__name__)
     if name == "__get__":  # a property of Tensor: `x.T`
         return getattr(getattr(function, "__self__", None), "__name__", name)
@@ -202,22 +205,28 @@ def _lookup_name(function: Callable[..., Any]) -> str:
 
 
 def signature(function: Callable[..., Any]) -> Signature | None:
-    return _SIGNATURES.get(_lookup_name(function))
+    return _SIGNATURES.get(lookup_name(function))
 
 
 def parameter_slot(function: Callable[..., Any], argument: str) -> str | None:
-    """Slot ("weight", "bias") that a parameter given as `argument` has at the operator; None where it is just a constant."""
+    """Slot ("weight", "bias") that a parameter given as `argument` has at the operator; None where it is just a constant.
+
+    What is added is a bias, what is multiplied with a weight.
+    """
+    name = lookup_name(function)
+    if name in _ELEMENTWISE:
+        return "bias" if _TYPE_BY_NAME[name] in ("Add", "Sub") else "weight"
     if argument in _WEIGHT_ARGUMENTS:
         return "weight"
-    if argument == "bias" or (argument == "input" and _lookup_name(function) in ("addmm", "baddbmm")):
+    if argument == "bias" or (argument == "input" and name in ("addmm", "baddbmm")):
         return "bias"
-    return "weight" if argument == "input" and _lookup_name(function) in _LEFT_OPERANDS else None
+    return "weight" if argument == "input" and name in _LEFT_OPERANDS else None
 
 
-def channel_axis(function: Callable[..., Any], argument: str, shape: tuple[int, ...]) -> int | None:
+def channel_axis(function: Callable[..., Any], argument: str | None, shape: tuple[int, ...]) -> int | None:
     """Axis of the output channels in a weight of that shape, given as `argument`."""
     found = signature(function)
-    if found is None or found.channel_axis is None or not shape:
+    if found is None or argument is None or found.channel_axis is None or not shape:
         return None
     if parameter_slot(function, argument) == "bias":
         return len(shape) - 1
@@ -225,12 +234,23 @@ def channel_axis(function: Callable[..., Any], argument: str, shape: tuple[int, 
     return axis % len(shape) if -len(shape) <= axis < len(shape) else 0
 
 
+def input_axis(function: Callable[..., Any], argument: str | None, shape: tuple[int, ...]) -> int | None:
+    """Axis of the input channels in a weight of that shape, given as `argument`; None where there is none."""
+    found = signature(function)
+    if found is None or argument is None or found.input_axis is None:
+        return None
+    if len(shape) < 2 or parameter_slot(function, argument) != "weight":
+        return None
+    axis = -1 if argument == "input" else found.input_axis
+    return axis % len(shape)
+
+
 def operator_type(function: Callable[..., Any], arguments: Mapping[str, Any], args: tuple[Any, ...], output: Any) -> str:
     """ONNX operator type of one call, or the function's own name where there is none.
 
     arguments: the call's arguments by the names of `signature`; args: the positional ones.
     """
-    name = _lookup_name(function)
+    name = lookup_name(function)
     if name == "linear":
         return "MatMul" if arguments.get("bias") is None else "Gemm"
     if name.startswith("adaptive_avg_pool") and all(size == 1 for size in output.shape[-int(name[-2]) :]):
@@ -247,35 +267,3 @@ def operator_type(function: Callable[..., Any], arguments: Mapping[str, Any], ar
 
 def _has_tensor(index: Any) -> bool:
     return isinstance(index, torch.Tensor) or (isinstance(index, (tuple, list)) and any(map(_has_tensor, index)))
-
-
-def attributes(op: str, arguments: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """What the core may want to know of one call: a convolution's shape, `axis`, or that a weight is (out, in): `transB`."""
-    if op in ("Conv", "ConvTranspose"):
-        return _convolution(op, arguments)
-    if op in ("Gemm", "MatMul") and "weight" in arguments:
-        return {"transB": 1}  # torch.nn.functional.linear: (out, in)
-    if op in _AXIS_DEFAULTS:
-        position = 2 if op == "Split" else 1
-        axis = kwargs.get("dim", kwargs.get("start_dim", args[position] if len(args) > position else _AXIS_DEFAULTS[op]))
-        return {} if axis is None else {"axis": axis}
-    return {}
-
-
-def _convolution(op: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    shape = tuple(arguments["weight"].shape)
-    rank = len(shape) - 2
-    groups = arguments.get("groups", 1)
-    channels = shape[1] * groups if op == "Conv" else shape[0]
-
-    def per_dimension(value: Any) -> Any:
-        return value if isinstance(value, str) else (value,) * rank if isinstance(value, int) else tuple(value)
-
-    return {
-        "groups": groups,
-        "kernel": shape[2:],
-        "stride": per_dimension(arguments.get("stride", 1)),
-        "padding": per_dimension(arguments.get("padding", 0)),
-        "dilation": per_dimension(arguments.get("dilation", 1)),
-        "depthwise": groups > 1 and groups == channels,
-    }

@@ -17,6 +17,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from nncf_ext.graph import INPUT, OUTPUT, Edge, Graph, Node, Parameter
 from nncf_ext_torch import operators
+from nncf_ext_torch.attributes import attributes
 
 
 @dataclass(frozen=True)
@@ -236,19 +237,29 @@ class _Recorder(TorchFunctionMode):
         op = operators.operator_type(function, arguments, args, output)
         ports: dict[int, Argument] = {}
         module_ports: dict[int, Argument] = {}
-        parameters = []
+        parameters: dict[str, Parameter] = {}
+        reads: list[str] = []
+        constants: dict[int, tuple[int, ...]] = {}
         for port, (argument, tensor, formal) in sorted(inputs.items()):
             if tensor in self.constants:
-                slot = operators.parameter_slot(function, formal) if formal else None
-                if formal and slot and self.constants[tensor]:
-                    parameters.append(self._parameter(slot, tensor, function, formal, port))
+                slot = operators.parameter_slot(function, formal) if formal else "weight" if op in operators.LAYOUT else None
+                if slot and self.constants[tensor] and slot not in parameters:
+                    parameters[slot] = self._parameter(slot, tensor, function, formal, port)
+                elif self.constants[tensor]:
+                    reads.append(self.constants[tensor])
+                    constants[port] = tuple(tensor.shape)
+                else:
+                    constants[port] = tuple(tensor.shape)
                 continue
+            if tensor not in self.producers:
+                constants[port] = tuple(tensor.shape)
             ports[port] = argument
             if id(tensor) in frame.inputs:
                 module_ports[port] = frame.inputs[id(tensor)]
             self._connect(tensor, name, port)
-        attrs = types.MappingProxyType(operators.attributes(op, arguments, args, kwargs))
-        node = Node(name, op, frame.name, tuple(parameters), attrs)
+        attrs = attributes(op, function, arguments, args, kwargs, output, lambda tensor: tensor not in self.producers)
+        attrs |= {key: value for key, value in {"reads": tuple(reads), "constants": constants}.items() if value}
+        node = Node(name, op, frame.name, tuple(parameters.values()), types.MappingProxyType(attrs))
         floating = [path for path, tensor in produced if tensor.is_floating_point()]
         where = produced[0][0] if len(produced) == 1 else floating[0] if len(floating) == 1 else None
         recorded = _Recorded(node, function, counts, ports, module_ports, where, id(result))
@@ -260,10 +271,11 @@ class _Recorder(TorchFunctionMode):
             self.producers[given], self.overwritten[given] = (name, 0), recorded
         return output
 
-    def _parameter(self, slot: str, tensor: torch.Tensor, function: Any, formal: str, port: int) -> Parameter:
+    def _parameter(self, slot: str, tensor: torch.Tensor, function: Any, formal: str | None, port: int) -> Parameter:
         shape = tuple(tensor.shape)
         axis = operators.channel_axis(function, formal, shape)
-        return Parameter(slot, self.constants[tensor], shape, axis, port, tensor.requires_grad)
+        input_axis = operators.input_axis(function, formal, shape)
+        return Parameter(slot, self.constants[tensor], shape, axis, port, tensor.requires_grad, input_axis)
 
     def _connect(self, tensor: torch.Tensor, target: str, port: int) -> None:
         source = self.producers.get(tensor)

@@ -10,6 +10,8 @@ from torch import (  # noqa: F401  (these functions are the namespace)
     abs,
     exp,
     log,
+    matmul,
+    moveaxis,
     ones_like,
     reshape,
     round,
@@ -90,6 +92,10 @@ def sort(x: torch.Tensor, axis: int = -1) -> torch.Tensor:
 
 def argsort(x: torch.Tensor, axis: int = -1) -> torch.Tensor:
     return torch.argsort(x, dim=axis, stable=True)
+
+
+def take(x: torch.Tensor, indices: torch.Tensor, axis: int = 0) -> torch.Tensor:
+    return torch.index_select(x, axis, indices.to(x.device))
 
 
 def cumsum(x: torch.Tensor, axis: int | None = None) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from nncf_ext.algorithms.algorithm import Algorithm
+from nncf_ext.algorithms.filter_pruning import FilterPruning
 from nncf_ext.algorithms.knowledge_distillation import KnowledgeDistillation
 from nncf_ext.algorithms.magnitude_sparsity import MagnitudeSparsity
 from nncf_ext.algorithms.quantization import Quantization
@@ -10,6 +11,7 @@ from nncf_ext.algorithms.quantization import Quantization
 ALGORITHMS: dict[str, type[Any]] = {
     "quantization": Quantization,
     "magnitude_sparsity": MagnitudeSparsity,
+    "filter_pruning": FilterPruning,
     "knowledge_distillation": KnowledgeDistillation,
 }
 
@@ -20,7 +22,6 @@ KNOWN_NOT_BUILT = frozenset(
         "bootstrapNAS",
         "const_sparsity",
         "experimental_quantization",
-        "filter_pruning",
         "movement_sparsity",
         "rb_sparsity",
     }

@@ -23,11 +23,24 @@ SPARSE = {
     "sparsity_init": 0.1,
     "params": {"sparsity_target": 0.6, "sparsity_target_epoch": 2, "sparsity_freeze_epoch": 10},
 }
+PRUNE = {
+    "algorithm": "filter_pruning",
+    "pruning_init": 0.15,
+    "params": {"all_weights": True, "pruning_target": 0.7, "pruning_steps": 3},
+}
 DISTIL = {"algorithm": "knowledge_distillation", "type": "softmax", "scale": 0.5, "temperature": 3}
 
 
 def _sparse(**params: Any) -> dict[str, Any]:
     return {**SPARSE, "params": {**SPARSE["params"], **params}}
+
+
+def _pruned(**params: Any) -> dict[str, Any]:
+    return {**PRUNE, "params": {**PRUNE["params"], **params}}
+
+
+def _pruned_flops(**params: Any) -> dict[str, Any]:
+    return {**PRUNE, "params": {"all_weights": True, "pruning_flops_target": 0.6, "pruning_steps": 3, **params}}
 
 
 CASES = (
@@ -57,8 +70,18 @@ CASES = (
     Case("sparsity_every_step", _sparse(update_per_optimizer_step=True, steps_per_epoch=2)),
     Case("sparsity_every_step_measured", _sparse(update_per_optimizer_step=True)),
     Case("sparsity_frozen", _sparse(sparsity_freeze_epoch=1)),
+    Case("pruning_exponential", PRUNE),
+    Case("pruning_exponential_with_bias", _pruned(schedule="exponential_with_bias")),
+    Case("pruning_baseline", _pruned(schedule="baseline", num_init_steps=1)),
+    Case("pruning_after_a_start", _pruned(num_init_steps=1, pruning_steps=2)),
+    Case("pruning_frozen", _pruned(pruning_steps=1)),
+    Case("pruning_L1", _pruned(filter_importance="L1")),
+    Case("pruning_geometric_median", _pruned(filter_importance="geometric_median")),
+    Case("pruning_flops", _pruned_flops()),
+    Case("pruning_multiples_of_eight", _pruned(all_weights=False)),
     Case("distillation_softmax", DISTIL),
     Case("distillation_mse", {"algorithm": "knowledge_distillation", "type": "mse", "scale": 2.0}),
     Case("all_together", [INT8, SPARSE, DISTIL]),
+    Case("pruning_with_all", [INT8, SPARSE, PRUNE, DISTIL]),
     Case("all_together_in_another_order", [DISTIL, INT8, SPARSE]),
 )

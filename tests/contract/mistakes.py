@@ -12,7 +12,7 @@ import pytest
 
 from nncf_ext import ConfigError
 from nncf_ext.checkpoint import CheckpointError
-from tests.contract.cases import DISTIL, INT8, SPARSE, Case
+from tests.contract.cases import DISTIL, INT8, PRUNE, SPARSE, Case
 from tests.contract.contract import Driver, compressed, config_of, run_epochs
 from tests.contract.reference_net import data, initial_weights
 
@@ -42,6 +42,18 @@ MISTAKES = (
     Mistake("expression_without_a_node", 'matches no node; the nearest node is ".*fc[12]', _with(target_scopes="{re}fc9"), GOOD),
     Mistake(
         "scope_of_a_group", r"compression.weights.ignored_scopes: .*matches no node", _with(weights={"ignored_scopes": "x"}), GOOD
+    ),
+    Mistake(
+        "pruning_that_empties_a_layer",
+        r"compression.params.pruning_target: found 0.95, expected at most 0.8750: more would empty a layer",
+        {**PRUNE, "params": {"all_weights": True, "pruning_target": 0.95}},
+        GOOD,
+    ),
+    Mistake(
+        "pruning_of_nothing",
+        r"compression: found no filter that can be pruned: .*fc1.*: is in ignored_scopes",
+        {**PRUNE, "ignored_scopes": "{re}fc"},
+        GOOD,
     ),
     Mistake("no_compression_state", "expected what get_compression_state", INT8, GOOD, {"weights": 1}, CheckpointError),
     Mistake(

@@ -22,7 +22,7 @@ class KerasDriver:
         model = keras.Sequential(
             [
                 keras.Input((6,)),
-                keras.layers.Dense(8, name="fc1"),
+                keras.layers.Dense(len(weights["fc1.bias"]), name="fc1"),
                 keras.layers.ReLU(name="relu"),
                 keras.layers.Dense(3, name="fc2"),
             ]

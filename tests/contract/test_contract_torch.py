@@ -18,9 +18,9 @@ from tests.contract.mistakes import MISTAKES, check_mistake, check_wrong_checkpo
 
 
 class Net(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, hidden: int) -> None:
         super().__init__()
-        self.fc1, self.relu, self.fc2 = nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)
+        self.fc1, self.relu, self.fc2 = nn.Linear(6, hidden), nn.ReLU(), nn.Linear(hidden, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.fc2(self.relu(self.fc1(x)))
@@ -28,7 +28,7 @@ class Net(nn.Module):
 
 class TorchDriver:
     def build(self, weights: dict[str, np.ndarray]) -> nn.Module:
-        model = Net()
+        model = Net(len(weights["fc1.bias"]))
         model.load_state_dict({name: torch.from_numpy(value.T.copy()) for name, value in weights.items()})
         return model
 

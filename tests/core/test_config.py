@@ -387,7 +387,12 @@ def test_every_section_and_field_is_documented_and_frozen(section):
 
 
 def test_an_algorithm_adds_no_keys_to_its_section():
-    expected = (sections.QuantizationConfig, sections.MagnitudeSparsityConfig, sections.KnowledgeDistillationConfig)
+    expected = (
+        sections.QuantizationConfig,
+        sections.MagnitudeSparsityConfig,
+        sections.FilterPruningConfig,
+        sections.KnowledgeDistillationConfig,
+    )
     for (name, algorithm), section in zip(ALGORITHMS.items(), expected, strict=True):
         assert issubclass(algorithm, section)
         assert issubclass(algorithm, BaseModel)

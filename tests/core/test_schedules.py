@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nncf_ext.schedules import Clock, exponential, multistep, polynomial
+from nncf_ext.schedules import Clock, exponential, exponential_with_bias, multistep, polynomial
 
 levels = st.floats(0, 0.99)
 
@@ -17,6 +17,31 @@ def test_cubic_ramp_has_the_published_values():
 
 def test_exponential_midpoint():
     assert exponential(0, 0.9, 5, 10) == pytest.approx(0.6838, abs=1e-4)
+
+
+def test_exponential_with_bias_goes_through_its_three_points():
+    """From 0.1 to 0.5 over 16 epochs: 3/4 of 0.5 after an eighth of the way."""
+    values = [exponential_with_bias(0.1, 0.5, epoch, 16) for epoch in (0, 2, 16, 20)]
+    assert values == pytest.approx([0.1, 0.375, 0.5, 0.5])
+
+
+def test_exponential_with_bias_by_hand():
+    """From 0 the share is 3/4: 1 + z + ... + z^7 = 4/3, so z is 1/4 but for z^8. Another eighth on the distance to b quarters."""
+    values = [exponential_with_bias(0, 0.8, epoch, 8) for epoch in (1, 2, 3)]
+    assert values == pytest.approx([0.6, 0.75, 0.7875], abs=1e-4)
+
+
+@given(target=st.floats(0.01, 0.99), share=st.floats(0, 0.7), target_epoch=st.integers(1, 50), epoch=st.integers(0, 60))
+def test_exponential_with_bias_rises_to_its_target(target, share, target_epoch, epoch):
+    level = exponential_with_bias(share * target, target, epoch, target_epoch)
+    assert share * target - 1e-9 <= level <= exponential_with_bias(share * target, target, epoch + 1, target_epoch) + 1e-9
+    assert exponential_with_bias(share * target, target, target_epoch, target_epoch) == pytest.approx(target)
+
+
+def test_exponential_with_bias_is_steep_first_or_not_at_all():
+    with pytest.raises(ValueError, match="expected less than 5/7 of the target 0.7"):
+        exponential_with_bias(0.5, 0.7, 1, 10)
+    assert exponential_with_bias(0, 0, 1, 10) == 0 and exponential_with_bias(0.1, 0.5, 0, 0) == 0.5
 
 
 def test_multistep_changes_at_the_boundary():

@@ -105,7 +105,7 @@ def test_names_and_types(traced: TorchTrace) -> None:
 
 def test_parameters_and_attributes(traced: TorchTrace) -> None:
     conv = traced.graph["Block/Conv2d[conv]/conv2d_0"]
-    assert conv.parameters == (Parameter("weight", "conv.weight", (4, 1, 3, 3), channel_axis=0, port=1),)
+    assert conv.parameters == (Parameter("weight", "conv.weight", (4, 1, 3, 3), channel_axis=0, port=1, input_axis=1),)
     assert dict(conv.attrs) == {
         "groups": 4,
         "kernel": (3, 3),
@@ -114,7 +114,7 @@ def test_parameters_and_attributes(traced: TorchTrace) -> None:
         "dilation": (1, 1),
         "depthwise": True,
     }
-    assert traced.graph["Block/linear_0"].parameters[0] == Parameter("weight", "table.weight", (10, 4), 0, 1)
+    assert traced.graph["Block/linear_0"].parameters[0] == Parameter("weight", "table.weight", (10, 4), 0, 1, input_axis=1)
     assert traced.graph["Block/Embedding[table]/embedding_0"].parameters[0] == Parameter("weight", "table.weight", (10, 4), 1, 0)
     assert traced.graph["Block/cat_0"].attrs["axis"] == 1
 

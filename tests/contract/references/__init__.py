@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from tests.contract.references import knowledge_distillation, magnitude_sparsity, quantization
+from tests.contract.references import filter_pruning, knowledge_distillation, magnitude_sparsity, quantization
 from tests.contract.references.reference import AlgorithmReference
 
 REFERENCES: dict[str, AlgorithmReference] = {
     "quantization": quantization.REFERENCE,
     "magnitude_sparsity": magnitude_sparsity.REFERENCE,
+    "filter_pruning": filter_pruning.REFERENCE,
     "knowledge_distillation": knowledge_distillation.REFERENCE,
 }

@@ -37,14 +37,19 @@ def _no_loss(net: Any, algorithm: Any, forward: Forward) -> Term:
     return Term(0.0)
 
 
+def _all_stay(net: Any, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return weights
+
+
 @dataclass(frozen=True)
 class AlgorithmReference:
     """begins(net, algorithm, epoch, step): the model is made (epoch -1), or an epoch (step None) or a step begins: put what the
     algorithm puts into `net.variables`.
     loss(net, algorithm, forward): the algorithm's term. vjps: by transform kind, `(transform, x, variables, g) -> (gradient by x,
-    gradients by trainable variables)`, worked out by hand.
+    gradients by trainable variables)`, worked out by hand. stays(net, weights): what a stripped model has of them, by role.
     """
 
     begins: Callable[[Any, Any, int, int | None], None] = _nothing_begins
     loss: Callable[[Any, Any, Forward], Term] = _no_loss
     vjps: Mapping[str, Callable[..., tuple[np.ndarray, dict[str, np.ndarray]]]] = field(default_factory=dict)
+    stays: Callable[[Any, dict[str, np.ndarray]], dict[str, np.ndarray]] = _all_stay

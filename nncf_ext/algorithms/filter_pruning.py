@@ -1,0 +1,451 @@
+"""Filter pruning: whole filters are masked, to a level that a schedule raises, and leave the stripped model (NNCF 2.x)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import PrivateAttr
+
+from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, State, Training
+from nncf_ext.channels import ChannelGroup, channel_groups
+from nncf_ext.config import ConfigError
+from nncf_ext.config.errors import choose
+from nncf_ext.config.models import FilterPruningConfig
+from nncf_ext.edits import MASK, Edit, Plan, Range, Removal, Transform, Var
+from nncf_ext.graph import Graph, Node, Site
+from nncf_ext.importance import norm, unit_importance
+from nncf_ext.initialization import LeGRInitArgs
+from nncf_ext.learned_ranking import Coefficients, TrialController, learn_ranking, load_coefficients, save_coefficients
+from nncf_ext.ops import STATISTICS, has_weight, output_axes
+from nncf_ext.prunable import (
+    Keep,
+    PrunableModel,
+    by_share,
+    least_important,
+    least_important_for_flops,
+    most_without_emptying,
+    same_share,
+    same_share_for_flops,
+)
+from nncf_ext.schedules import Clock, exponential, exponential_with_bias
+from nncf_ext.scopes import MARKER, Inherited, considered, matches, select
+
+
+class FilterMask(Transform):
+    """x * mask, with a value (1 keep, 0 prune) per index along each of `axes`. Pruned filters keep their weights while masks
+    change, and may come back."""
+
+    kind: Literal["filter_mask"] = "filter_mask"
+    stage: ClassVar[int] = MASK
+
+    axes: tuple[int, ...]
+
+    def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:
+        sizes = [size if axis in self.axes else 1 for axis, size in enumerate(shape)]
+        return self, {"mask": Var(np.ones(sizes, np.float32))}
+
+    def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
+        return x * xp.cast_like(variables["mask"], x)
+
+
+@dataclass(frozen=True)
+class PrunedLayer:
+    """pruned_level: share of its filters that are pruned."""
+
+    name: str
+    shape: tuple[int, ...]
+    pruned_level: float
+
+
+@dataclass(frozen=True)
+class FilterPruningStatistics:
+    """Of the model as it is when the pruned channels are taken out. `pruning_level`: share of the prunable filters that are
+    pruned; `target_pruning_level`: what the schedule asks for now, of FLOPs with pruning_flops_target."""
+
+    pruning_level: float
+    target_pruning_level: float
+    full_flops: int
+    current_flops: int
+    full_params_num: int
+    current_params_num: int
+    full_filters_num: int
+    current_filters_num: int
+    layers: tuple[PrunedLayer, ...]
+
+
+class FilterPruning(FilterPruningConfig, Algorithm):
+    transforms: ClassVar[tuple[type[Transform], ...]] = (FilterMask,)
+    commands: ClassVar[tuple[str, ...]] = ("set_pruning_level",)
+    readings: ClassVar[tuple[str, ...]] = (
+        "pruning_level",
+        "current_groupwise_pruning_level",
+        "pruned_module_groups_info",
+        "full_flops",
+        "current_flops",
+    )
+
+    _prunable: PrunableModel | None = PrivateAttr(None)  # of the model compressed last: finding the groups takes a while
+
+    def plan(self, graph: Graph, target_device: str) -> Plan:
+        select([node.name for node in graph.nodes], self.ignored_scopes, self.target_scopes, self.validate_scopes, self.where)
+        groups, refused = self._divided(graph)
+        self._check_named(refused)
+        if not groups:
+            why = next(iter(refused.items()), ("the model", "has no layer with filters"))
+            raise ConfigError(f"{self.where or self.algorithm}: found no filter that can be pruned: {': '.join(why)}")
+        self._prunable = model = PrunableModel(graph, groups)
+        self._check_target(model)
+        axes: dict[str, set[int]] = {}
+        for member in (member for group in groups for member in group.members if self._is_masked(graph, member)):
+            axes.setdefault(model.parameter(member.site), set()).add(member.axis)
+        sites: dict[str, list[Site]] = {name: [] for name in axes}
+        for node in graph.nodes:
+            for parameter in node.parameters:
+                if parameter.name in sites:
+                    sites[parameter.name].append(Site(node.name, parameter.slot))
+        edits = tuple(Edit(tuple(sites[name]), FilterMask(axes=tuple(sorted(axes[name]))), self.algorithm) for name in axes)
+        return Plan(edits, tuple(refused.items()))
+
+    def start(self) -> State:
+        return {"level": 0.0, "level_by_group": {}, "frozen": False, "scheduled": True, "ranking": {}}
+
+    def initialize(self, training: Training, state: State) -> State:
+        if self.params.interlayer_ranking_type == "learned_ranking":
+            state = {**state, "ranking": {layer: list(pair) for layer, pair in self._ranking(training).items()}}
+        return self._prune(training, state, self.pruning_init if self.params.num_init_steps == 0 else 0.0)
+
+    def epoch_step(self, training: Training, clock: Clock, state: State) -> State:
+        if state["frozen"]:
+            return state
+        if state["scheduled"]:
+            state = self._prune(training, state, self.level(clock.epoch))
+        else:  # the level was set by hand: only which filters go is decided anew
+            state = self._prune(training, state, state["level_by_group"] or state["level"])
+        rising = 0 if self.params.schedule == "baseline" else self.params.pruning_steps
+        return {**state, "frozen": clock.epoch >= self.params.num_init_steps + rising}
+
+    def stage(self, clock: Clock, state: State) -> CompressionStage:
+        if state["level"] >= self.params.target:
+            return CompressionStage.FULLY_COMPRESSED
+        return CompressionStage.UNCOMPRESSED if state["level"] == 0 else CompressionStage.PARTIALLY_COMPRESSED
+
+    def level(self, epoch: float) -> float:
+        """The schedule: share wanted in epoch `epoch`, of filters or of FLOPs."""
+        params = self.params
+        since = epoch - params.num_init_steps
+        if since < 0:
+            return 0.0
+        if params.schedule == "baseline":
+            return params.target
+        rise = exponential if params.schedule == "exponential" else exponential_with_bias
+        return rise(self.pruning_init, params.target, since, params.pruning_steps - 1)
+
+    def compression_rate(self, training: Training, state: State) -> float:
+        """Share that is pruned: of FLOPs with pruning_flops_target, else the level."""
+        if self.params.pruning_flops_target is None:
+            return state["level"]
+        model = self._model(training)
+        return 1 - model.cost(self._kept(training, model)).flops / model.full.flops
+
+    def maximal_compression_rate(self, training: Training) -> float:
+        return self._highest_level(self._model(training))
+
+    def set_compression_rate(self, training: Training, state: State, rate: float) -> State:
+        return {**self._prune(training, state, rate), "scheduled": False}
+
+    def freeze(self, training: Training, state: State, frozen: bool) -> State:
+        return {**state, "frozen": frozen}
+
+    def set_pruning_level(self, training: Training, state: State, pruning_level: float | Mapping[str, float]) -> State:
+        """Prune to a level now, and end the schedule. A mapping from names of groups (`pruned_module_groups_info`) to shares of
+        their filters leaves the other groups as they are. ValueError for a level or a name that cannot be."""
+        levels: Any = pruning_level
+        if isinstance(pruning_level, Mapping):
+            if self.params.all_weights or self.params.pruning_flops_target is not None:
+                raise ValueError("set_pruning_level: found levels by group, expected one level with all_weights or FLOPs")
+            present = self.current_groupwise_pruning_level(training, state)
+            odd = next((name for name in pruning_level if name not in present), None)
+            if odd is not None:
+                raise ValueError(f"set_pruning_level: found no group {odd!r}, {choose(odd, present)}")
+            levels = {**present, **pruning_level}
+        highest = self.maximal_compression_rate(training)
+        for level in levels.values() if isinstance(levels, Mapping) else (levels,):
+            if not 0 <= level <= highest:
+                raise ValueError(f"set_pruning_level: found {level}, expected between 0 and {highest:.4f}")
+        return {**self._prune(training, state, levels), "scheduled": False}
+
+    def pruning_level(self, training: Training, state: State) -> float:
+        return state["level"]
+
+    def current_groupwise_pruning_level(self, training: Training, state: State) -> dict[str, float]:
+        """Share of the pruned filters in every group."""
+        model = self._model(training)
+        keep = self._kept(training, model)
+        return {group.name: 1 - float(units.mean()) for group, units in zip(model.groups, keep, strict=True)}
+
+    def pruned_module_groups_info(self, training: Training, state: State) -> dict[str, tuple[str, ...]]:
+        """The layers whose filters are pruned together, by the name of their group."""
+        return {
+            group.name: tuple(dict.fromkeys(m.site.node for m in group.members if m.role == "output"))
+            for group in self._model(training).groups
+        }
+
+    def full_flops(self, training: Training, state: State) -> int:
+        return self._model(training).full.flops
+
+    def current_flops(self, training: Training, state: State) -> int:
+        model = self._model(training)
+        return model.cost(self._kept(training, model)).flops
+
+    def removals(self, training: Training, state: State) -> tuple[Removal, ...]:
+        model = self._model(training)
+        keep = [
+            units if self._is_exact(training.graph, group) else np.ones_like(units)
+            for group, units in zip(model.groups, self._kept(training, model), strict=True)
+        ]
+        return model.removals(keep)
+
+    def report(self, training: Training, clock: Clock, state: State) -> FilterPruningStatistics:
+        model = self._model(training)
+        keep = self._kept(training, model)
+        now, stays = model.cost(keep), model.kept(keep)
+        weights = {
+            weight.name: (node, weight)
+            for node in reversed(training.graph.nodes)
+            if has_weight(node) and node.op != "Gather" and (weight := node.parameter("weight")) is not None
+        }
+        axes = {model.parameter(edit.site): _mask_of(edit).axes for edit in training.edits}
+        full = current = 0
+        layers = []
+        for name, (node, weight) in reversed(weights.items()):
+            filters = left = math.prod(weight.shape[axis] for axis in output_axes(node))
+            if name in axes:
+                shares = [stays[name, axis].mean() for axis in axes[name]]
+                left = round(filters * math.prod(shares))
+                layers.append(PrunedLayer(node.name, weight.shape, 1 - float(math.prod(shares))))
+            full, current = full + filters, current + left
+        return FilterPruningStatistics(
+            1 - float(np.concatenate(keep).mean()),
+            state["level"],
+            model.full.flops,
+            now.flops,
+            model.full.parameters,
+            now.parameters,
+            full,
+            current,
+            tuple(layers),
+        )
+
+    def _key(self, key: str) -> str:
+        """JSON path of a key of `params`."""
+        return f"{self.where}.params.{key}".lstrip(".")
+
+    # Which groups ---------------------------------------------------------------------------------------------------------
+
+    def _model(self, training: Training) -> PrunableModel:
+        if self._prunable is None or self._prunable.graph is not training.graph:  # of another model, or read from a checkpoint
+            self._prunable = PrunableModel(training.graph, self._divided(training.graph)[0])
+        return self._prunable
+
+    def _divided(self, graph: Graph) -> tuple[list[ChannelGroup], dict[str, str]]:
+        """The groups to prune; and why not, for every node with a weight that has no channel in them."""
+        first = graph.first_reached(lambda node: node.op == "Conv")
+        groups: list[ChannelGroup] = []
+        refused = {node.name: "has no channels that could be pruned" for node in graph.nodes if has_weight(node)}
+        chosen: set[str] = set()
+        for group in channel_groups(graph):
+            nodes = {member.site.node for member in group.members if member.role != "input"}
+            objection = self._objection(graph, group, first)
+            if objection is None:
+                groups.append(group)
+                chosen |= nodes
+                continue
+            culprit, reason = objection
+            for name in nodes & set(refused):
+                refused[name] = reason if culprit in ("", name) else f"is coupled with {culprit}, which {reason}"
+        return groups, {name: reason for name, reason in refused.items() if name not in chosen}
+
+    def _objection(self, graph: Graph, group: ChannelGroup, first: set[str]) -> tuple[str, str] | None:
+        """Why a group is left alone, if it is: (the node that it is about, or "", and what is with it)."""
+        if group.blocked is not None:
+            return "", f"its channels have to stay: {group.blocked}"
+        nodes = {member.site.node: graph[member.site.node] for member in group.members if member.role != "input"}
+        for name, node in nodes.items():
+            if matches(name, self.ignored_scopes):
+                return name, "is in ignored_scopes"
+            if has_weight(node) and not considered(name, (), self.target_scopes):
+                return name, "is not in target_scopes"
+            if not self.params.prune_first_conv and name in first:
+                return name, "is a first convolution, and prune_first_conv is false"
+            if not self.params.prune_downsample_convs and node.op == "Conv" and _stride(node) > 1:
+                return name, "has a stride, and prune_downsample_convs is false"
+        return None
+
+    def _check_named(self, refused: Mapping[str, str]) -> None:
+        """ConfigError where target_scopes names exactly what cannot be pruned."""
+        for pattern in self.target_scopes or ():
+            if MARKER in pattern or isinstance(pattern, Inherited):
+                continue
+            for name, reason in refused.items():
+                if matches(name, (pattern,)):
+                    path = f"{self.where}.target_scopes".lstrip(".")
+                    raise ConfigError(f"{path}: {name} cannot be pruned: {reason}; change that, or take it out of target_scopes")
+
+    def _is_masked(self, graph: Graph, member: Any) -> bool:
+        if member.role == "input" or member.site.slot in STATISTICS:
+            return False
+        return self.params.prune_batch_norms or graph[member.site.node].op != "BatchNormalization"
+
+    def _is_exact(self, graph: Graph, group: ChannelGroup) -> bool:
+        """Whether a pruned unit contributes nothing, so that it can be taken out."""
+        return self.params.prune_batch_norms or all(
+            graph[member.site.node].op != "BatchNormalization" for member in group.members
+        )
+
+    # Which filters --------------------------------------------------------------------------------------------------------
+
+    def _highest_level(self, model: PrunableModel) -> float:
+        """Largest level that pruning can reach."""
+        if self.params.pruning_flops_target is not None:
+            scores = [np.zeros(group.size) for group in model.groups]
+            return 1 - model.cost(self._chosen(model, scores, 1.0)).flops / model.full.flops
+        if self.params.all_weights:
+            return most_without_emptying(model.groups) / sum(group.size for group in model.groups)
+        return 1.0
+
+    def _check_target(self, model: PrunableModel) -> None:
+        """ConfigError for a target that would empty a layer, or that the prunable layers cannot reach."""
+        flops = self.params.pruning_flops_target is not None
+        key = "pruning_flops_target" if flops else "pruning_target"
+        if flops and model.costs.unknown_sizes:
+            raise ConfigError(
+                f"{self._key(key)}: the outputs of {model.costs.unknown_sizes[0]} have no fixed size, so that operations "
+                "cannot be counted; expected a model with fixed input sizes, or pruning_target"
+            )
+        highest = self._highest_level(model)
+        why = "the rest is in layers that are not pruned" if flops else "more would empty a layer"
+        for name, level in ((key, self.params.target), ("legr_params.max_pruning", self.params.legr_params.max_pruning)):
+            if level is not None and level > highest:
+                raise ConfigError(f"{self._key(name)}: found {level}, expected at most {highest:.4f}: {why}")
+
+    def _chosen(self, model: PrunableModel, scores: Sequence[np.ndarray], level: float) -> list[np.ndarray]:
+        """The units that stay at `level`, given the importance of each."""
+        if self.params.pruning_flops_target is not None:
+            choose = least_important_for_flops if self.params.all_weights else same_share_for_flops
+            return choose(model, scores, round((1 - level) * model.full.flops))
+        if self.params.all_weights:
+            total = sum(len(score) for score in scores)
+            return least_important(scores, min(round(level * total), most_without_emptying(model.groups)))
+        return same_share(model, scores, level)
+
+    def _importances(self, training: Training, model: PrunableModel) -> list[dict[str, np.ndarray]]:
+        """For each group the importance of its units in the layers that make its channels, by layer."""
+        xp, found = training.xp, []
+        for group in model.groups:
+            by_layer: dict[str, np.ndarray] = {}
+            makers = {(model.parameter(m.site), m.axis): m for m in reversed(group.members) if m.role == "output"}
+            for member in reversed(makers.values()):
+                weight = training.attached.parameter(member.site)
+                importance = unit_importance(xp, weight, member.axis, member.units, group.size, self.params.filter_importance)
+                if self.params.all_weights and self.params.interlayer_ranking_type == "unweighted_ranking":
+                    importance = importance / norm(xp, weight)
+                by_layer[member.site.node] = training.adapter.to_numpy(importance)
+            found.append(by_layer)
+        return found
+
+    def _scores(self, training: Training, model: PrunableModel, ranking: Mapping[str, Sequence[float]]) -> list[np.ndarray]:
+        """What each group's units are ranked by: their importances, scaled and shifted where a ranking was learned, in sum."""
+        scores = []
+        for by_layer in self._importances(training, model):
+            pairs = [(ranking.get(layer, (1.0, 0.0)), importance) for layer, importance in by_layer.items()]
+            scores.append(np.sum([scale * importance + shift for (scale, shift), importance in pairs], axis=0))
+        return scores
+
+    def _ranking(self, training: Training) -> Coefficients:
+        """Coefficients from the file or from a search, which leaves the model as it was."""
+        params, attached = self.params, training.attached
+        model = self._model(training)
+        importances = {layer: score for by_layer in self._importances(training, model) for layer, score in by_layer.items()}
+        if params.load_ranking_coeffs_path is not None:
+            where = self._key("load_ranking_coeffs_path")
+            return load_coefficients(Path(params.load_ranking_coeffs_path), list(importances), where)
+        user = training.extra(LeGRInitArgs)
+        if user is None:
+            raise ConfigError(
+                f"{self._key('interlayer_ranking_type')}: learned_ranking needs train_steps_fn, validate_fn and val_loader of "
+                "register_default_init_args, or load_ranking_coeffs_path"
+            )
+        save_path = None if params.save_ranking_coeffs_path is None else Path(params.save_ranking_coeffs_path)
+        if save_path is not None and not save_path.parent.is_dir():
+            raise ConfigError(f"{self._key('save_ranking_coeffs_path')}: {str(save_path.parent)!r} is no folder")
+        level = params.target if params.legr_params.max_pruning is None else params.legr_params.max_pruning
+        before = {name: value.copy() for name, value in training.adapter.tensors(attached.model).items()}
+        controller = TrialController(training.xp.asarray(np.float32(0)))
+
+        def loss_of(coefficients: Coefficients) -> float:
+            try:
+                self._assign(training, model, self._chosen(model, self._scores(training, model, coefficients), level))
+                user.train(attached.model, controller, params.legr_params.train_steps)
+                return training.adapter.of_first_rank(user.validate(attached.model))
+            finally:
+                training.adapter.load_tensors(attached.model, before)
+
+        spreads = {layer: float(score.std()) for layer, score in importances.items()}
+        ranking = learn_ranking(spreads, params.legr_params, loss_of)
+        if save_path is not None:
+            save_coefficients(save_path, ranking)
+        return ranking
+
+    def _prune(self, training: Training, state: State, level: float | Mapping[str, float]) -> State:
+        """Mask the filters that go at `level`, which may be one for each group."""
+        model = self._model(training)
+        scores = self._scores(training, model, state["ranking"])
+        if not isinstance(level, Mapping):
+            self._assign(training, model, self._chosen(model, scores, level))
+            return {**state, "level": level, "level_by_group": {}}
+        self._assign(training, model, by_share(model, scores, [level[group.name] for group in model.groups]))
+        weights = [sum(model.elements(m) for m in group.members if m.role == "output") for group in model.groups]
+        mean = float(np.average([level[group.name] for group in model.groups], weights=weights))
+        return {**state, "level": mean, "level_by_group": dict(level)}
+
+    def _assign(self, training: Training, model: PrunableModel, keep: Keep) -> None:
+        stays = model.kept(keep)
+        for edit in training.edits:
+            shape = training.graph.shape_of(edit.site)
+            mask = np.ones((), np.float32)
+            for axis in _mask_of(edit).axes:
+                sizes = [size if a == axis else 1 for a, size in enumerate(shape)]
+                mask = mask * stays[model.parameter(edit.site), axis].astype(np.float32).reshape(sizes)
+            training.attached.assign(edit, "mask", mask)
+
+    def _kept(self, training: Training, model: PrunableModel) -> list[np.ndarray]:
+        """The units that the masks keep."""
+        masks = {}
+        for edit in training.edits:
+            mask = training.variable(edit, "mask")
+            for axis in _mask_of(edit).axes:
+                others = tuple(a for a in range(mask.ndim) if a != axis)
+                masks[model.parameter(edit.site), axis] = mask.max(axis=others) > 0
+        keep = model.everything()
+        for units, group in zip(keep, model.groups, strict=True):
+            member = next(m for m in group.members if m.role == "output")
+            of_unit = np.asarray(member.units)
+            stays = masks[model.parameter(member.site), member.axis]
+            units[of_unit[of_unit >= 0]] = stays[of_unit >= 0]
+        return keep
+
+
+def _mask_of(edit: Edit) -> FilterMask:
+    assert isinstance(edit.transform, FilterMask)
+    return edit.transform
+
+
+def _stride(node: Node) -> int:
+    """The largest stride of a convolution."""
+    stride = node.attrs.get("stride", node.attrs.get("strides", 1))
+    return max(stride) if isinstance(stride, Sequence) else stride

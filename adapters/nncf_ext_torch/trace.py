@@ -55,11 +55,12 @@ class Call:
 
 @dataclass(frozen=True)
 class TorchTrace:
-    """The graph; the call behind each node; how often each function is called inside each container."""
+    """The graph; the call behind each node; how often each function is called inside each container; what was run for it."""
 
     graph: Graph
     calls: Mapping[str, Call]
     totals: Mapping[tuple[str, Callable[..., Any]], int]
+    example: ExampleInput | Callable[[nn.Module], Any]
 
 
 def trace(model: nn.Module, example: ExampleInput | Callable[[nn.Module], Any]) -> TorchTrace:
@@ -70,10 +71,14 @@ def trace(model: nn.Module, example: ExampleInput | Callable[[nn.Module], Any]) 
     """
     recorder = _Recorder(model)
     with evaluating(model), torch.no_grad(), recorder.watching(), recorder:
-        model(*example.args, **example.kwargs) if isinstance(example, ExampleInput) else example(model)
+        forward(model, example)
     if recorder.runs[""] != 1:
         raise ValueError(f"the example forward ran {type(model).__name__} {recorder.runs['']} times; expected exactly once")
-    return recorder.result()
+    return recorder.result(example)
+
+
+def forward(model: nn.Module, example: ExampleInput | Callable[[nn.Module], Any]) -> None:
+    model(*example.args, **example.kwargs) if isinstance(example, ExampleInput) else example(model)
 
 
 @contextlib.contextmanager
@@ -280,7 +285,7 @@ class _Recorder(TorchFunctionMode):
         self.node_names[prefix] += 1
         return f"{prefix}_{self.node_names[prefix] - 1}"
 
-    def result(self) -> TorchTrace:
+    def result(self, example: ExampleInput | Callable[[nn.Module], Any]) -> TorchTrace:
         calls = {}
         for entry in self.recorded:
             container = next(name for name in reversed(entry.counts) if self.runs[name] == 1)
@@ -289,7 +294,7 @@ class _Recorder(TorchFunctionMode):
             calls[entry.node.name] = Call(container, entry.function, entry.counts[container], whole, inputs, entry.output)
         nodes = tuple(_stating_scattered_output(entry) for entry in self.recorded)
         totals = {key: count for key, count in self.totals.items() if self.runs[key[0]] == 1}
-        return TorchTrace(Graph(nodes, tuple(self.edges)), calls, totals)
+        return TorchTrace(Graph(nodes, tuple(self.edges)), calls, totals, example)
 
 
 def _stating_scattered_output(entry: _Recorded) -> Node:

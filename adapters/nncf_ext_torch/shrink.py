@@ -63,23 +63,24 @@ class _Source(Cut):
     position: int = 0
 
 
-def _cuts(model: nn.Module, removals: Sequence[Removal], traced: TorchTrace) -> dict[nn.Parameter, _Source]:
+def _cuts(model: nn.Module, removals: Sequence[Removal], traced: TorchTrace) -> dict[torch.Tensor, _Source]:
     positions = {node.name: index for index, node in enumerate(traced.graph.nodes)}
-    cuts: dict[nn.Parameter, _Source] = {}
+    tensors = {**dict(model.named_buffers(remove_duplicate=False)), **dict(model.named_parameters(remove_duplicate=False))}
+    cuts: dict[torch.Tensor, _Source] = {}
     for removal in removals:
-        parameter, site = model.get_parameter(parameter_name(traced, removal.site)), removal.site
-        shape, keep = tuple(parameter.shape), tuple(removal.keep)
+        tensor, site = tensors[parameter_name(traced, removal.site)], removal.site
+        shape, keep = tuple(tensor.shape), tuple(removal.keep)
         if not -len(shape) <= removal.axis < len(shape):
             raise ValueError(f"{site}: found axis {removal.axis}, expected one of {len(shape)} axes")
         axis = removal.axis % len(shape)
         if not keep or list(keep) != sorted(set(keep)) or keep[0] < 0 or keep[-1] >= shape[axis]:
             raise ValueError(f"{site}: found {_shown(keep)} to keep, expected sorted indices below {shape[axis]}, at least one")
-        cut = cuts.setdefault(parameter, _Source(shape, {}, site.node, positions[site.node]))
+        cut = cuts.setdefault(tensor, _Source(shape, {}, site.node, positions[site.node]))
         if cut.keep.get(axis, keep) != keep:
             raise ValueError(f"{site}: found other channels to keep along axis {axis} than at {cut.node}, expected the same")
         if len(keep) < shape[axis]:
             cut.keep[axis] = keep  # type: ignore[index]
-    return {parameter: cut for parameter, cut in cuts.items() if cut.keep}
+    return {tensor: cut for tensor, cut in cuts.items() if cut.keep}
 
 
 class _Changes:
@@ -120,11 +121,11 @@ def _give(tensor: torch.Tensor, value: torch.Tensor) -> None:
     tensor.data = value
 
 
-def _resize(model: nn.Module, cuts: Mapping[nn.Parameter, _Source], changes: _Changes) -> None:
+def _resize(model: nn.Module, cuts: Mapping[torch.Tensor, _Source], changes: _Changes) -> None:
     """Cut the parameters, buffers of the same shape beside them, and the attributes that say these shapes."""
-    for parameter, cut in cuts.items():
-        changes.cut(parameter, cut)
-    done: set[int] = set()
+    for tensor, cut in cuts.items():
+        changes.cut(tensor, cut)
+    done = set(map(id, cuts))
     for name, module in model.named_modules():
         own = _own(module, cuts)
         related = [*own.values(), *(cut for child in module.children() for cut in _own(child, cuts).values())]
@@ -143,7 +144,7 @@ def _resize(model: nn.Module, cuts: Mapping[nn.Parameter, _Source], changes: _Ch
             changes.attribute(module, attribute, value)
 
 
-def _own(module: nn.Module, cuts: Mapping[nn.Parameter, _Source]) -> dict[str, _Source]:
+def _own(module: nn.Module, cuts: Mapping[torch.Tensor, _Source]) -> dict[str, _Source]:
     return {name: cuts[p] for name, p in module._parameters.items() if p is not None and p in cuts}
 
 
@@ -249,7 +250,7 @@ def _difference(expected: torch.Tensor, found: torch.Tensor) -> float:
     return largest / scale if scale else largest
 
 
-def _fit(model: nn.Module, traced: TorchTrace, cuts: Mapping[nn.Parameter, _Source], changes: _Changes) -> None:
+def _fit(model: nn.Module, traced: TorchTrace, cuts: Mapping[torch.Tensor, _Source], changes: _Changes) -> None:
     """Give sizes and per-channel tensors of the failing modules the new number of channels, as long as this gets the forward
     further. ConfigError where it does not."""
     failed = _watched(model, traced)
@@ -261,7 +262,7 @@ def _fit(model: nn.Module, traced: TorchTrace, cuts: Mapping[nn.Parameter, _Sour
 
 
 def _further(
-    model: nn.Module, traced: TorchTrace, cuts: Mapping[nn.Parameter, _Source], changes: _Changes, failed: _Forward
+    model: nn.Module, traced: TorchTrace, cuts: Mapping[torch.Tensor, _Source], changes: _Changes, failed: _Forward
 ) -> _Forward | None:
     nearest = sorted(cuts.values(), key=lambda cut: abs(cut.position - _end(traced, failed.ended)))
     lines = dict.fromkeys((cut.shape[axis], keep) for cut in nearest for axis, keep in cut.keep.items())
@@ -282,7 +283,7 @@ def _further(
 
 
 def _trials(
-    module: nn.Module, size: int, cuts: Mapping[nn.Parameter, Cut]
+    module: nn.Module, size: int, cuts: Mapping[torch.Tensor, Cut]
 ) -> Iterator[tuple[Sequence[str], Sequence[torch.Tensor]]]:
     """Attributes and tensors of a module that may stand for `size` channels: all of them, the ones or the others, each alone."""
     attributes = [name for name, value in vars(module).items() if _resized(value, size, 0) is not None]
@@ -311,7 +312,7 @@ def _end(traced: TorchTrace, module: str) -> int:
     return max((index for index, node in enumerate(traced.graph.nodes) if f"{node.module}/".startswith(inside)), default=0)
 
 
-def _failed(model: nn.Module, traced: TorchTrace, cuts: Mapping[nn.Parameter, _Source], run: _Forward) -> str:
+def _failed(model: nn.Module, traced: TorchTrace, cuts: Mapping[torch.Tensor, _Source], run: _Forward) -> str:
     assert run.error is not None
     message = str(run.error).strip().partition("\n")[0].rstrip(".")
     return (
@@ -322,7 +323,7 @@ def _failed(model: nn.Module, traced: TorchTrace, cuts: Mapping[nn.Parameter, _S
 
 
 def _changed(
-    model: nn.Module, traced: TorchTrace, cuts: Mapping[nn.Parameter, _Source], before: _Forward, after: _Forward
+    model: nn.Module, traced: TorchTrace, cuts: Mapping[torch.Tensor, _Source], before: _Forward, after: _Forward
 ) -> str:
     where, position = "", len(traced.graph.nodes)
     for (name, expected), (_, found) in zip(before.outputs, after.outputs, strict=False):
@@ -336,7 +337,7 @@ def _changed(
     )
 
 
-def _nearest(cuts: Mapping[nn.Parameter, _Source], position: int) -> str:
+def _nearest(cuts: Mapping[torch.Tensor, _Source], position: int) -> str:
     """The node that a removal was asked for at, the last one up to `position` if there is one."""
     ordered = sorted(cuts.values(), key=lambda cut: (cut.position > position, abs(position - cut.position)))
     return ordered[0].node

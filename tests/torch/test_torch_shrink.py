@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F
+from nncf_ext_torch import create_compressed_model, register_default_init_args
 from nncf_ext_torch.shrink import remove_channels
 from nncf_ext_torch.trace import ExampleInput, trace
 from torch import Tensor, nn
 
-from nncf_ext import ConfigError
+from nncf_ext import ConfigError, NNCFConfig
+from nncf_ext.algorithms.algorithm import Algorithm
 from nncf_ext.edits import Removal
-from nncf_ext.graph import Site
+from nncf_ext.graph import Graph, Site
 
 IMAGE = ExampleInput((torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)),))
 Wanted = dict[str, dict[int, Sequence[int]]]  # parameter -> axis -> what to keep
@@ -191,16 +197,19 @@ class Separable(nn.Module):
         return self.out(self.up(self.project(x)))
 
 
-@pytest.mark.parametrize("multiplier", [1, 2])
-def test_depthwise_and_transposed_convolutions(multiplier: int) -> None:
+def of_separable(multiplier: int) -> Wanted:
     after_depthwise = blocks(TWO, multiplier)
-    wanted = joined(
+    return joined(
         of(TWO, "expand.weight", "bn1.weight", "bn1.bias"),
         of(after_depthwise, "depthwise.weight", "bn2.weight", "bn2.bias"),
         of(after_depthwise, "project.weight", axis=1),
         of((0, 3), "project.weight", "up.weight", "up.bias", "out.weight"),
     )
-    after = shrunk(Separable(multiplier), IMAGE, wanted)[1]
+
+
+@pytest.mark.parametrize("multiplier", [1, 2])
+def test_depthwise_and_transposed_convolutions(multiplier: int) -> None:
+    after = shrunk(Separable(multiplier), IMAGE, of_separable(multiplier))[1]
     depthwise = after.depthwise
     assert (depthwise.groups, depthwise.in_channels, depthwise.out_channels) == (3, 3, 3 * multiplier)
     assert (after.up.groups, after.up.in_channels, after.up.out_channels) == (2, 2, 2)
@@ -218,16 +227,18 @@ class Dense(nn.Module):
         return self.conv3(self.norm(torch.cat([x, self.conv2(torch.relu(x))], dim=1)))
 
 
+BOTH = (0, 3, 4 + 1, 4 + 2, 4 + 3)
+DENSE = joined(
+    of((0, 3), "conv1.weight", "conv1.bias"),
+    of((0, 3), "conv2.weight", axis=1),
+    of((1, 2, 3), "conv2.weight", "conv2.bias"),
+    of(BOTH, "norm.weight", "norm.bias"),
+    of(BOTH, "conv3.weight", axis=1),
+)
+
+
 def test_concatenation() -> None:
-    both = (0, 3, 4 + 1, 4 + 2, 4 + 3)
-    wanted = joined(
-        of((0, 3), "conv1.weight", "conv1.bias"),
-        of((0, 3), "conv2.weight", axis=1),
-        of((1, 2, 3), "conv2.weight", "conv2.bias"),
-        of(both, "norm.weight", "norm.bias"),
-        of(both, "conv3.weight", axis=1),
-    )
-    shrunk(Dense(), IMAGE, wanted)
+    shrunk(Dense(), IMAGE, DENSE)
 
 
 class Grouped(nn.Module):
@@ -263,7 +274,9 @@ def test_groups_embeddings_and_prelu() -> None:
 
 def test_groups_of_unequal_size_are_refused() -> None:
     model, tokens = lively(Grouped()), ExampleInput((torch.arange(10).reshape(2, 5),))
-    refused(model, tokens, of((0, 1, 2, 4, 6), "norm.weight"), r"GroupNorm norm: .* 4 groups keep 1 to 2 channels, expected equally")
+    refused(
+        model, tokens, of((0, 1, 2, 4, 6), "norm.weight"), r"GroupNorm norm: .* 4 groups keep 1 to 2 channels, expected equally"
+    )
 
 
 class Shared(nn.Module):
@@ -353,7 +366,9 @@ class FrozenNorm(nn.Module):
             self.register_buffer(name, torch.ones(size))
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias, mean, var = (getattr(self, n).reshape(1, -1, 1, 1) for n in ("weight", "bias", "running_mean", "running_var"))
+        weight, bias, mean, var = (
+            getattr(self, n).reshape(1, -1, 1, 1) for n in ("weight", "bias", "running_mean", "running_var")
+        )
         scale = weight * var.rsqrt()
         return x * scale + (bias - mean * scale)
 
@@ -417,7 +432,9 @@ def test_a_constant_in_the_code_is_named_and_nothing_changes() -> None:
 def test_channels_that_are_not_zero_are_named_and_nothing_changes() -> None:
     message = refused(lively(Residual()), IMAGE, RESIDUAL, "does not give what it gave before channels were removed")
     assert re.search(r'add "Residual/\S+" to ignored_scopes', message)
-    partly = zeroed(lively(Residual()), {name: axes for name, axes in RESIDUAL.items() if name not in ("bn2.bias", "head.weight")})
+    partly = zeroed(
+        lively(Residual()), {name: axes for name, axes in RESIDUAL.items() if name not in ("bn2.bias", "head.weight")}
+    )
     assert refused(partly, IMAGE, RESIDUAL, "before").startswith("Linear head: ")
 
 
@@ -452,3 +469,69 @@ def test_nothing_to_remove() -> None:
     trace_of_a_call = trace(model, lambda m: m(*IMAGE.args))
     zero = zeroed(model, RESIDUAL)
     assert remove_channels(zero, removals_of(trace_of_a_call, RESIDUAL), trace_of_a_call).conv1.out_channels == 2
+
+
+def compressed(model: nn.Module, *, samples: int = 8, **settings: Any) -> Any:
+    torch.manual_seed(0)
+    init = {"range": {"num_init_samples": samples}, "batchnorm_adaptation": {"num_bn_adaptation_samples": 0}}
+    quantization = {"algorithm": "quantization", "initializer": init, **settings}
+    config = NNCFConfig.from_dict({"input_info": {"sample_size": [1, 3, 16, 16]}, "compression": quantization})
+    data = [(torch.randn(4, 3, 16, 16), torch.zeros(4)) for _ in range(2)]
+    return create_compressed_model(model, register_default_init_args(config, data))[0]
+
+
+def asking_for(monkeypatch: pytest.MonkeyPatch, controller: Any, wanted: Wanted) -> None:
+    """The first algorithm of the controller wants these channels removed."""
+    monkeypatch.setattr(Algorithm, "removals", lambda self, training, state: removals_of(Graphed(training.graph), wanted))
+
+
+@dataclass
+class Graphed:
+    graph: Graph
+
+
+ASYMMETRIC = {"weights": {"mode": "asymmetric"}, "activations": {"mode": "asymmetric"}}
+PER_CHANNEL = {"activations": {"per_channel": True}}
+
+
+@pytest.mark.parametrize(
+    ("build", "wanted", "settings"),
+    [
+        (Plain, PLAIN, ASYMMETRIC),
+        (Residual, RESIDUAL, PER_CHANNEL),
+        (Separable, of_separable(1), {}),
+        (Dense, DENSE, PER_CHANNEL),
+    ],
+    ids=["plain", "residual", "depthwise", "dense"],
+)
+def test_a_pruned_and_quantized_model_is_exported_smaller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, build: Any, wanted: Wanted, settings: dict[str, Any]
+) -> None:
+    """And agrees with the compressed model; the scales of the channels that are left are the learned ones."""
+    ctrl = compressed(zeroed(lively(build()), wanted), **settings)
+    for edit in ctrl.plan:  # as training would
+        if "scale" in ctrl.variable_values(edit):
+            ctrl._attached.assign(edit, "scale", ctrl.variable_values(edit)["scale"] * 1.1)
+    asking_for(monkeypatch, ctrl, wanted)
+    state = {name: tensor.clone() for name, tensor in ctrl.model.state_dict().items()}
+    parity = ctrl.export_model(tmp_path / "smaller.onnx")
+    assert parity.samples == 8 and parity.unoptimized <= 1.01 * parity.step
+    assert all(torch.equal(state[name], tensor) for name, tensor in ctrl.model.state_dict().items())
+    plain = ctrl.strip()
+    for name, axes in wanted.items():
+        assert all(plain.get_parameter(name).shape[axis] == len(keep) for axis, keep in axes.items())
+    tensors = onnx.load(tmp_path / "smaller.onnx").graph.initializer
+    sizes = [np.prod(tensor.dims) for tensor in tensors if len(tensor.dims) > 1]
+    assert sorted(sizes) == sorted(weight.numel() for weight in plain.parameters() if weight.ndim > 1)
+    assert ctrl.strip(do_copy=False) is ctrl.model
+    assert_same(plain, ctrl.model, IMAGE)
+
+
+def test_strip_that_fails_leaves_the_model_compressed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ctrl = compressed(zeroed(lively(Stubborn()), STUBBORN))
+    asking_for(monkeypatch, ctrl, STUBBORN)
+    expected = ctrl.model.eval()(*IMAGE.args)
+    for fails in (lambda: ctrl.strip(do_copy=False), ctrl.strip, lambda: ctrl.export_model(tmp_path / "model.onnx")):
+        with pytest.raises(ConfigError, match="Stubborn: does not run with the channels that are left"):
+            fails()
+    assert torch.equal(ctrl.model(*IMAGE.args), expected) and not list(tmp_path.iterdir())

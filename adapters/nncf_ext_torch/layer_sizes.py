@@ -90,7 +90,6 @@ def _multihead_attention(module: nn.MultiheadAttention) -> dict[str, Any]:
 _HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "num_key_value_heads", "num_kv_heads", "n_kv_heads")
 _WIDTHS = ("head_dim", "attention_head_size", "head_size", "key_value_proj_dim")
 _TOTALS = ("all_head_size", "inner_dim", "split_size")
-_QUERIES_PER_KEY = "num_key_value_groups"
 
 
 def head_counts(module: nn.Module, smaller: Mapping[int, int]) -> dict[str, int]:
@@ -108,8 +107,6 @@ def head_counts(module: nn.Module, smaller: Mapping[int, int]) -> dict[str, int]
             found[name] = smaller[value * width] // width
         elif name in _TOTALS and value in smaller:
             found[name] = smaller[value]
-        elif name == _QUERIES_PER_KEY:
-            ratios = {smaller[value * keys] / new for keys, new in smaller.items() if value * keys in smaller}
-            if len(ratios) == 1 and (ratio := ratios.pop()).is_integer():
-                found[name] = int(ratio)
+        elif name == "num_key_value_groups" and hasattr(module, "q_proj") and hasattr(module, "k_proj"):
+            found[name] = module.q_proj.weight.shape[0] // module.k_proj.weight.shape[0]
     return found

@@ -14,6 +14,7 @@ import onnx
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers
 from nncf_ext_torch import create_compressed_model, register_default_init_args
 from nncf_ext_torch.shrink import remove_channels
 from nncf_ext_torch.trace import ExampleInput, trace
@@ -535,3 +536,144 @@ def test_strip_that_fails_leaves_the_model_compressed(tmp_path: Path, monkeypatc
         with pytest.raises(ConfigError, match="Stubborn: does not run with the channels that are left"):
             fails()
     assert torch.equal(ctrl.model(*IMAGE.args), expected) and not list(tmp_path.iterdir())
+
+
+TOKENS = ExampleInput((), {"input_ids": torch.arange(12).reshape(2, 6)})
+PIXELS = ExampleInput((), {"pixel_values": IMAGE.args[0]})
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+NEURONS = (1, 2, 5, 40)
+
+
+def of_heads(keep: Sequence[int], *makes: str, reads: str) -> Wanted:
+    """Heads of 8 channels each in the layers `makes`, which the layer `reads` projects back."""
+    wide = blocks(keep, 8)
+    parts = [of(wide, f"{name}.weight", f"{name}.bias") for name in makes]
+    return joined(*parts, of(wide, f"{reads}.weight", axis=1))
+
+
+def bert() -> tuple[nn.Module, Wanted]:
+    layer = "encoder.layer.0"
+    attention = [f"{layer}.attention.self.{name}" for name in ("query", "key", "value")]
+    model = transformers.BertModel(transformers.BertConfig(vocab_size=50, max_position_embeddings=16, **SMALL))
+    return model, joined(
+        of_heads((0, 3), *attention, reads=f"{layer}.attention.output.dense"),
+        of(NEURONS, f"{layer}.intermediate.dense.weight", f"{layer}.intermediate.dense.bias"),
+        of(NEURONS, f"{layer}.output.dense.weight", axis=1),
+    )
+
+
+def vit() -> tuple[nn.Module, Wanted]:
+    attention = [f"layers.1.attention.{name}_proj" for name in "qkv"]
+    model = transformers.ViTModel(transformers.ViTConfig(image_size=16, patch_size=8, **SMALL))
+    return model, of_heads((2,), *attention, reads="layers.1.attention.o_proj")
+
+
+def llama(queries: Sequence[int], keys: Sequence[int]) -> tuple[nn.Module, Wanted]:
+    config = transformers.LlamaConfig(vocab_size=50, num_key_value_heads=2, max_position_embeddings=16, use_cache=False, **SMALL)
+    config._attn_implementation = "eager"
+    mlp, attention = "model.layers.0.mlp", "model.layers.0.self_attn"
+    return transformers.LlamaForCausalLM(config), joined(
+        of(blocks(queries, 8), f"{attention}.q_proj.weight"),
+        of(blocks(queries, 8), f"{attention}.o_proj.weight", axis=1),
+        of(blocks(keys, 8), f"{attention}.k_proj.weight", f"{attention}.v_proj.weight") if len(keys) < 2 else {},
+        of(NEURONS, f"{mlp}.gate_proj.weight", f"{mlp}.up_proj.weight"),
+        of(NEURONS, f"{mlp}.down_proj.weight", axis=1),
+    )
+
+
+def gpt2() -> tuple[nn.Module, Wanted]:
+    config = transformers.GPT2Config(vocab_size=50, n_positions=16, n_embd=32, n_layer=1, n_head=4, use_cache=False)
+    config.bos_token_id = config.eos_token_id = None
+    heads = blocks((0, 2, 3), 8)
+    fused = [part * 32 + index for part in range(3) for index in heads]
+    return transformers.GPT2Model(config), joined(
+        of(fused, "h.0.attn.c_attn.weight", axis=1),
+        of(fused, "h.0.attn.c_attn.bias"),
+        of(heads, "h.0.attn.c_proj.weight"),
+        of(NEURONS, "h.0.mlp.c_fc.weight", axis=1),
+        of(NEURONS, "h.0.mlp.c_fc.bias"),
+        of(NEURONS, "h.0.mlp.c_proj.weight"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("build", "example", "module", "numbers"),
+    [
+        (
+            bert,
+            TOKENS,
+            "encoder.layer.0.attention.self",
+            {"num_attention_heads": 2, "attention_head_size": 8, "all_head_size": 16},
+        ),
+        (vit, PIXELS, "layers.1.attention", {"num_attention_heads": 1, "head_dim": 8}),
+        (lambda: llama((2, 3), (1,)), TOKENS, "model.layers.0.self_attn", {"num_key_value_groups": 2}),
+        (lambda: llama((1, 2), (0, 1)), TOKENS, "model.layers.0.self_attn", {"num_key_value_groups": 1}),
+        (gpt2, TOKENS, "h.0.attn", {"num_heads": 3, "split_size": 24, "head_dim": 8}),
+    ],
+    ids=["bert", "vit", "llama", "llama_queries", "gpt2"],
+)
+def test_heads_and_neurons_of_transformers(build: Any, example: ExampleInput, module: str, numbers: dict[str, int]) -> None:
+    torch.manual_seed(0)
+    model, wanted = build()
+    attention = shrunk(model, example, wanted)[1].get_submodule(module)
+    assert {name: getattr(attention, name) for name in numbers} == numbers
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(3, 16)
+        self.block = nn.TransformerEncoderLayer(16, 4, 24, batch_first=True)
+        self.cross = nn.MultiheadAttention(16, 2, kdim=6, vdim=16, batch_first=True)
+        self.keys = nn.Linear(16, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.block(self.embed(x.flatten(2).transpose(1, 2)[:, :20]))
+        return self.cross(x, self.keys(x), x)[0]
+
+
+def test_around_torchs_own_attention() -> None:
+    """Also on its fast path, which computes with the children's weights without running them."""
+    wanted = joined(
+        of(NEURONS[:3], "block.linear1.weight", "block.linear1.bias"),
+        of(NEURONS[:3], "block.linear2.weight", axis=1),
+        of((0, 2), "keys.weight", "keys.bias"),
+        of((0, 2), "cross.k_proj_weight", axis=1),
+    )
+    after = shrunk(Attention(), IMAGE, wanted)[1]
+    assert (after.cross.kdim, after.cross.vdim, after.cross.embed_dim, after.block.linear1.out_features) == (2, 16, 16, 3)
+
+
+def test_heads_of_torchs_own_attention_are_refused() -> None:
+    heads = blocks((0, 2), 4)
+    fused = [part * 16 + index for part in range(3) for index in heads]
+    attention = "block.self_attn"
+    wanted = joined(
+        of(fused, f"{attention}.in_proj_weight", f"{attention}.in_proj_bias"), of(heads, f"{attention}.out_proj.weight", axis=1)
+    )
+    words = r"MultiheadAttention block.self_attn: cannot lose channels: .*as many channels in its heads as in its queries; add \""
+    refused(zeroed(lively(Attention()), wanted), IMAGE, wanted, words)
+
+
+class Stream(nn.Module):
+    """Torch's attention can lose heads where its inputs lose as many channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.attention, self.head = nn.Linear(3, 16), nn.MultiheadAttention(16, 4, batch_first=True), nn.Linear(16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x.flatten(2).transpose(1, 2))
+        return self.head(x + self.attention(x, x, x)[0])
+
+
+def test_the_whole_width_of_torchs_own_attention() -> None:
+    heads = blocks((0, 2, 3), 4)
+    fused = [part * 16 + index for part in range(3) for index in heads]
+    wanted = joined(
+        of(heads, "embed.weight", "embed.bias", "attention.out_proj.weight", "attention.out_proj.bias"),
+        of(fused, "attention.in_proj_weight", "attention.in_proj_bias"),
+        of(heads, "attention.in_proj_weight", "attention.out_proj.weight", "head.weight", axis=1),
+    )
+    after = shrunk(Stream(), IMAGE, wanted)[1]
+    assert (after.attention.embed_dim, after.attention.num_heads, after.attention.head_dim) == (12, 3, 4)

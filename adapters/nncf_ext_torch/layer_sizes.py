@@ -107,6 +107,9 @@ def head_counts(module: nn.Module, smaller: Mapping[int, int]) -> dict[str, int]
             found[name] = smaller[value * width] // width
         elif name in _TOTALS and value in smaller:
             found[name] = smaller[value]
-        elif name == "num_key_value_groups" and hasattr(module, "q_proj") and hasattr(module, "k_proj"):
-            found[name] = module.q_proj.weight.shape[0] // module.k_proj.weight.shape[0]
+        elif name == "num_key_value_groups":
+            outputs = [
+                child.weight.shape[0] for child in map(module._modules.get, ("q_proj", "k_proj")) if isinstance(child, nn.Linear)
+            ]
+            found |= {name: outputs[0] // outputs[1]} if len(outputs) == 2 else {}
     return found

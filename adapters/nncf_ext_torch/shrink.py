@@ -9,7 +9,6 @@ from __future__ import annotations
 import linecache
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,8 @@ from nncf_ext_torch.layer_sizes import Cut, head_counts, sizes
 from nncf_ext_torch.sites import parameter_name
 from nncf_ext_torch.trace import TorchTrace, evaluating, forward, leaves
 
-_CLOSE = 1e-4  # of the largest value of an output; in half precision a few of its steps
+_CLOSE = 1e-4  # of the largest value of an output; in lower precision a few of its steps
+_TF32 = 2.0**-10  # a step of what GPUs multiply float32 in
 
 
 def remove_channels(model: nn.Module, removals: Sequence[Removal], traced: TorchTrace) -> nn.Module:
@@ -160,7 +160,7 @@ def _outputs(model: nn.Module, traced: TorchTrace) -> list[torch.Tensor]:
     devices = {tensor.device for tensor in model.parameters() if tensor.device.type == "cuda"}
     hook = model.register_forward_hook(lambda module, args, output: seen.append(output))
     try:
-        with evaluating(model), torch.no_grad(), torch.random.fork_rng(devices), _exact_products():
+        with evaluating(model), torch.no_grad(), torch.random.fork_rng(devices):
             torch.manual_seed(0)
             forward(model, traced.example)
     finally:
@@ -216,24 +216,10 @@ def _watched(model: nn.Module, traced: TorchTrace, recording: bool = False) -> _
     return watch
 
 
-@contextmanager
-def _exact_products() -> Iterator[None]:
-    """Without the shorter formats that GPUs multiply float32 in, whose rounding is larger than the difference looked for."""
-    precision, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn
-    if not torch.cuda.is_available():
-        yield
-        return
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with cudnn.flags(cudnn.enabled, cudnn.benchmark, cudnn.benchmark_limit, cudnn.deterministic, allow_tf32=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(precision)
-
-
 def _close(model: nn.Module, expected: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> bool:
-    kinds = {tensor.dtype for tensor in (*model.parameters(), *expected) if tensor.is_floating_point()}
-    tolerance = max([_CLOSE, *(16 * torch.finfo(kind).eps for kind in kinds)])
+    tensors = [tensor for tensor in (*model.parameters(), *expected) if tensor.is_floating_point()]
+    steps = [torch.finfo(t.dtype).eps if t.device.type == "cpu" else max(torch.finfo(t.dtype).eps, _TF32) for t in tensors]
+    tolerance = max([_CLOSE, *(16 * step for step in steps)])
     return len(expected) == len(found) and all(
         a.shape == b.shape and (not a.is_floating_point() or _difference(a, b) <= tolerance)
         for a, b in zip(expected, found, strict=True)

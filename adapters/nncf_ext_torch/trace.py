@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from nncf_ext.graph import INPUT, OUTPUT, Edge, Graph, Node, Parameter
@@ -78,7 +79,20 @@ def trace(model: nn.Module, example: ExampleInput | Callable[[nn.Module], Any]) 
 
 
 def forward(model: nn.Module, example: ExampleInput | Callable[[nn.Module], Any]) -> None:
-    model(*example.args, **example.kwargs) if isinstance(example, ExampleInput) else example(model)
+    if isinstance(example, ExampleInput):
+        example = on_device_of(model, example)
+        model(*example.args, **example.kwargs)
+    else:
+        example(model)
+
+
+def on_device_of(model: nn.Module, example: ExampleInput) -> ExampleInput:
+    """The model may have been moved since the example was made."""
+    device = next((parameter.device for parameter in model.parameters()), None)
+    if device is None:
+        return example
+    moved: Any = pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), (example.args, dict(example.kwargs)))
+    return ExampleInput(*moved)
 
 
 @contextlib.contextmanager

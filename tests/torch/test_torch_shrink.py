@@ -286,7 +286,7 @@ class Shared(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem, self.conv = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 6, 1)
-        self.code = nn.Parameter(torch.randn(6, 4))
+        self.table = nn.Parameter(torch.randn(6, 4))
         self.decode = nn.Linear(4, 6)
         self.twin = nn.Linear(4, 6)
         self.twin.weight = self.decode.weight
@@ -295,12 +295,12 @@ class Shared(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(torch.relu(self.conv(torch.relu(self.stem(x)))))
-        x = x.mean((2, 3)) @ self.code
+        x = x.mean((2, 3)) @ self.table
         return self.frozen(self.decode(x) * self.twin(x))
 
 
 SHARED = joined(
-    of(TWO, "stem.weight", "stem.bias", "conv.weight", "conv.bias", "code"),
+    of(TWO, "stem.weight", "stem.bias", "conv.weight", "conv.bias", "table"),
     of(TWO, "conv.weight", axis=1),
     of((0, 1, 3, 5), "decode.weight", "decode.bias", "twin.bias"),
     of((0, 1, 3, 5), "frozen.weight", axis=1),

@@ -144,6 +144,11 @@ def test_the_model_must_run_exactly_once() -> None:
     assert len(trace(model, lambda m: m(torch.ones(1, 2))).graph.nodes) == 3
 
 
+def test_the_example_follows_the_model_to_another_device() -> None:
+    traced = trace(nn.Linear(2, 2).to("meta"), ExampleInput((torch.ones(1, 2),)))
+    assert [node.op for node in traced.graph.nodes] == ["Input", "Gemm", "Output"]
+
+
 class Opaque(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -4,31 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-
-@dataclass(frozen=True)
-class Cut:
-    """What stays of a tensor of `shape`: the indices to keep, by axis."""
-
-    shape: tuple[int, ...]
-    keep: Mapping[int, tuple[int, ...]]
-
-    def of(self, value: torch.Tensor) -> torch.Tensor:
-        """The smaller tensor, in the memory format that `value` has."""
-        smaller = value
-        for axis, indices in self.keep.items():
-            smaller = smaller.index_select(axis, torch.tensor(indices, device=value.device))
-        for rank, memory_format in ((4, torch.channels_last), (5, torch.channels_last_3d)):
-            if value.ndim == rank and not value.is_contiguous() and value.is_contiguous(memory_format=memory_format):
-                return smaller.contiguous(memory_format=memory_format)
-        return smaller.contiguous()
+from nncf_ext_torch.changes import Cut
 
 
 def sizes(module: nn.Module, cuts: Mapping[str, Cut]) -> dict[str, Any]:

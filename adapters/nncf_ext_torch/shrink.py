@@ -1,27 +1,27 @@
 """Fewer channels in a plain model: the user's own layers with smaller parameters, which compute what the model did.
 
-Gradients, buffers and the layers' attributes go along with the parameters. What is not known from the parameters (a size that a
-forward splits or reshapes with, a factor per channel that is no operator's weight) shows when the model runs, and is fitted then.
+Buffers and the layers' attributes (`layer_sizes`) go along with the parameters. What only the model's code knows shows when it
+runs (`fitting`). In the end the model is compared with what it was.
 """
 
 from __future__ import annotations
 
 import linecache
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from nncf_ext.config.errors import ConfigError
 from nncf_ext.edits import Removal
-from nncf_ext_torch.layer_sizes import Cut, head_counts, sizes
+from nncf_ext_torch.changes import Changes, Cut
+from nncf_ext_torch.fitting import Forward, Resize, end_of, fit, outputs, regroup, watched
+from nncf_ext_torch.layer_sizes import head_counts, sizes
 from nncf_ext_torch.sites import parameter_name
-from nncf_ext_torch.trace import TorchTrace, evaluating, forward, leaves
+from nncf_ext_torch.trace import TorchTrace
 
 _CLOSE = 1e-4  # of the largest value of an output; in lower precision a few of its steps
 _TF32 = 2.0**-10  # a step of what GPUs multiply float32 in
@@ -36,19 +36,25 @@ def remove_channels(model: nn.Module, removals: Sequence[Removal], traced: Torch
     not zero, or its code has sizes of its own), ValueError for removals that contradict each other; the model is then as it was.
     """
     cuts = _cuts(model, removals, traced)
-    expected = _outputs(model, traced)
-    changes = _Changes()
+    expected = outputs(model, traced)
+    changes = Changes()
+
+    def right() -> bool:
+        return _close(model, expected, outputs(model, traced))
+
     try:
-        _resize(model, cuts, changes)
+        resizes = _resize(model, cuts, changes)
         try:
-            found = _outputs(model, traced)
+            done = right()
         except Exception:
-            _fit(model, traced, cuts, changes)
-            found = _outputs(model, traced)
-        if not _close(model, expected, found):
-            after = _watched(model, traced, recording=True)
+            forward = fit(model, traced, resizes, cuts, changes)
+            if forward.error is not None:
+                raise ConfigError(_failed(model, traced, cuts, forward)) from forward.error
+            done = right()
+        if not done and not regroup(model, resizes, changes, right):
+            after = watched(model, traced, recording=True)
             changes.undo()
-            raise ConfigError(_changed(model, traced, cuts, _watched(model, traced, recording=True), after))
+            raise ConfigError(_changed(model, traced, cuts, watched(model, traced, recording=True), after))
     except BaseException:
         changes.undo()
         raise
@@ -83,46 +89,10 @@ def _cuts(model: nn.Module, removals: Sequence[Removal], traced: TorchTrace) -> 
     return {tensor: cut for tensor, cut in cuts.items() if cut.keep}
 
 
-class _Changes:
-    """Changes of tensors and attributes, to be undone exactly."""
-
-    def __init__(self) -> None:
-        self._undo: list[Callable[[], None]] = []
-
-    def __len__(self) -> int:
-        return len(self._undo)
-
-    def cut(self, tensor: torch.Tensor, cut: Cut) -> None:
-        before, gradient = tensor.data, tensor.grad
-
-        def undo() -> None:
-            _give(tensor, before)
-            tensor.grad = gradient
-
-        self._undo.append(undo)
-        tensor.grad = None
-        _give(tensor, cut.of(before))
-
-    def attribute(self, module: nn.Module, name: str, value: Any) -> None:
-        before = vars(module)[name]
-        self._undo.append(lambda: vars(module).update({name: before}))
-        vars(module)[name] = value
-
-    def undo(self, down_to: int = 0) -> None:
-        while len(self._undo) > down_to:
-            self._undo.pop()()
-
-
-def _give(tensor: torch.Tensor, value: torch.Tensor) -> None:
-    """`value` as the data of `tensor`. Where an earlier forward's graph is still alive, autograd remembers the old shape; it
-    forgets it when the type changes."""
-    if tensor.requires_grad:
-        tensor.data = tensor.data.to(torch.float16 if tensor.dtype != torch.float16 else torch.float32)
-    tensor.data = value
-
-
-def _resize(model: nn.Module, cuts: Mapping[torch.Tensor, _Source], changes: _Changes) -> None:
-    """Cut the parameters, buffers of the same shape beside them, and the attributes that say these shapes."""
+def _resize(model: nn.Module, cuts: Mapping[torch.Tensor, _Source], changes: Changes) -> list[Resize]:
+    """Cut the tensors, buffers of the same shape beside them, and the attributes that say these shapes; returns what became
+    smaller."""
+    resizes = [Resize(cut.shape[axis], len(keep), keep, cut.position) for cut in cuts.values() for axis, keep in cut.keep.items()]
     for tensor, cut in cuts.items():
         changes.cut(tensor, cut)
     done = set(map(id, cuts))
@@ -141,7 +111,11 @@ def _resize(model: nn.Module, cuts: Mapping[torch.Tensor, _Source], changes: _Ch
         except ValueError as error:
             raise ConfigError(f"{_label(model, name)}: cannot lose channels: {error}; {_advice(related[0].node)}") from None
         for attribute, value in attributes.items():
+            before, channels = getattr(module, attribute), getattr(module, "in_channels", None)
+            if attribute in ("groups", "num_groups") and before not in (value, channels):
+                resizes.append(Resize(before, value, None, related[0].position))
             changes.attribute(module, attribute, value)
+    return resizes
 
 
 def _own(module: nn.Module, cuts: Mapping[torch.Tensor, _Source]) -> dict[str, _Source]:
@@ -152,68 +126,6 @@ def _unambiguous(cuts: Sequence[Cut]) -> dict[int, int]:
     """Old -> new size of the cut axes, where that is the same for all axes of the old size."""
     pairs = {(cut.shape[axis], len(keep)) for cut in cuts for axis, keep in cut.keep.items()}
     return {old: new for old, new in pairs if sum(other == old for other, _ in pairs) == 1}
-
-
-def _outputs(model: nn.Module, traced: TorchTrace) -> list[torch.Tensor]:
-    """Of the traced example, in inference mode."""
-    seen: list[Any] = []
-    devices = {tensor.device for tensor in model.parameters() if tensor.device.type == "cuda"}
-    hook = model.register_forward_hook(lambda module, args, output: seen.append(output))
-    try:
-        with evaluating(model), torch.no_grad(), torch.random.fork_rng(devices):
-            torch.manual_seed(0)
-            forward(model, traced.example)
-    finally:
-        hook.remove()
-    return [tensor for _, tensor in leaves(seen[-1])]
-
-
-@dataclass(eq=False)
-class _Forward(TorchFunctionMode):
-    """How far a forward came. operators: how many ran. running: the modules that it failed in, the outermost first. ended: the
-    module that ended last. outputs: of every module in the order of their ends, if `recording`."""
-
-    operators: int = 0
-    running: list[str] = field(default_factory=list)
-    ended: str = ""
-    recording: bool = False
-    outputs: list[tuple[str, list[torch.Tensor]]] = field(default_factory=list)
-    error: Exception | None = None
-
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        self.operators += 1
-        return result
-
-    def enter(self, name: str) -> Callable[..., None]:
-        return lambda *_: self.running.append(name)
-
-    def leave(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            self.ended = self.running.pop()
-            if self.recording:
-                self.outputs.append((name, [tensor.clone() for _, tensor in leaves(output)]))
-
-        return hook
-
-
-def _watched(model: nn.Module, traced: TorchTrace, recording: bool = False) -> _Forward:
-    """The same forward again, watched; its error is kept."""
-    watch, handles = _Forward(recording=recording), []
-    try:
-        for name, module in model.named_modules():
-            handles += [module.register_forward_pre_hook(watch.enter(name)), module.register_forward_hook(watch.leave(name))]
-        with watch:
-            _outputs(model, traced)
-    except Exception as error:
-        watch.error = error
-    finally:
-        for handle in handles:
-            handle.remove()
-    return watch
 
 
 def _close(model: nn.Module, expected: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> bool:
@@ -236,86 +148,22 @@ def _difference(expected: torch.Tensor, found: torch.Tensor) -> float:
     return largest / scale if scale else largest
 
 
-def _fit(model: nn.Module, traced: TorchTrace, cuts: Mapping[torch.Tensor, _Source], changes: _Changes) -> None:
-    """Give sizes and per-channel tensors of the failing modules the new number of channels, as long as this gets the forward
-    further. ConfigError where it does not."""
-    failed = _watched(model, traced)
-    while failed.error is not None:
-        further = _further(model, traced, cuts, changes, failed)
-        if further is None:
-            raise ConfigError(_failed(model, traced, cuts, failed)) from failed.error
-        failed = further
-
-
-def _further(
-    model: nn.Module, traced: TorchTrace, cuts: Mapping[torch.Tensor, _Source], changes: _Changes, failed: _Forward
-) -> _Forward | None:
-    nearest = sorted(cuts.values(), key=lambda cut: abs(cut.position - _end(traced, failed.ended)))
-    lines = dict.fromkeys((cut.shape[axis], keep) for cut in nearest for axis, keep in cut.keep.items())
-    for name in reversed(failed.running):
-        module = model.get_submodule(name)
-        for size, keep in lines:
-            for attributes, tensors in _trials(module, size, cuts):
-                before = len(changes)
-                for attribute in attributes:
-                    changes.attribute(module, attribute, _resized(vars(module)[attribute], size, len(keep)))
-                for tensor in tensors:
-                    changes.cut(tensor, Cut(tuple(tensor.shape), {tensor.shape.index(size): keep}))
-                attempt = _watched(model, traced)
-                if attempt.error is None or attempt.operators > failed.operators:
-                    return attempt
-                changes.undo(before)
-    return None
-
-
-def _trials(
-    module: nn.Module, size: int, cuts: Mapping[torch.Tensor, Cut]
-) -> Iterator[tuple[Sequence[str], Sequence[torch.Tensor]]]:
-    """Attributes and tensors of a module that may stand for `size` channels: all of them, the ones or the others, each alone."""
-    attributes = [name for name, value in vars(module).items() if _resized(value, size, 0) is not None]
-    own = [*module._parameters.values(), *module._buffers.values()]
-    tensors = [t for t in own if t is not None and t not in cuts and t.numel() == size and size in t.shape]
-    trials = [(attributes, tensors), (attributes, []), ([], tensors), *(([a], []) for a in attributes)]
-    tried: list[Any] = []
-    for trial in trials:
-        if any(trial) and not any(trial[0] == a and list(map(id, trial[1])) == list(map(id, t)) for a, t in tried):
-            tried.append(trial)
-            yield trial
-
-
-def _resized(value: Any, old: int, new: int) -> Any:
-    """A whole number, or a tuple or list with one, that is `old`, as `new`; None for anything else."""
-    if type(value) is int:
-        return new if value == old else None
-    if type(value) in (tuple, list) and value.count(old) == 1 and all(type(item) is int for item in value):
-        return type(value)(new if item == old else item for item in value)
-    return None
-
-
-def _end(traced: TorchTrace, module: str) -> int:
-    """Where in the graph `module` ends."""
-    inside = (f"{module}.", f"{module}/")
-    return max((index for index, node in enumerate(traced.graph.nodes) if f"{node.module}/".startswith(inside)), default=0)
-
-
-def _failed(model: nn.Module, traced: TorchTrace, cuts: Mapping[torch.Tensor, _Source], run: _Forward) -> str:
+def _failed(model: nn.Module, traced: TorchTrace, cuts: Mapping[torch.Tensor, _Source], run: Forward) -> str:
     assert run.error is not None
     message = str(run.error).strip().partition("\n")[0].rstrip(".")
     return (
         f"{_label(model, run.running[-1] if run.running else '')}: does not run with the channels that are left "
         f"({type(run.error).__name__}: {message}{_line(run.error)}): take sizes from the tensor (`x.flatten(1)`, `x.shape`), or "
-        f"{_advice(_nearest(cuts, _end(traced, run.ended)))}"
+        f"{_advice(_nearest(cuts, end_of(traced, run.ended)))}"
     )
 
 
-def _changed(
-    model: nn.Module, traced: TorchTrace, cuts: Mapping[torch.Tensor, _Source], before: _Forward, after: _Forward
-) -> str:
+def _changed(model: nn.Module, traced: TorchTrace, cuts: Mapping[torch.Tensor, _Source], before: Forward, after: Forward) -> str:
     where, position = "", len(traced.graph.nodes)
     for (name, expected), (_, found) in zip(before.outputs, after.outputs, strict=False):
         same = [pair for pair in zip(expected, found, strict=False) if pair[0].shape == pair[1].shape]
         if not _close(model, [a for a, _ in same], [b for _, b in same]):
-            where, position = name, _end(traced, name) if name else position
+            where, position = name, end_of(traced, name) if name else position
             break
     return (
         f"{_label(model, where)}: does not give what it gave before channels were removed: they were not zero, or it computes "

@@ -388,6 +388,33 @@ def test_what_goes_along_without_being_asked_for() -> None:
     assert (after.width, after.shape) == (3 * 256, (3, 256))
 
 
+class Shuffle(nn.Module):
+    """With the old number of groups it would run, to another order of the channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.groups = 4
+        self.conv1, self.conv2 = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 32, 1, groups=4)
+        self.mix, self.head = nn.Conv2d(32, 32, 3, groups=32), nn.Conv2d(32, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.conv2(torch.relu(self.conv1(x))))
+        x = x.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
+        return self.head(torch.relu(self.mix(x)))
+
+
+def test_a_channel_shuffle_loses_groups() -> None:
+    shuffled = [index for index in range(32) if index % 4 in (0, 1, 3)]
+    wanted = joined(
+        of(blocks((0, 1, 3), 4), "conv1.weight", "conv1.bias"),
+        of(blocks((0, 1, 3), 8), "conv2.weight", "conv2.bias"),
+        of(shuffled, "mix.weight", "mix.bias"),
+        of(shuffled, "head.weight", axis=1),
+    )
+    after = shrunk(Shuffle(), IMAGE, wanted)[1]
+    assert after.groups == after.conv2.groups == 3
+
+
 class Stubborn(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -306,7 +306,7 @@ class _Recorder(TorchFunctionMode):
             whole = entry.whole_module and (entry.function is None or container == entry.node.module)
             inputs = entry.module_inputs if whole and entry.function is not None else entry.inputs
             calls[entry.node.name] = Call(container, entry.function, entry.counts[container], whole, inputs, entry.output)
-        nodes = tuple(_stating_scattered_output(entry) for entry in self.recorded)
+        nodes = tuple(_keeping_heads(_stating_scattered_output(entry), self.model) for entry in self.recorded)
         totals = {key: count for key, count in self.totals.items() if self.runs[key[0]] == 1}
         return TorchTrace(Graph(nodes, tuple(self.edges)), calls, totals, example)
 
@@ -315,6 +315,15 @@ def _stating_scattered_output(entry: _Recorded) -> Node:
     if entry.function is None or entry.output is not None:
         return entry.node
     return replace(entry.node, attrs=types.MappingProxyType({**entry.node.attrs, "scattered_output": True}))
+
+
+def _keeping_heads(node: Node, model: nn.Module) -> Node:
+    """Torch's attention needs the sizes that its own parameters have: they are among `reads` too, of which no channel may go."""
+    if not node.parameters or not isinstance(model.get_submodule(node.module), nn.MultiheadAttention):
+        return node
+    own = [p.name for p in node.parameters if p.name.rpartition(".")[0] == node.module]
+    reads = (*node.attrs.get("reads", ()), *own)
+    return replace(node, attrs=types.MappingProxyType({**node.attrs, "reads": reads})) if reads else node
 
 
 def _in_place(function: Callable[..., Any]) -> bool:

@@ -169,6 +169,7 @@ def test_unknown_operators_are_opaque_and_attention_is_unfolded() -> None:
     projections = [p.name for node in graph.nodes if node.op == "Gemm" for p in node.parameters if p.slot == "weight"]
     assert projections == ["attention.in_proj_weight", "attention.out_proj.weight"]
     assert [node.op for node in graph.nodes].count("Attention") == 1
+    assert ("attention.in_proj_weight", "attention.in_proj_bias") in [node.attrs.get("reads") for node in graph.nodes]
 
 
 class Branches(nn.Module):

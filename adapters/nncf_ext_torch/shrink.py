@@ -20,6 +20,7 @@ from nncf_ext.edits import Removal
 from nncf_ext_torch.changes import Changes, Cut
 from nncf_ext_torch.fitting import Forward, Resize, end_of, fit, outputs, regroup, watched
 from nncf_ext_torch.layer_sizes import head_counts, sizes
+from nncf_ext_torch.sharding import is_sharded
 from nncf_ext_torch.sites import parameter_name
 from nncf_ext_torch.trace import TorchTrace
 
@@ -76,6 +77,8 @@ def _cuts(model: nn.Module, removals: Sequence[Removal], traced: TorchTrace) -> 
     for removal in removals:
         tensor, site = tensors[parameter_name(traced, removal.site)], removal.site
         shape, keep = tuple(tensor.shape), tuple(removal.keep)
+        if is_sharded(tensor):
+            raise ValueError(f"{site}: is in shards, of which no channels can be taken: expected a model in one piece")
         if not -len(shape) <= removal.axis < len(shape):
             raise ValueError(f"{site}: found axis {removal.axis}, expected one of {len(shape)} axes")
         axis = removal.axis % len(shape)

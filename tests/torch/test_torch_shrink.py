@@ -479,6 +479,12 @@ def test_wrong_removals(wanted: Wanted, words: str) -> None:
     refused(Residual(), IMAGE, wanted, words, ValueError)
 
 
+def test_shards_are_refused() -> None:
+    model = Residual()
+    vars(model.conv1.weight)["full_tensor"] = model.conv1.weight.detach  # as FSDP2's parameters have
+    refused(model, IMAGE, RESIDUAL, "conv2d_0.weight: is in shards", ValueError)
+
+
 def test_removals_that_contradict_each_other() -> None:
     model = Shared()
     traced = trace(model, IMAGE)

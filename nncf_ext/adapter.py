@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
-from nncf_ext.edits import Edit, Plan, Var
+from nncf_ext.edits import Edit, Plan, Removal, Var
 from nncf_ext.graph import Graph, Site
 
 Values = Mapping[str, Mapping[str, Var]]  # edit key -> variable name -> first value
@@ -48,6 +48,8 @@ class Attached(Protocol):
     def set_enabled(self, edit: Edit, enabled: bool) -> None:
         """Switch one edit off (its transform becomes the identity) or on again."""
         ...
+
+    def enabled(self, edit: Edit) -> bool: ...
 
     def strip(self) -> None:
         """Make the model plain again. Parameters keep what their transforms make of them; activation transforms go."""
@@ -110,6 +112,14 @@ class Adapter(Protocol):
 
     def strip(self, model: Any, do_copy: bool) -> Any:
         """The plain model (see `Attached.strip`): `model` itself, or a copy that leaves `model` compressed."""
+        ...
+
+    def remove_channels(self, model: Any, removals: Sequence[Removal], traced: Any) -> Any:
+        """A plain `model`, of which `traced` is the graph, with smaller parameters; in place.
+
+        It computes what it did before, which is checked on the example that it was traced with. ConfigError, and the model as it
+        was, where it does not.
+        """
         ...
 
     def tensors(self, model: Any) -> dict[str, np.ndarray]:

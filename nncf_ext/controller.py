@@ -14,9 +14,10 @@ import numpy as np
 from nncf_ext.adapter import Adapter, Attached
 from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outputs, State, Training
 from nncf_ext.checkpoint import CheckpointError, load_checkpoint, plan_in, save_checkpoint
-from nncf_ext.edits import Edit, Plan
+from nncf_ext.edits import QUANTIZE, Edit, Plan, Removal
 from nncf_ext.graph import Graph
 from nncf_ext.initialization import adapt_batchnorm
+from nncf_ext.removal import joint, remaining
 from nncf_ext.report import CompressionStatistics
 from nncf_ext.schedules import Clock
 
@@ -272,8 +273,16 @@ class Controller:
         self._adapter.load_tensors(self.model, tensors)
 
     def strip(self, do_copy: bool = True) -> Any:
-        """The plain model, its weights masked and rounded to the quantizers' grids; `do_copy=False` changes the model itself."""
-        return self._adapter.strip(self.model, do_copy)
+        """The plain model, its weights masked and rounded to the quantizers' grids, without the channels that were pruned.
+
+        With `do_copy=False` it is the model itself: an optimizer of it is of no use where channels were removed, make a new one.
+        ConfigError, and the model still compressed, where it does not work without the channels.
+        """
+        removals = self._removals()
+        if not removals:
+            return self._adapter.strip(self.model, do_copy)
+        smaller = self._without(removals, self._adapter.strip(self.model, True))
+        return smaller if do_copy else self._without(removals, self._adapter.strip(self.model, False))
 
     def strip_model(self, model: Any, do_copy: bool = False) -> Any:
         """The plain model of `model`, which is this controller's or a copy of it; see `strip`."""
@@ -293,7 +302,7 @@ class Controller:
         input_names: list[str] | None = None,
         output_names: list[str] | None = None,
     ) -> Any:
-        """Write an ONNX file with QuantizeLinear/DequantizeLinear, and compare it with the model.
+        """Write an ONNX file with QuantizeLinear/DequantizeLinear, without the pruned channels, and compare it with the model.
 
         save_format: `onnx` or None (the only one so far). Returns the parity report (`nncf_ext.export.Parity`): largest output
         difference on the calibration samples in ONNX Runtime, in absolute terms and in quantization steps.
@@ -302,7 +311,28 @@ class Controller:
 
         if save_format not in (None, "onnx"):
             raise ValueError(f"save_format: found {save_format!r}, expected 'onnx'")
-        return export_onnx(self._adapter, self._attached, Path(path), self._example, self._samples, input_names, output_names)
+        removals = self._removals()
+        attached = self._smaller(removals) if removals else self._attached
+        return export_onnx(
+            self._adapter, attached, self.model, Path(path), self._example, self._samples, input_names, output_names
+        )
+
+    def _removals(self) -> tuple[Removal, ...]:
+        return joint(removal for a in self._algorithms for removal in a.removals(*self._seen_by(a)))
+
+    def _without(self, removals: Sequence[Removal], plain: Any) -> Any:
+        return self._adapter.remove_channels(plain, removals, self._adapter.trace(plain, self._example))
+
+    def _smaller(self, removals: Sequence[Removal]) -> Attached:
+        """A copy of the model without the pruned channels, in which the quantizers stand as in the model."""
+        model = self._without(removals, self._adapter.strip(self.model, True))
+        traced = self._adapter.trace(model, self._example)
+        edits = [edit for edit in self.plan if edit.transform.stage == QUANTIZE or not edit.site.is_parameter]
+        values = {e.key: remaining(e, self.variable_values(e), self._graph, traced.graph, removals) for e in edits}
+        attached = self._adapter.apply(model, traced, Plan(tuple(edits)), values)
+        for edit in edits:
+            attached.set_enabled(edit, self._attached.enabled(edit))
+        return attached
 
     def _training(self, algorithm: Algorithm) -> Training:
         edits = self._attached.plan.of(algorithm.algorithm)

@@ -88,6 +88,9 @@ class KerasAttached:
             placed.enabled = enabled
             keras_private.forget_compiled_functions(self.model)
 
+    def enabled(self, edit: Edit) -> bool:
+        return self.placed[edit.key].enabled
+
     def tap(self, after_forward: Any) -> None:
         self._patch.record(self.model).taps.append(after_forward)
         keras_private.forget_compiled_functions(self.model)

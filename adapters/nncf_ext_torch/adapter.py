@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from nncf_ext.adapter import Attached, Values
-from nncf_ext.edits import Plan
+from nncf_ext.edits import Plan, Removal
 from nncf_ext.graph import Site
-from nncf_ext_torch import apply, batchnorm, observe, trace, xp
+from nncf_ext_torch import apply, batchnorm, observe, shrink, trace, xp
 from nncf_ext_torch.sharding import of_first_rank, overwrite, whole
 from nncf_ext_torch.sites import parameter_name
 from nncf_ext_torch.trace import ExampleInput, TorchTrace, evaluating, leaves
@@ -72,6 +72,9 @@ class TorchAdapter:
         model = copy.deepcopy(model) if do_copy else model
         apply.strip(model)
         return model
+
+    def remove_channels(self, model: nn.Module, removals: Sequence[Removal], traced: TorchTrace) -> nn.Module:
+        return shrink.remove_channels(model, removals, traced)
 
     def tensors(self, model: nn.Module) -> dict[str, np.ndarray]:
         return {name: self.to_numpy(value) for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}

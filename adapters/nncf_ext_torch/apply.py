@@ -94,6 +94,9 @@ class TorchAttached:
     def set_enabled(self, edit: Edit, enabled: bool) -> None:
         self._of(edit).enabled = enabled
 
+    def enabled(self, edit: Edit) -> bool:
+        return self._of(edit).enabled
+
     def strip(self) -> None:
         strip(self.model)
         self._applied.clear()

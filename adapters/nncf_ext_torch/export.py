@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from nncf_ext.edits import QUANTIZE
 from nncf_ext.export.marked import DOMAIN, MARKER
 from nncf_ext_torch.apply import TorchAttached
-from nncf_ext_torch.trace import ExampleInput, evaluating
+from nncf_ext_torch.trace import ExampleInput, evaluating, on_device_of
 
 OPSET = 18  # the exporter's own; ONNX Runtime 1.32 cannot load its QuantizeLinear from 21 on
 _NOISY = ("torch.onnx._internal.exporter._registration", "onnxscript.optimizer._constant_folding")
@@ -33,7 +33,7 @@ def export_marked(
     The first axis is the batch and of any size, where all inputs have the same and the model allows it.
     """
     model = attached.model
-    given = example if isinstance(example, ExampleInput) else _arguments(model, example)
+    given = on_device_of(model, example) if isinstance(example, ExampleInput) else _arguments(model, example)
     args, kwargs, shapes = _with_free_batch(model, tuple(given.args), dict(given.kwargs))
     with _marked(attached), evaluating(model), torch.no_grad(), _quiet():
         program = torch.onnx.export(

@@ -11,7 +11,7 @@ from torch import nn
 from nncf_ext.graph import Site
 from nncf_ext_torch.module_classes import install, uninstall
 from nncf_ext_torch.sites import module_edits, parameter_name
-from nncf_ext_torch.trace import ExampleInput, TorchTrace, evaluating
+from nncf_ext_torch.trace import ExampleInput, TorchTrace, evaluating, on_device_of
 
 _ATTRIBUTE = "_nncf_ext_observed"
 
@@ -32,6 +32,7 @@ class _Visit:
 def run(model: nn.Module, inputs: Any) -> Any:
     """One forward of `model` on a batch: an ExampleInput, a dict of keyword arguments, a sequence of arguments, or the one."""
     if isinstance(inputs, ExampleInput):
+        inputs = on_device_of(model, inputs)
         return model(*inputs.args, **inputs.kwargs)
     if isinstance(inputs, dict):
         return model(**inputs)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from nncf_ext.graph import INPUT, OUTPUT, Edge, Graph, Node, Parameter
@@ -56,11 +57,12 @@ class Call:
 
 @dataclass(frozen=True)
 class TorchTrace:
-    """The graph; the call behind each node; how often each function is called inside each container."""
+    """The graph; the call behind each node; how often each function is called inside each container; what was run for it."""
 
     graph: Graph
     calls: Mapping[str, Call]
     totals: Mapping[tuple[str, Callable[..., Any]], int]
+    example: ExampleInput | Callable[[nn.Module], Any]
 
 
 def trace(model: nn.Module, example: ExampleInput | Callable[[nn.Module], Any]) -> TorchTrace:
@@ -71,10 +73,27 @@ def trace(model: nn.Module, example: ExampleInput | Callable[[nn.Module], Any]) 
     """
     recorder = _Recorder(model)
     with evaluating(model), torch.no_grad(), recorder.watching(), recorder:
-        model(*example.args, **example.kwargs) if isinstance(example, ExampleInput) else example(model)
+        forward(model, example)
     if recorder.runs[""] != 1:
         raise ValueError(f"the example forward ran {type(model).__name__} {recorder.runs['']} times; expected exactly once")
-    return recorder.result()
+    return recorder.result(example)
+
+
+def forward(model: nn.Module, example: ExampleInput | Callable[[nn.Module], Any]) -> None:
+    if isinstance(example, ExampleInput):
+        example = on_device_of(model, example)
+        model(*example.args, **example.kwargs)
+    else:
+        example(model)
+
+
+def on_device_of(model: nn.Module, example: ExampleInput) -> ExampleInput:
+    """The model may have been moved since the example was made."""
+    device = next((parameter.device for parameter in model.parameters()), None)
+    if device is None:
+        return example
+    moved: Any = pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), (example.args, dict(example.kwargs)))
+    return ExampleInput(*moved)
 
 
 @contextlib.contextmanager
@@ -292,22 +311,31 @@ class _Recorder(TorchFunctionMode):
         self.node_names[prefix] += 1
         return f"{prefix}_{self.node_names[prefix] - 1}"
 
-    def result(self) -> TorchTrace:
+    def result(self, example: ExampleInput | Callable[[nn.Module], Any]) -> TorchTrace:
         calls = {}
         for entry in self.recorded:
             container = next(name for name in reversed(entry.counts) if self.runs[name] == 1)
             whole = entry.whole_module and (entry.function is None or container == entry.node.module)
             inputs = entry.module_inputs if whole and entry.function is not None else entry.inputs
             calls[entry.node.name] = Call(container, entry.function, entry.counts[container], whole, inputs, entry.output)
-        nodes = tuple(_stating_scattered_output(entry) for entry in self.recorded)
+        nodes = tuple(_keeping_heads(_stating_scattered_output(entry), self.model) for entry in self.recorded)
         totals = {key: count for key, count in self.totals.items() if self.runs[key[0]] == 1}
-        return TorchTrace(Graph(nodes, tuple(self.edges)), calls, totals)
+        return TorchTrace(Graph(nodes, tuple(self.edges)), calls, totals, example)
 
 
 def _stating_scattered_output(entry: _Recorded) -> Node:
     if entry.function is None or entry.output is not None:
         return entry.node
     return replace(entry.node, attrs=types.MappingProxyType({**entry.node.attrs, "scattered_output": True}))
+
+
+def _keeping_heads(node: Node, model: nn.Module) -> Node:
+    """Torch's attention needs the sizes that its own parameters have: they are among `reads` too, of which no channel may go."""
+    if not node.parameters or not isinstance(model.get_submodule(node.module), nn.MultiheadAttention):
+        return node
+    own = [p.name for p in node.parameters if p.name.rpartition(".")[0] == node.module]
+    reads = (*node.attrs.get("reads", ()), *own)
+    return replace(node, attrs=types.MappingProxyType({**node.attrs, "reads": reads})) if reads else node
 
 
 def _in_place(function: Callable[..., Any]) -> bool:

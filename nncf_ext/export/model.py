@@ -23,6 +23,7 @@ from nncf_ext.export.write import write
 def export_onnx(
     adapter: Adapter,
     attached: Attached,
+    reference: Any,
     path: Path,
     example: Any,
     samples: Sequence[Any] = (),
@@ -31,6 +32,7 @@ def export_onnx(
 ) -> Parity | None:
     """Write the compressed model to `path` with QuantizeLinear/DequantizeLinear and integer weights.
 
+    reference: the model that the file is compared with: `attached.model`, or the one that it is a smaller form of.
     samples: batches of model inputs for the parity check (where there are none, `example`). Returns what the check found; None
     where there is neither, or `example` is a function that runs the model.
     """
@@ -40,7 +42,7 @@ def export_onnx(
     batches = list(samples) or ([] if example is None or callable(example) else [example])
     if not batches:
         return None
-    references = [[adapter.to_numpy(a) for a in adapter.flatten(adapter.infer(attached.model, batch))] for batch in batches]
+    references = [[adapter.to_numpy(a) for a in adapter.flatten(adapter.infer(reference, batch))] for batch in batches]
     return parity(path, [_inputs(adapter, batch, names) for batch in batches], references, step)
 
 

@@ -144,6 +144,11 @@ def test_the_model_must_run_exactly_once() -> None:
     assert len(trace(model, lambda m: m(torch.ones(1, 2))).graph.nodes) == 3
 
 
+def test_the_example_follows_the_model_to_another_device() -> None:
+    traced = trace(nn.Linear(2, 2).to("meta"), ExampleInput((torch.ones(1, 2),)))
+    assert [node.op for node in traced.graph.nodes] == ["Input", "Gemm", "Output"]
+
+
 class Opaque(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -164,6 +169,7 @@ def test_unknown_operators_are_opaque_and_attention_is_unfolded() -> None:
     projections = [p.name for node in graph.nodes if node.op == "Gemm" for p in node.parameters if p.slot == "weight"]
     assert projections == ["attention.in_proj_weight", "attention.out_proj.weight"]
     assert [node.op for node in graph.nodes].count("Attention") == 1
+    assert ("attention.in_proj_weight", "attention.in_proj_bias") in [node.attrs.get("reads") for node in graph.nodes]
 
 
 class Branches(nn.Module):

@@ -1,0 +1,88 @@
+"""Channels that leave a model: the removals of several algorithms together, and what stays of the transforms' variables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from nncf_ext.config.errors import ConfigError
+from nncf_ext.edits import Edit, Removal, Var
+from nncf_ext.graph import Graph, Node, Parameter, Site
+
+
+def joint(removals: Iterable[Removal]) -> tuple[Removal, ...]:
+    """One removal for each axis of a parameter, which keeps what all of them keep."""
+    kept: dict[tuple[Site, int], set[int]] = {}
+    for removal in removals:
+        kept.setdefault((removal.site, removal.axis), set(removal.keep)).intersection_update(removal.keep)
+    return tuple(Removal(site, axis, tuple(sorted(keep))) for (site, axis), keep in kept.items())
+
+
+def remaining(
+    edit: Edit, values: Mapping[str, np.ndarray], before: Graph, after: Graph, removals: Sequence[Removal]
+) -> dict[str, Var]:
+    """The edit's variables for the smaller model, with the values of the channels that it still has.
+
+    values: of the edit in the model `before`, in the broadcastable shape of its tensor; `after`: the smaller model. ConfigError
+    where a variable has a value per channel of an activation whose channels cannot be told.
+    """
+    old, new = before.shape_of(edit.site), after.shape_of(edit.site)
+    found = {}
+    for name, value in values.items():
+        for axis in [a for a in range(len(old)) if old[a] != new[a]] if value.ndim == len(old) else ():
+            if value.shape[axis] == old[axis]:
+                value = value.take(_kept(before, removals, edit.site, axis, (old[axis], new[axis])), axis)
+        found[name] = Var(value)
+    return found
+
+
+def _kept(graph: Graph, removals: Sequence[Removal], site: Site, axis: int, sizes: tuple[int, int]) -> tuple[int, ...]:
+    """The indices that are left along `axis` of the tensor at a site, of which sizes[1] of sizes[0] are."""
+    if site.is_parameter:
+        name = _parameter(graph, site).name
+        candidates = [r for r in removals if _parameter(graph, r.site).name == name and r.axis == axis]
+    else:
+        around = list(_weights_around(graph, site))
+        candidates = [r for node, reads in around for r in removals if r.site.node == node.name and _is_about(graph, r, reads)]
+    for removal in candidates:
+        if (_parameter(graph, removal.site).shape[removal.axis], len(removal.keep)) == sizes:
+            return removal.keep
+    raise ConfigError(
+        f"{site}: a quantizer has a range per channel here, and which {sizes[1]} of {sizes[0]} channels are left cannot be told; "
+        'set "per_channel" to false for activations'
+    )
+
+
+def _weights_around(graph: Graph, site: Site) -> Iterator[tuple[Node, bool]]:
+    """Nodes with parameters that read (True) or make (False) the tensor at a site, the nearest first; also those behind operators
+    without weights."""
+    source = site.node
+    if site.port is not None:
+        source = next(edge.source for edge in graph.inputs_of[site.node] if edge.target_port == site.port)
+    queue = [(source, False), *((edge.target, True) for edge in graph.outputs_of.get(source, ()))]
+    for name, reads in queue:  # grows meanwhile
+        node = graph[name]
+        if node.parameters:
+            yield node, reads
+        if any(len(parameter.shape) > 1 for parameter in node.parameters) and not node.attrs.get("depthwise"):
+            continue
+        sources = [edge.source for edge in graph.inputs_of.get(name, ())]
+        readers = [edge.target for tensor in (name, *sources) for edge in graph.outputs_of.get(tensor, ())]
+        queue += [place for place in ((n, False) for n in sources) if place not in queue]
+        queue += [place for place in ((n, True) for n in readers) if place not in queue]
+
+
+def _is_about(graph: Graph, removal: Removal, reads: bool) -> bool:
+    """Whether a removal is along the axis of the channels that its node reads, or (not `reads`) makes."""
+    parameter, node = _parameter(graph, removal.site), graph[removal.site.node]
+    if len(parameter.shape) == 1:  # a norm's factor is both, a bias belongs to what is made
+        return not reads or len(node.parameters) == sum(len(p.shape) == 1 for p in node.parameters)
+    return bool(node.attrs.get("depthwise")) or (removal.axis == parameter.channel_axis) != reads
+
+
+def _parameter(graph: Graph, site: Site) -> Parameter:
+    parameter = graph[site.node].parameter(site.slot)
+    if parameter is None:
+        raise KeyError(str(site))
+    return parameter

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from nncf_ext.adapter import Values
-from nncf_ext.edits import Plan
+from nncf_ext.edits import Plan, Removal
 from nncf_ext.graph import Site
 from nncf_ext_tensorflow import keras_private, xp
 from nncf_ext_tensorflow.apply import Patch
@@ -17,6 +17,7 @@ from nncf_ext_tensorflow.attach import KerasAttached, attach
 from nncf_ext_tensorflow.batchnorm import adapt_batchnorm
 from nncf_ext_tensorflow.naming import names_in
 from nncf_ext_tensorflow.saving import attached_to, refuse_compressed
+from nncf_ext_tensorflow.shrink import remove_channels
 from nncf_ext_tensorflow.trace import KerasTrace, trace
 from nncf_ext_tensorflow.variables import HOLDER
 
@@ -62,7 +63,7 @@ class KerasAdapter:
     def frozen_copy(self, model: keras.Model) -> keras.Model:
         """ValueError where the model cannot be built from its config."""
         try:
-            copy = keras.saving.deserialize_keras_object(_without_compilation(model), custom_objects=_classes(model))
+            copy = keras_private.built_again(model)
             if not copy.built:
                 raise ValueError("its variables are unknown before it has run")
             copy.set_weights(model.get_weights())
@@ -95,7 +96,7 @@ class KerasAdapter:
             attached.strip()
             return model
         with attached.lifted():
-            copy = keras.saving.deserialize_keras_object(_without_compilation(model), custom_objects=_classes(model))
+            copy = keras_private.built_again(model)
             copy.set_weights(model.get_weights())
         names = names_in(copy).variables
         by_name = {name: variable for variable, name in ((v, names.get(id(v))) for v in copy.variables) if name}
@@ -103,6 +104,10 @@ class KerasAdapter:
         for variable, value in attached.transformed_parameters():
             by_name[ours[id(variable)]].assign(value)
         return copy
+
+    def remove_channels(self, model: keras.Model, removals: Sequence[Removal], traced: Any) -> keras.Model:
+        refuse_compressed(model)
+        return remove_channels(model, removals, traced)
 
     def tensors(self, model: keras.Model) -> dict[str, np.ndarray]:
         return {name: self.to_numpy(variable) for name, variable in _named_variables(model).items()}
@@ -141,19 +146,3 @@ def _named_variables(model: Any) -> dict[str, keras.Variable]:
     if attached_to(model) is not None:  # a Functional model does not count the holder of the transforms among its layers
         names.update({id(variable): f"{HOLDER}/{variable.name}" for variable in getattr(model, HOLDER).variables})
     return {names[id(variable)]: variable for variable in model.variables if id(variable) in names}
-
-
-def _without_compilation(model: Any) -> dict[str, Any]:
-    config: Any = keras.saving.serialize_keras_object(model)
-    config.pop("compile_config", None)
-    return config
-
-
-def _classes(model: Any) -> dict[str, type]:
-    """The user's classes in a model by name, so that those that were not registered are found.
-
-    Keras finds its own by module and name; by name alone, the layer `Add` would stand in for the operation `Add`.
-    """
-    layers = [model, *model._flatten_layers(include_self=False)]
-    classes = [keras_private.unpatched_class(layer) for layer in layers if not keras_private.is_part_of_keras(layer)]
-    return {cls.__name__: cls for cls in classes}

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import keras
 from keras.src.backend import AutocastScope
 from keras.src.backend.common import global_state
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope  # noqa: F401  (part of this module's interface)
 from keras.src.models.functional import Functional
+from keras.src.ops.numpy import Reshape
 from keras.src.saving import object_registration
 from keras.src.utils.naming import to_snake_case
 from tensorflow.python.util import dispatch
@@ -87,10 +88,13 @@ def own_variables(layer: Any) -> list[keras.Variable]:
     return [*layer._trainable_variables, *layer._non_trainable_variables, *seeds]
 
 
+def automatic_name(layer: Any) -> str:
+    """What Keras calls a layer that got no name; but for the first one it adds a running number, which differs between builds."""
+    return to_snake_case(unpatched_class(layer).__name__)
+
+
 def has_automatic_name(layer: Any) -> bool:
-    """Whether Keras made the layer's name up (class name and a running number): it differs from one build to the next."""
-    prefix = to_snake_case(unpatched_class(layer).__name__)
-    return re.fullmatch(re.escape(prefix) + r"(_\d+)?", layer.name) is not None
+    return re.fullmatch(re.escape(automatic_name(layer)) + r"(_\d+)?", layer.name) is not None
 
 
 def build_shape(layer: Any) -> Any:
@@ -230,6 +234,91 @@ def recording(layer: Any) -> Iterator[None]:
             del calls[length:]
 
 
+def config_without_compilation(model: Any) -> dict[str, Any]:
+    """A model as JSON data, as plain as Keras makes it of an uncompiled one."""
+    config: Any = keras.saving.serialize_keras_object(model)
+    config.pop("compile_config", None)
+    return config
+
+
+def built_again(model: Any) -> Any:
+    """Another model of the same config, not compiled, with weights of its own."""
+    return keras.saving.deserialize_keras_object(config_without_compilation(model), custom_objects=users_classes(model))
+
+
+def users_classes(model: Any) -> dict[str, type]:
+    """The user's classes in a model by name, so that those that were not registered are found.
+
+    Keras finds its own by module and name; by name alone, the layer `Add` would stand in for the operation `Add`.
+    """
+    classes = [unpatched_class(layer) for layer in users_layers(model)]
+    return {cls.__name__: cls for cls in classes}
+
+
+def users_layers(model: Any) -> list[Any]:
+    """The layers (and `model` itself) whose classes are the user's."""
+    return [layer for layer in [model, *model._flatten_layers(include_self=False)] if not is_part_of_keras(layer)]
+
+
 def serialize_as(cls: type, registered: type) -> None:
     """Have instances of `cls` saved under the registered name of another class."""
     object_registration.GLOBAL_CUSTOM_NAMES[cls] = object_registration.GLOBAL_CUSTOM_NAMES[registered]
+
+
+def graph_of(layer: Any) -> Any:
+    """The graph that a Functional model, or a built Sequential one, keeps; None for any other layer."""
+    return layer if isinstance(layer, Functional) else getattr(layer, "_functional", None)
+
+
+def target_attribute(operation: Any) -> str | None:
+    """The attribute with the target of a Reshape layer or operation; None for anything else."""
+    if isinstance(operation, keras.layers.Reshape):
+        return "target_shape"
+    return "newshape" if isinstance(operation, Reshape) else None
+
+
+def automatic_config(layer: Any, keys: Mapping[str, Any]) -> dict[str, Any]:
+    """The attribute that makes the config of a layer without `get_config`, with other values of some keys."""
+    kept = getattr(layer, "_auto_config", None)
+    if kept is None or not keys:
+        return {}
+    return {"_auto_config": type(kept)(**{**kept.config, **keys})}
+
+
+def give_new_value(variable: keras.Variable, value: Any, changes: Any) -> None:
+    """`assign` of a value of another shape."""
+    changes.set(variable, "_value", None)
+    changes.set(variable, "_shape", tuple(value.shape))
+    cast(Any, variable)._initialize(value)
+
+
+def set_shape(tensor: keras.KerasTensor, shape: tuple[int | None, ...], changes: Any) -> None:
+    """Change the shape of a symbolic tensor, and of the InputLayer that it may come from."""
+    if tuple(tensor.shape) == tuple(shape):
+        return
+    changes.set(tensor, "_shape", tuple(shape))
+    history = getattr(tensor, "_keras_history", None)
+    if history is not None and isinstance(history.operation, keras.layers.InputLayer):
+        changes.set(history.operation, "_batch_shape", tuple(shape))
+
+
+@contextmanager
+def whole_tracebacks() -> Iterator[None]:
+    """Errors keep the frames of Keras, and their messages are those of where they were raised."""
+    filtered = keras.config.is_traceback_filtering_enabled()
+    keras.config.disable_traceback_filtering()
+    try:
+        yield
+    finally:
+        if filtered:
+            keras.config.enable_traceback_filtering()
+
+
+def innermost_operation(error: BaseException) -> Any:
+    """The layer or operation that was running when `error` was raised, within `whole_tracebacks`; None where there was none."""
+    found, traceback = None, error.__traceback__
+    while traceback is not None:
+        running = traceback.tb_frame.f_locals.get("self")
+        found = running if isinstance(running, keras.Operation) else found
+        traceback = traceback.tb_next
+    return found

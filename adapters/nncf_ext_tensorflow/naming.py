@@ -13,23 +13,30 @@ from nncf_ext_tensorflow import keras_private
 
 @dataclass
 class Names:
-    """By `id`: the path of every layer, the full name of every variable, and the layer and attribute that hold the variable."""
+    """By `id`: the path of every layer, the full name of every variable, and the layer and attribute that hold the variable.
+
+    saved: ids of the models whose config has the names of what they consist of.
+    """
 
     layers: dict[int, str] = field(default_factory=dict)
     variables: dict[int, str] = field(default_factory=dict)
     owners: dict[int, tuple[Any, str]] = field(default_factory=dict)
     batch_norms: list[Any] = field(default_factory=list)
+    saved: set[int] = field(default_factory=set)
 
 
 def names_in(model: Any) -> Names:
     """Names of what `model` holds. A layer that is shared has the name of its first place."""
     names = Names()
     names.layers[id(model)] = ""
-    _visit(model, "", names)
+    _visit(model, "", names, True)
     return names
 
 
-def _visit(layer: Any, path: str, names: Names) -> None:
+def _visit(layer: Any, path: str, names: Names, is_saved: bool) -> None:
+    """is_saved: whether the configs of all that `layer` is in have the config of `layer`."""
+    if is_saved and (isinstance(layer, keras.Sequential) or keras_private.is_functional(layer)):
+        names.saved.add(id(layer))
     for attribute, value in vars(layer).items():
         if isinstance(value, keras.Variable) and id(value) not in names.owners:
             names.owners[id(value)] = (layer, attribute)
@@ -39,9 +46,9 @@ def _visit(layer: Any, path: str, names: Names) -> None:
         names.batch_norms.append(layer)
     new = [child for child in keras_private.sublayers(layer) if id(child) not in names.layers]
     for child in new:
-        names.layers[id(child)] = _unique(join(path, _name_in(layer, child)), names.layers.values())
+        names.layers[id(child)] = _unique(join(path, _name_in(layer, child, names)), names.layers.values())
     for child in new:
-        _visit(child, names.layers[id(child)], names)
+        _visit(child, names.layers[id(child)], names, id(layer) in names.saved)
 
 
 def join(path: str, name: str) -> str:
@@ -55,16 +62,18 @@ def _unique(name: str, taken: Any) -> str:
     return name
 
 
-def _name_in(parent: Any, child: Any) -> str:
-    """Name of a layer within its parent: where Keras made it up and does not save it, the attribute that holds the layer."""
-    saves_names = isinstance(parent, keras.Sequential) or keras_private.is_functional(parent)
-    if saves_names or not keras_private.has_automatic_name(child):
+def _name_in(parent: Any, child: Any, names: Names) -> str:
+    """Name of a layer within its parent; where Keras made it up and does not save it, a name for where the parent holds it."""
+    if id(parent) in names.saved or not keras_private.has_automatic_name(child):
         return child.name
     for attribute, value in keras_private.attributes(parent):
         for at, item in _items(attribute, value):
             if item is child:
                 return at.lstrip("_")
-    return child.name
+    kind = keras_private.unpatched_class(child)
+    alike = [each for each in keras_private.sublayers(parent) if keras_private.unpatched_class(each) is kind]
+    number = next(index for index, each in enumerate(alike) if each is child)
+    return keras_private.automatic_name(child) + (f"_{number}" if number else "")
 
 
 def _items(name: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -135,7 +135,7 @@ def _symbolic_inputs(model: Any, example: Any) -> Any:
     if not model.built:
         raise ValueError(f"model {model.name!r} has not been built: call it once on data, or pass an example of its inputs")
     if example is not None:
-        return keras.tree.map_structure(_symbolic_like, example)
+        return keras.tree.map_structure(symbolic_like, example)
     shape = keras_private.build_shape(model)
     if isinstance(shape, (list, tuple)) and all(d is None or isinstance(d, int) for d in shape):
         return keras.KerasTensor((None, *shape[1:]), dtype=model.input_dtype)
@@ -146,7 +146,8 @@ def _all_built(model: Any) -> bool:
     return all(layer.built for layer in keras_private.sublayers(model))
 
 
-def _symbolic_like(array: Any) -> keras.KerasTensor:
+def symbolic_like(array: Any) -> keras.KerasTensor:
+    """A symbolic tensor for an array, with a free batch axis."""
     return keras.KerasTensor((None, *array.shape[1:]), dtype=keras.backend.standardize_dtype(array.dtype))
 
 
@@ -259,7 +260,7 @@ class _Tracer:
                 made = self._layer(operation, path, node, tensors)
             else:
                 signature = signature_of(operation)
-                local = operation.name if keep_names else f"{signature}_{counts[signature]}"
+                local = operation.name if id(owner) in self.names.saved else f"{signature}_{counts[signature]}"
                 counts[signature] += 1
                 program = None if keep_names else (owner, call)
                 made = self._operation(operation, join(path, local), local, tensors, node, program)

@@ -1,0 +1,224 @@
+"""What Keras remembers of the shapes in a model, made right again after layers have changed their sizes.
+
+Functional models keep a symbolic tensor for every tensor; layers keep the shapes they were built with (a saved model is built
+from those) and the sizes that they expect of their inputs.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+from keras import layers as L
+
+from nncf_ext_tensorflow import keras_private
+from nncf_ext_tensorflow.changes import Changes
+from nncf_ext_tensorflow.trace import symbolic_call, symbolic_like
+
+Shape = tuple[int | None, ...]
+
+
+class CannotShrink(ValueError):
+    """A layer, or an operation of a Functional model, that cannot work without the channels that are gone."""
+
+    def __init__(self, operation: Any, reason: str):
+        super().__init__(reason)
+        self.operation = operation
+
+
+class Shapes:
+    """One pass of shape inference over a model; everything that it changes goes through `changes`.
+
+    resized: layers whose weights have other shapes now. shortened: see `reshaped`.
+    """
+
+    def __init__(self, model: Any, resized: Sequence[Any], shortened: str, changes: Changes):
+        self._changes, self._shortened = changes, shortened
+        self._before: dict[int, Shape] = {}  # of symbolic tensors that have got another shape, by id
+        self._expected: dict[int, keras.InputSpec] = {}  # by id of the layer
+        self._model = model
+        for layer in resized:
+            self._expect_anything(layer)
+        for layer in model._flatten_layers(include_self=False):
+            graph = keras_private.graph_of(layer)
+            for x in graph.inputs if graph is not None and graph is not keras_private.graph_of(model) else ():
+                self._set(x, (None,) * len(x.shape))
+
+    def update(self, example: Any) -> None:
+        """Bring the whole model up to date. example: inputs of the model (arrays)."""
+        graph = keras_private.graph_of(self._model)
+        if graph is not None:
+            self._graph(graph, graph.inputs)
+        if keras_private.functional_of(self._model) is None:
+            self.infer(self._model, (keras.tree.map_structure(symbolic_like, example),), {})
+
+    def infer(self, operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Output specifications of `operation` for symbolic arguments, after everything inside of it has been updated."""
+        outputs = self._of_layer(operation, args, kwargs) if isinstance(operation, L.Layer) else None
+        return operation.compute_output_spec(*args, **kwargs) if outputs is None else outputs
+
+    def _of_layer(self, layer: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        self._remember_build(layer, args, kwargs)
+        self._expect(layer, args)
+        graph = keras_private.graph_of(layer)
+        if graph is not None:
+            self._graph(graph, [x for x in keras.tree.flatten(args[0]) if x is not None])
+        if keras_private.functional_of(layer) is not None or keras_private.is_part_of_keras(layer):
+            return None
+        return self._inside(layer, args, kwargs)
+
+    def _inside(self, layer: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """A layer or model of the user's: what its `call` calls. None where that cannot run on symbolic tensors."""
+        arguments: Any = keras.tree.map_structure(_without_history, (tuple(args), dict(kwargs)))
+        fresh_args, fresh_kwargs = arguments
+        if keras_private.has_training_argument(layer):
+            fresh_kwargs = {**fresh_kwargs, "training": False}
+        try:
+            nodes, outputs = symbolic_call(layer, fresh_args, fresh_kwargs)
+        except Exception:  # whatever a user's `call` may raise on symbolic tensors; the model is run on data afterwards
+            return None
+        for node in nodes:
+            if isinstance(node.operation, L.Layer):
+                self.infer(node.operation, node.arguments.args, node.arguments.kwargs)
+        return outputs
+
+    def _graph(self, graph: Any, inputs: Sequence[Any]) -> None:
+        known = set()
+        for x, given in zip(graph.inputs, inputs, strict=False):
+            self._set(x, _merged(self._before.get(id(x), x.shape), given.shape))
+            known.add(id(x))
+        for node in keras_private.nodes_of(graph):
+            if any(id(x) not in known for x in node.arguments.keras_tensors):
+                continue  # not needed for the outputs from these inputs, Keras skips it too
+            self._fit_reshape(node)
+            outputs = self.infer(node.operation, node.arguments.args, node.arguments.kwargs)
+            for x, made in zip(node.outputs, keras.tree.flatten(outputs), strict=True):
+                self._set(x, made.shape)
+                known.add(id(x))
+
+    def _set(self, x: Any, shape: Shape) -> None:
+        if tuple(x.shape) != tuple(shape):
+            self._before.setdefault(id(x), tuple(x.shape))
+            keras_private.set_shape(x, shape, self._changes)
+
+    def _fit_reshape(self, node: Any) -> None:
+        """Give a Reshape whose input has fewer entries now a target that its remaining ones fill."""
+        operation, x, y = node.operation, *node.arguments.keras_tensors[:1], node.outputs[0]
+        before = self._before.get(id(x), tuple(x.shape))
+        name = keras_private.target_attribute(operation)
+        if name is None or before == tuple(x.shape):
+            return
+        try:
+            sizes = reshaped(before, self._before.get(id(y), tuple(y.shape)), tuple(x.shape), self._shortened)
+        except ValueError as error:
+            raise CannotShrink(operation, str(error)) from None
+        given = tuple(getattr(operation, name))
+        sizes = sizes[len(sizes) - len(given) :]  # a layer's target is without the batch
+        target = tuple(old if old == -1 else new for old, new in zip(given, sizes, strict=True))
+        self._changes.set_all(operation, {name: target, **keras_private.automatic_config(operation, {name: target})})
+
+    def _remember_build(self, layer: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        built = vars(layer).get("_build_shapes_dict")
+        if not built:
+            return
+        if len(built) == 1:
+            given: dict[str, Any] = dict.fromkeys(built, args[0] if args else next(iter(kwargs.values()), None))
+        else:
+            bound = inspect.signature(keras_private.unpatched_class(layer).call).bind(layer, *args, **kwargs).arguments
+            given = {name: bound.get(name.removesuffix("_shape")) for name in built}
+        shapes = {name: _merged(shape, _shapes_in(given[name])) for name, shape in built.items()}
+        self._changes.set(layer, "_build_shapes_dict", shapes)
+
+    def _expect_anything(self, layer: Any) -> None:
+        spec = layer.input_spec
+        if isinstance(spec, keras.InputSpec) and (spec.axes or spec.shape) and "_input_spec" in vars(layer):
+            self._expected[id(layer)] = spec
+            self._changes.set(layer, "_input_spec", _spec_with(spec, dict.fromkeys(spec.axes), None))
+
+    def _expect(self, layer: Any, args: Sequence[Any]) -> None:
+        spec = self._expected.get(id(layer))
+        if spec is None or not args or not isinstance(args[0], keras.KerasTensor):
+            return
+        shape = tuple(args[0].shape)
+        axes = {axis: shape[axis] for axis in spec.axes}
+        whole = None if spec.shape is None else _merged(spec.shape, shape)
+        self._changes.set(layer, "_input_spec", _spec_with(spec, axes, whole))
+
+
+def reshaped(before: Shape, target: Shape, after: Shape, shortened: str = "longest") -> Shape:
+    """What becomes of the target of a Reshape when its input changes.
+
+    From the last axis on, the axes of input and target fall into runs of equal products (of 8, 8, 32 to 64, 32: 32 to 32, and
+    8, 8 to 64). In each of them one axis of the target may change: of several, the "longest" or the "last" that can. ValueError
+    where there is none.
+    """
+    result: list[int | None] = []
+    for old, new, wanted in _runs(before, after, target):
+        if old == new:
+            result[:0] = wanted
+            continue
+        sizes = [size or 0 for size in wanted]
+        left, of = _size(new), _size(old)
+        can = [axis for axis, size in enumerate(sizes) if size * left % of == 0 and (size > 1 or set(sizes) == {1})]
+        if None in (*new, *wanted) or not can:
+            raise ValueError(f"it reshapes {old} to {wanted}, and {new} of it is left")
+        axis = can[-1] if shortened == "last" else max(can, key=lambda axis: sizes[axis])
+        result[:0] = [size * left // of if at == axis else size for at, size in enumerate(sizes)]
+    return tuple(result)
+
+
+def _runs(before: Shape, after: Shape, target: Shape) -> Iterator[tuple[Shape, Shape, Shape]]:
+    """Runs of axes with equal products: (sizes in the input, in the changed input, in the target), the last axes first."""
+    i, j = len(before), len(target)
+    while i or j:
+        end_i, end_j = i, j
+        i, j = max(i - 1, 0), max(j - 1, 0)
+        while (left := _size(before[i:end_i])) != (right := _size(target[j:end_j])) and (i if left < right else j):
+            i, j = (i - 1, j) if left < right else (i, j - 1)
+        if _size(before[i:end_i]) != _size(target[j:end_j]):  # an axis that takes what is left, of a size that nobody knows
+            i, j = 0, 0
+        yield before[i:end_i], after[i:end_i], target[j:end_j]
+
+
+def _size(shape: Shape) -> int:
+    """Product of the sizes; an unknown one counts as a prime number that no layer has."""
+    return math.prod(1_000_003 if size is None else size for size in shape)
+
+
+def _spec_with(spec: keras.InputSpec, axes: Mapping[int, int | None], shape: Shape | None) -> keras.InputSpec:
+    rank = spec.ndim if shape is None else None
+    return keras.InputSpec(
+        spec.dtype, shape, rank, spec.max_ndim, spec.min_ndim, axes, spec.allow_last_axis_squeeze, spec.name, spec.optional
+    )
+
+
+def _without_history(x: Any) -> Any:
+    return keras.KerasTensor(x.shape, x.dtype) if isinstance(x, keras.KerasTensor) else x
+
+
+def _shapes_in(given: Any) -> Any:
+    return keras.tree.map_structure(lambda x: tuple(x.shape) if isinstance(x, keras.KerasTensor) else x, given)
+
+
+def _merged(before: Any, now: Any) -> Any:
+    """Shapes (in a structure) with the sizes of `now`, but the batch and what was unknown as they were."""
+    if _is_shape(before):
+        if not _is_shape(now) or len(now) != len(before):
+            return before
+        sizes = [
+            old if index == 0 or old is None or new is None else new
+            for index, (old, new) in enumerate(zip(before, now, strict=True))
+        ]
+        return type(before)(sizes)
+    if isinstance(before, dict) and isinstance(now, dict):
+        return {name: _merged(shape, now.get(name)) for name, shape in before.items()}
+    if isinstance(before, list | tuple) and isinstance(now, list | tuple) and len(now) == len(before):
+        return type(before)(_merged(old, new) for old, new in zip(before, now, strict=True))
+    return before
+
+
+def _is_shape(x: Any) -> bool:
+    return isinstance(x, list | tuple) and all(size is None or isinstance(size, int) for size in x)

@@ -1,0 +1,243 @@
+"""Taking channels out of a plain Keras model.
+
+Everything happens in place: a variable gets a smaller value, and what states its size (attributes of its layer, so the config;
+the shapes that Keras remembers) follows. That serves Functional, Sequential and subclassed models alike, keeps names, trainable
+flags, dtype policies and shared layers, and can be taken back.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers as L
+
+from nncf_ext.config import ConfigError
+from nncf_ext.edits import Removal
+from nncf_ext.graph import Site
+from nncf_ext_tensorflow import keras_private
+from nncf_ext_tensorflow.apply import Patch
+from nncf_ext_tensorflow.changes import Changes
+from nncf_ext_tensorflow.layer_sizes import attention_sizes, head_size, queries_factor, sizes_in_users_layer, sizes_of
+from nncf_ext_tensorflow.naming import names_in
+from nncf_ext_tensorflow.shapes import CannotShrink, Shapes
+from nncf_ext_tensorflow.shrunk_model import Guess, config_before, remember
+from nncf_ext_tensorflow.trace import KerasTrace, trace
+
+_TOLERANCE = {"float16": 1e-2, "bfloat16": 5e-2}  # of the largest output; for any other compute dtype 1e-4
+
+
+def remove_channels(model: Any, removals: Sequence[Removal], traced: KerasTrace) -> Any:
+    """`model` itself, with only the channels that `removals` keep; `traced` is its trace, and of no use afterwards.
+
+    A compiled model stays compiled; its optimizer starts anew. ConfigError, and `model` as it was, where a layer cannot get
+    smaller, or where the outputs for the example that was traced become others (by 1e-4 of the largest, in float32).
+    """
+    kept = _kept(removals, traced)
+    if not kept:
+        return model
+    example = traced.example if traced.example is not None else _made_up_inputs(model)
+    expected, config = _outputs(model, example), config_before(model)
+    refusals: list[ConfigError] = []
+    for guess in _guesses(model, traced):
+        try:
+            _try(model, kept, guess, traced, example, expected)
+        except ConfigError as error:
+            refusals.append(error)
+            continue
+        remember(model, config, removals, guess, example)
+        keras_private.forget_compiled_functions(model)
+        keras_private.renew_optimizer(model)
+        return model
+    raise refusals[0]
+
+
+def shrink_unchecked(model: Any, removals: Sequence[Removal], guess: Guess, example: Any) -> None:
+    """The same for a model that has no weights yet, and of which the right guess is known."""
+    traced = trace(model, example)
+    example = _made_up_inputs(model) if example is None else example
+    _shrink(model, _kept(removals, traced), guess, example, Changes())
+
+
+def _guesses(model: Any, traced: KerasTrace) -> list[Guess]:
+    """What may be, the likely first."""
+    users = ("own", "all", "none") if keras_private.users_layers(model) else ("own",)
+    axes = ("longest", "last") if any(node.op == "Reshape" for node in traced.graph.nodes) else ("longest",)
+    return [Guess(sizes, axis) for axis in axes for sizes in users]
+
+
+def _try(model: Any, kept: Sequence[_Kept], guess: Guess, traced: KerasTrace, example: Any, expected: Sequence[Any]) -> None:
+    """ConfigError, and `model` as it was, where it does not run or computes something else."""
+    changes = Changes()
+    try:
+        with keras_private.whole_tracebacks():
+            _shrink(model, kept, guess, example, changes)
+            found = _outputs(model, example)
+        tolerance = _TOLERANCE.get(model.compute_dtype, 1e-4)
+        if max(map(_difference, expected, found), default=0) > tolerance:
+            raise _refusal(_first_difference(model, traced, example, changes, tolerance), "it computes something else then")
+    except BaseException as error:
+        changes.undo()
+        if isinstance(error, ConfigError) or not isinstance(error, Exception):
+            raise
+        operation = error.operation if isinstance(error, CannotShrink) else keras_private.innermost_operation(error)
+        name = names_in(model).layers.get(id(operation)) or getattr(operation, "name", model.name)
+        raise _refusal(name, _last_line(error)) from error
+
+
+def _refusal(name: str, reason: str) -> ConfigError:
+    return ConfigError(
+        f"{name}: channels that reach it cannot be removed ({reason}): "
+        'put it, or the layers whose output it takes, into "ignored_scopes"'
+    )
+
+
+def _last_line(error: Exception) -> str:
+    """The part of an error's message that says what was wrong: Keras and TensorFlow put others around it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return re.sub(r"{{.*?}}|\[Op:.*|\.$", "", lines[-1] if lines else type(error).__name__).strip()
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What stays of one variable: the indices along some of its axes. holders: the layers that have it, and their attribute."""
+
+    variable: keras.Variable
+    axes: dict[int, np.ndarray]
+    holders: list[tuple[Any, str]]
+
+    def value(self) -> Any:
+        value: Any = keras.ops.convert_to_tensor(self.variable)
+        for axis, indices in self.axes.items():
+            value = keras.ops.take(value, indices, axis)
+        return value
+
+
+def _kept(removals: Sequence[Removal], traced: KerasTrace) -> list[_Kept]:
+    """By variable. ValueError for a removal that is of no variable of the model, or contradicts another one."""
+    holders: dict[int, list[tuple[Any, str]]] = {}
+    for layer, attribute, variable in traced.variables.values():
+        holders.setdefault(id(variable), []).append((layer, attribute))
+    found: dict[int, _Kept] = {}
+
+    def keep(variable: keras.Variable, axis: int, indices: np.ndarray, site: Site) -> None:
+        whole = _Kept(variable, {}, holders[id(variable)])
+        other = found.setdefault(id(variable), whole).axes.setdefault(axis, indices)
+        if not np.array_equal(other, indices):
+            raise ValueError(f"{site}: two removals keep different channels of it")
+
+    for removal in removals:
+        if removal.site not in traced.variables:
+            raise ValueError(f"{removal.site}: the model has no such parameter")
+        layer, _, variable = traced.variables[removal.site]
+        indices = np.asarray(removal.keep, dtype=np.int64)
+        size = variable.shape[removal.axis]
+        if not len(indices) or (np.diff(indices) <= 0).any() or indices[0] < 0 or indices[-1] >= size:
+            raise ValueError(f"{removal.site}: found {removal.keep} to keep of {size}, expected some of them in order")
+        if len(indices) == size:
+            continue
+        of_one_channel = [variable]
+        if isinstance(layer, L.BatchNormalization):
+            of_one_channel = [v for v in (layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance) if v is not None]
+        for each in of_one_channel:
+            keep(each, removal.axis, indices, removal.site)
+    return list(found.values())
+
+
+def _shrink(model: Any, kept: Sequence[_Kept], guess: Guess, example: Any, changes: Changes) -> None:
+    layers = {id(layer): layer for each in kept for layer, _ in each.holders}
+    attentions = [
+        (layer, head_size(layer))
+        for layer in model._flatten_layers()
+        if isinstance(layer, L.MultiHeadAttention | L.GroupQueryAttention)
+        and any(id(projection) in layers for projection in keras_private.sublayers(layer))
+    ]
+    old_shapes = {id(each.variable): tuple(each.variable.shape) for each in kept}
+    for each in kept:
+        keras_private.give_new_value(each.variable, each.value(), changes)
+    for layer in layers.values():
+        axes = {attribute: each.axes for each in kept for holder, attribute in each.holders if holder is layer}
+        with _blaming(layer):
+            changes.set_all(layer, sizes_of(layer, axes))
+    for layer, size in attentions:
+        with _blaming(layer):
+            changes.set_all(layer, attention_sizes(layer))
+        factor = queries_factor(layer, size)
+        for variable in layer._query_dense.trainable_variables if factor != 1 else ():
+            keras_private.give_new_value(variable, variable * factor, changes)
+    for layer in keras_private.users_layers(model):
+        changes.set_all(layer, sizes_in_users_layer(layer, old_shapes, guess.users_sizes))
+    Shapes(model, list(layers.values()), guess.shortened, changes).update(example)
+
+
+@contextmanager
+def _blaming(layer: Any) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise CannotShrink(layer, str(error)) from None
+
+
+def _outputs(model: Any, example: Any) -> list[np.ndarray]:
+    return [np.asarray(keras.ops.convert_to_numpy(x)) for x in keras.tree.flatten(model(example, training=False))]
+
+
+def _made_up_inputs(model: Any) -> Any:
+    """Inputs for a model that knows their shapes: two samples, and 32 for what is unknown."""
+    rng = np.random.default_rng(0)
+
+    def array(x: keras.KerasTensor) -> np.ndarray:
+        shape = tuple(32 if size is None else size for size in (2, *x.shape[1:]))
+        made = rng.standard_normal(shape) if keras.backend.is_float_dtype(x.dtype) else rng.integers(0, 2, shape)
+        return made.astype(x.dtype)
+
+    return keras.tree.map_structure(array, keras_private.graph_of(model)._inputs_struct)
+
+
+def _difference(before: np.ndarray, after: np.ndarray) -> float:
+    """Largest difference, as a part of the largest value."""
+    if before.shape != after.shape or (np.isfinite(before) != np.isfinite(after)).any():
+        return np.inf
+    finite = np.isfinite(before)
+    a, b = (np.where(finite, x, 0).astype(np.float64) for x in (before, after))
+    return float(np.abs(a - b).max(initial=0) / max(np.abs(a).max(initial=0), 1e-6))
+
+
+def _first_difference(model: Any, traced: KerasTrace, example: Any, changes: Changes, tolerance: float) -> str:
+    """The first operator that computes something else; `changes` are undone afterwards."""
+    small = _intermediates(model, traced, example)
+    changes.undo()
+    large = _intermediates(model, traced, example)
+    for node in traced.graph.nodes:
+        a, b = large.get(node.name), small.get(node.name)
+        if a is not None and b is not None and a.shape == b.shape and _difference(a, b) > tolerance:
+            return node.name
+    return model.name
+
+
+def _intermediates(model: Any, traced: KerasTrace, example: Any) -> dict[str, np.ndarray]:
+    """Outputs of the operators by node."""
+    seen: dict[str, np.ndarray] = {}
+    patch = Patch(model, traced)
+
+    def keep(name: str) -> Callable[[Any], Any]:
+        def pass_on(x: Any) -> Any:
+            seen[name] = np.asarray(keras.ops.convert_to_numpy(x))
+            return x
+
+        return pass_on
+
+    try:
+        for node in traced.graph.nodes:
+            site = Site(node.name, "output")
+            if site in traced.places:
+                patch.at_place(site, keep(node.name))
+        model(example, training=False)
+    finally:
+        patch.remove()
+    return seen

@@ -15,8 +15,8 @@ from nncf_ext.channel_units import Units, collapsed
 from nncf_ext.graph import INPUT, OUTPUT, Graph, Parameter
 
 
-def run(graph: Graph, units: Units) -> list[np.ndarray]:
-    """Execute `graph`, as far as its outputs depend on it. The ids of all tensors in it."""
+def run(graph: Graph, units: Units) -> dict[tuple[str, int], np.ndarray]:
+    """Execute `graph`, as far as its outputs depend on it. The ids of all tensors in it, by node and output port."""
     needed = _needed(graph)
     values: dict[tuple[str, int], Tensor] = {}
     for node in graph.nodes:
@@ -38,7 +38,7 @@ def run(graph: Graph, units: Units) -> list[np.ndarray]:
         for port, tensor in results.items():
             values[node.name, port] = replace(tensor, ids=collapsed(tensor.ids)) if 0 not in tensor.shape else plain(tensor.shape)
     units.end()
-    return [tensor.ids for tensor in values.values()]
+    return {place: tensor.ids for place, tensor in values.items()}
 
 
 def _as_traced(x: Tensor, shape: Shape) -> bool:

@@ -17,13 +17,14 @@ channels changes those as well, or finds out by running the model.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from nncf_ext.channel_operators import run
 from nncf_ext.channel_units import Dimension, Role, Units
+from nncf_ext.edits import Removal
 from nncf_ext.graph import Graph, Site
 
 
@@ -59,15 +60,48 @@ class ChannelGroup:
 
 def channel_groups(graph: Graph) -> tuple[ChannelGroup, ...]:
     """All groups of coupled channels, in execution order. Channels that no parameter makes (the model's inputs) are in none."""
+    units, _ = _joined(graph)
+    return tuple(_groups(units))
+
+
+def channels_left(graph: Graph, removals: Iterable[Removal]) -> dict[tuple[str, int], tuple[int, np.ndarray]]:
+    """What `removals` leave of the activations: by node and output port, the axis that gets shorter and the indices that stay.
+
+    Tensors that stay as they are are not in it. It tells what becomes of sizes in a model's code: of the target of a reshape, the
+    places of a split.
+    """
+    units, tensors = _joined(graph)
+    keep: dict[tuple[str, int], list[int]] = {}
+    for removal in removals:
+        parameter = graph[removal.site.node].parameter(removal.site.slot)
+        if parameter is not None:
+            keep[parameter.name, removal.axis] = list(removal.keep)
+    gone = np.zeros(units.number + 1, dtype=bool)  # the last one is for index -1, which is no unit
+    for dimension in units.dimensions():
+        axis, ids = _along_one_axis(dimension)
+        parameter = graph[dimension.site.node].parameter(dimension.site.slot)
+        if parameter is not None and (parameter.name, axis) in keep:
+            gone[np.delete(ids, keep[parameter.name, axis])] = True
+    gone[-1] = False
+    left = {}
+    for place, ids in tensors.items():
+        if gone[ids].any():
+            axis = max(range(ids.ndim), key=lambda axis: ids.shape[axis])
+            left[place] = (axis, np.flatnonzero(~gone[ids.reshape(-1)]))
+    return left
+
+
+def _joined(graph: Graph) -> tuple[Units, dict[tuple[str, int], np.ndarray]]:
+    """The units of a model, and the ids of its tensors: each varies along one axis at most."""
     units = Units()
     while True:
         units.begin()
         tensors = run(graph, units)
-        if not units.join() and not _made_rectangular(units, tensors):
-            return tuple(_groups(units))
+        if not units.join() and not _made_rectangular(units, tensors.values()):
+            return units, tensors
 
 
-def _made_rectangular(units: Units, tensors: list[np.ndarray]) -> bool:
+def _made_rectangular(units: Units, tensors: Iterable[np.ndarray]) -> bool:
     """Join units such that a tensor without one of them is still a tensor; whether there was something to join.
 
     Where channels vary along several axes of a tensor (a reshape of them to (groups, channels of a group)), what goes is a whole

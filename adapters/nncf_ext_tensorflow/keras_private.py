@@ -13,7 +13,7 @@ from keras.src.backend import AutocastScope
 from keras.src.backend.common import global_state
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope  # noqa: F401  (part of this module's interface)
 from keras.src.models.functional import Functional
-from keras.src.ops.numpy import Reshape
+from keras.src.ops.numpy import BroadcastTo, GetItem, Reshape, Split
 from keras.src.saving import object_registration
 from keras.src.utils.naming import to_snake_case
 from tensorflow.python.util import dispatch
@@ -270,11 +270,20 @@ def graph_of(layer: Any) -> Any:
     return layer if isinstance(layer, Functional) else getattr(layer, "_functional", None)
 
 
-def target_attribute(operation: Any) -> str | None:
-    """The attribute with the target of a Reshape layer or operation; None for anything else."""
-    if isinstance(operation, keras.layers.Reshape):
-        return "target_shape"
-    return "newshape" if isinstance(operation, Reshape) else None
+def size_attribute(operation: Any) -> str | None:
+    """The attribute of a layer or operation that says the shape of its result, or where it splits; None where there is none."""
+    kinds = {keras.layers.Reshape: "target_shape", Reshape: "newshape", BroadcastTo: "shape", Split: "indices_or_sections"}
+    return next((name for kind, name in kinds.items() if isinstance(operation, kind)), None)
+
+
+def is_index(operation: Any) -> bool:
+    """Whether the operation is `x[...]`."""
+    return isinstance(operation, GetItem)
+
+
+def arguments_of(operation: Any) -> Any:
+    """The arguments of the first recorded call of an operation."""
+    return operation._inbound_nodes[0].arguments
 
 
 def automatic_config(layer: Any, keys: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,8 +7,7 @@ from those) and the sizes that they expect of their inputs.
 from __future__ import annotations
 
 import inspect
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -21,22 +20,14 @@ from nncf_ext_tensorflow.trace import symbolic_call, symbolic_like
 Shape = tuple[int | None, ...]
 
 
-class CannotShrink(ValueError):
-    """A layer, or an operation of a Functional model, that cannot work without the channels that are gone."""
-
-    def __init__(self, operation: Any, reason: str):
-        super().__init__(reason)
-        self.operation = operation
-
-
 class Shapes:
     """One pass of shape inference over a model; everything that it changes goes through `changes`.
 
-    resized: layers whose weights have other shapes now. shortened: see `reshaped`.
+    resized: layers whose weights have other shapes now.
     """
 
-    def __init__(self, model: Any, resized: Sequence[Any], shortened: str, changes: Changes):
-        self._changes, self._shortened = changes, shortened
+    def __init__(self, model: Any, resized: Sequence[Any], changes: Changes):
+        self._changes = changes
         self._before: dict[int, Shape] = {}  # of symbolic tensors that have got another shape, by id
         self._expected: dict[int, keras.InputSpec] = {}  # by id of the layer
         self._model = model
@@ -93,7 +84,6 @@ class Shapes:
         for node in keras_private.nodes_of(graph):
             if any(id(x) not in known for x in node.arguments.keras_tensors):
                 continue  # not needed for the outputs from these inputs, Keras skips it too
-            self._fit_reshape(node)
             outputs = self.infer(node.operation, node.arguments.args, node.arguments.kwargs)
             for x, made in zip(node.outputs, keras.tree.flatten(outputs), strict=True):
                 self._set(x, made.shape)
@@ -103,22 +93,6 @@ class Shapes:
         if tuple(x.shape) != tuple(shape):
             self._before.setdefault(id(x), tuple(x.shape))
             keras_private.set_shape(x, shape, self._changes)
-
-    def _fit_reshape(self, node: Any) -> None:
-        """Give a Reshape whose input has fewer entries now a target that its remaining ones fill."""
-        operation, x, y = node.operation, *node.arguments.keras_tensors[:1], node.outputs[0]
-        before = self._before.get(id(x), tuple(x.shape))
-        name = keras_private.target_attribute(operation)
-        if name is None or before == tuple(x.shape):
-            return
-        try:
-            sizes = reshaped(before, self._before.get(id(y), tuple(y.shape)), tuple(x.shape), self._shortened)
-        except ValueError as error:
-            raise CannotShrink(operation, str(error)) from None
-        given = tuple(getattr(operation, name))
-        sizes = sizes[len(sizes) - len(given) :]  # a layer's target is without the batch
-        target = tuple(old if old == -1 else new for old, new in zip(given, sizes, strict=True))
-        self._changes.set_all(operation, {name: target, **keras_private.automatic_config(operation, {name: target})})
 
     def _remember_build(self, layer: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         built = vars(layer).get("_build_shapes_dict")
@@ -146,46 +120,6 @@ class Shapes:
         axes = {axis: shape[axis] for axis in spec.axes}
         whole = None if spec.shape is None else _merged(spec.shape, shape)
         self._changes.set(layer, "_input_spec", _spec_with(spec, axes, whole))
-
-
-def reshaped(before: Shape, target: Shape, after: Shape, shortened: str = "longest") -> Shape:
-    """What becomes of the target of a Reshape when its input changes.
-
-    From the last axis on, the axes of input and target fall into runs of equal products (of 8, 8, 32 to 64, 32: 32 to 32, and
-    8, 8 to 64). In each of them one axis of the target may change: of several, the "longest" or the "last" that can. ValueError
-    where there is none.
-    """
-    result: list[int | None] = []
-    for old, new, wanted in _runs(before, after, target):
-        if old == new:
-            result[:0] = wanted
-            continue
-        sizes = [size or 0 for size in wanted]
-        left, of = _size(new), _size(old)
-        can = [axis for axis, size in enumerate(sizes) if size * left % of == 0 and (size > 1 or set(sizes) == {1})]
-        if None in (*new, *wanted) or not can:
-            raise ValueError(f"it reshapes {old} to {wanted}, and {new} of it is left")
-        axis = can[-1] if shortened == "last" else max(can, key=lambda axis: sizes[axis])
-        result[:0] = [size * left // of if at == axis else size for at, size in enumerate(sizes)]
-    return tuple(result)
-
-
-def _runs(before: Shape, after: Shape, target: Shape) -> Iterator[tuple[Shape, Shape, Shape]]:
-    """Runs of axes with equal products: (sizes in the input, in the changed input, in the target), the last axes first."""
-    i, j = len(before), len(target)
-    while i or j:
-        end_i, end_j = i, j
-        i, j = max(i - 1, 0), max(j - 1, 0)
-        while (left := _size(before[i:end_i])) != (right := _size(target[j:end_j])) and (i if left < right else j):
-            i, j = (i - 1, j) if left < right else (i, j - 1)
-        if _size(before[i:end_i]) != _size(target[j:end_j]):  # an axis that takes what is left, of a size that nobody knows
-            i, j = 0, 0
-        yield before[i:end_i], after[i:end_i], target[j:end_j]
-
-
-def _size(shape: Shape) -> int:
-    """Product of the sizes; an unknown one counts as a prime number that no layer has."""
-    return math.prod(1_000_003 if size is None else size for size in shape)
 
 
 def _spec_with(spec: keras.InputSpec, axes: Mapping[int, int | None], shape: Shape | None) -> keras.InputSpec:

@@ -25,8 +25,9 @@ from nncf_ext_tensorflow.apply import Patch
 from nncf_ext_tensorflow.changes import Changes
 from nncf_ext_tensorflow.layer_sizes import attention_sizes, head_size, queries_factor, sizes_in_users_layer, sizes_of
 from nncf_ext_tensorflow.naming import names_in
-from nncf_ext_tensorflow.shapes import CannotShrink, Shapes
-from nncf_ext_tensorflow.shrunk_model import Guess, config_before, remember
+from nncf_ext_tensorflow.operation_sizes import fit_operations
+from nncf_ext_tensorflow.shapes import Shapes
+from nncf_ext_tensorflow.shrunk_model import config_before, remember
 from nncf_ext_tensorflow.trace import KerasTrace, trace
 
 _TOLERANCE = {"float16": 1e-2, "bfloat16": 5e-2}  # of the largest output; for any other compute dtype 1e-4
@@ -38,45 +39,38 @@ def remove_channels(model: Any, removals: Sequence[Removal], traced: KerasTrace)
     A compiled model stays compiled; its optimizer starts anew. ConfigError, and `model` as it was, where a layer cannot get
     smaller, or where the outputs for the example that was traced become others (by 1e-4 of the largest, in float32).
     """
-    kept = _kept(removals, traced)
-    if not kept:
+    if not _kept(removals, traced):
         return model
     example = traced.example if traced.example is not None else _made_up_inputs(model)
     expected, config = _outputs(model, example), config_before(model)
     refusals: list[ConfigError] = []
-    for guess in _guesses(model, traced):
+    for users_sizes in ("own", "all", "none") if keras_private.users_layers(model) else ("own",):
         try:
-            _try(model, kept, guess, traced, example, expected)
+            _try(model, removals, traced, users_sizes, example, expected)
         except ConfigError as error:
             refusals.append(error)
             continue
-        remember(model, config, removals, guess, example)
+        remember(model, config, removals, users_sizes, example)
         keras_private.forget_compiled_functions(model)
         keras_private.renew_optimizer(model)
         return model
     raise refusals[0]
 
 
-def shrink_unchecked(model: Any, removals: Sequence[Removal], guess: Guess, example: Any) -> None:
-    """The same for a model that has no weights yet, and of which the right guess is known."""
+def shrink_unchecked(model: Any, removals: Sequence[Removal], users_sizes: str, example: Any) -> None:
+    """The same for a model that has no weights yet, and of which is known which `users_sizes` change (`sizes_in_users_layer`)."""
     traced = trace(model, example)
-    example = _made_up_inputs(model) if example is None else example
-    _shrink(model, _kept(removals, traced), guess, example, Changes())
+    _shrink(model, removals, traced, users_sizes, _made_up_inputs(model) if example is None else example, Changes())
 
 
-def _guesses(model: Any, traced: KerasTrace) -> list[Guess]:
-    """What may be, the likely first."""
-    users = ("own", "all", "none") if keras_private.users_layers(model) else ("own",)
-    axes = ("longest", "last") if any(node.op == "Reshape" for node in traced.graph.nodes) else ("longest",)
-    return [Guess(sizes, axis) for axis in axes for sizes in users]
-
-
-def _try(model: Any, kept: Sequence[_Kept], guess: Guess, traced: KerasTrace, example: Any, expected: Sequence[Any]) -> None:
+def _try(
+    model: Any, removals: Sequence[Removal], traced: KerasTrace, users_sizes: str, example: Any, expected: Sequence[np.ndarray]
+) -> None:
     """ConfigError, and `model` as it was, where it does not run or computes something else."""
     changes = Changes()
     try:
         with keras_private.whole_tracebacks():
-            _shrink(model, kept, guess, example, changes)
+            _shrink(model, removals, traced, users_sizes, example, changes)
             found = _outputs(model, example)
         tolerance = _TOLERANCE.get(model.compute_dtype, 1e-4)
         if max(map(_difference, expected, found), default=0) > tolerance:
@@ -85,7 +79,7 @@ def _try(model: Any, kept: Sequence[_Kept], guess: Guess, traced: KerasTrace, ex
         changes.undo()
         if isinstance(error, ConfigError) or not isinstance(error, Exception):
             raise
-        operation = error.operation if isinstance(error, CannotShrink) else keras_private.innermost_operation(error)
+        operation = error.operation if isinstance(error, _CannotShrink) else keras_private.innermost_operation(error)
         name = names_in(model).layers.get(id(operation)) or getattr(operation, "name", model.name)
         raise _refusal(name, _last_line(error)) from error
 
@@ -101,6 +95,14 @@ def _last_line(error: Exception) -> str:
     """The part of an error's message that says what was wrong: Keras and TensorFlow put others around it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return re.sub(r"{{.*?}}|\[Op:.*|\.$", "", lines[-1] if lines else type(error).__name__).strip()
+
+
+class _CannotShrink(ValueError):
+    """A layer that cannot have other sizes."""
+
+    def __init__(self, layer: Any, reason: str):
+        super().__init__(reason)
+        self.operation = layer
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,10 @@ def _kept(removals: Sequence[Removal], traced: KerasTrace) -> list[_Kept]:
     return list(found.values())
 
 
-def _shrink(model: Any, kept: Sequence[_Kept], guess: Guess, example: Any, changes: Changes) -> None:
+def _shrink(
+    model: Any, removals: Sequence[Removal], traced: KerasTrace, users_sizes: str, example: Any, changes: Changes
+) -> None:
+    kept = _kept(removals, traced)
     layers = {id(layer): layer for each in kept for layer, _ in each.holders}
     attentions = [
         (layer, head_size(layer))
@@ -171,8 +176,9 @@ def _shrink(model: Any, kept: Sequence[_Kept], guess: Guess, example: Any, chang
         for variable in layer._query_dense.trainable_variables if factor != 1 else ():
             keras_private.give_new_value(variable, variable * factor, changes)
     for layer in keras_private.users_layers(model):
-        changes.set_all(layer, sizes_in_users_layer(layer, old_shapes, guess.users_sizes))
-    Shapes(model, list(layers.values()), guess.shortened, changes).update(example)
+        changes.set_all(layer, sizes_in_users_layer(layer, old_shapes, users_sizes))
+    fit_operations(traced, removals, changes)
+    Shapes(model, list(layers.values()), changes).update(example)
 
 
 @contextmanager
@@ -180,7 +186,7 @@ def _blaming(layer: Any) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise CannotShrink(layer, str(error)) from None
+        raise _CannotShrink(layer, str(error)) from None
 
 
 def _outputs(model: Any, example: Any) -> list[np.ndarray]:

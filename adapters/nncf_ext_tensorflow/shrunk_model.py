@@ -8,7 +8,6 @@ all of its layers one width, though. Such a model is saved as what it was before
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import keras
@@ -20,14 +19,6 @@ from nncf_ext_tensorflow.saving import example_like, input_specs
 
 _RECORD = "_nncf_ext_removed"  # the config, in the __dict__ of a model
 _classes: dict[type, type] = {}
-
-
-@dataclass(frozen=True)
-class Guess:
-    """What removals do not say: which sizes in a user's layer follow (`sizes_in_users_layer`), and in a Reshape (`reshaped`)."""
-
-    users_sizes: str
-    shortened: str
 
 
 @keras.saving.register_keras_serializable(package="nncf_ext")
@@ -48,7 +39,7 @@ class ShrunkModel:
         model: Any = keras.saving.deserialize_keras_object(config["model"], custom_objects=custom_objects)
         for each in config["removals"]:
             removals = [Removal(Site.parse(site), axis, tuple(keep)) for site, axis, keep in each["removals"]]
-            shrink_unchecked(model, removals, Guess(**each["guess"]), example_like(config["inputs"]))
+            shrink_unchecked(model, removals, each["users_sizes"], example_like(config["inputs"]))
         _become(model, config)
         return model
 
@@ -68,11 +59,11 @@ def config_before(model: Any) -> dict[str, Any] | None:
         return None
 
 
-def remember(model: Any, before: dict[str, Any] | None, removals: Sequence[Removal], guess: Guess, example: Any) -> None:
+def remember(model: Any, before: dict[str, Any] | None, removals: Sequence[Removal], users_sizes: str, example: Any) -> None:
     """Have `model` saved as the config that it had, and `removals`, unless the config that it has now gives its shapes."""
     if before is None or (not isinstance(model, ShrunkModel) and _says_its_shapes(model)):
         return
-    step = {"removals": [[str(r.site), r.axis, list(r.keep)] for r in removals], "guess": asdict(guess)}
+    step = {"removals": [[str(r.site), r.axis, list(r.keep)] for r in removals], "users_sizes": users_sizes}
     _become(model, {"inputs": input_specs(example), **before, "removals": [*before["removals"], step]})
 
 

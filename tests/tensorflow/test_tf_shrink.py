@@ -13,7 +13,6 @@ import tensorflow as tf
 from keras import layers as L
 from nncf_ext_tensorflow import create_compressed_model, register_default_init_args
 from nncf_ext_tensorflow.adapter import KerasAdapter
-from nncf_ext_tensorflow.shapes import reshaped
 
 from nncf_ext import ConfigError, NNCFConfig
 from nncf_ext.edits import Removal
@@ -488,31 +487,51 @@ def test_unequal_groups_are_refused():
         shrink(model, tokens(8, 6), {"grouped|weight": {2: keep}, "grouped|bias": {0: keep}, "last|weight": {1: keep}})
 
 
-@pytest.mark.parametrize(
-    ("before", "target", "after", "expected"),
-    [
-        ((None, 64), (None, 1, 1, 64), (None, 48), (None, 1, 1, 48)),
-        ((None, 8, 8, 32), (None, 64, 32), (None, 8, 8, 20), (None, 64, 20)),
-        ((None, 8, 8, 32), (None, 2048), (None, 8, 8, 20), (None, 1280)),
-        ((None, 7, 32), (None, 32), (None, 7, 20), (None, 20)),  # the batch takes the 7 in
-        ((None, 32, 1, 1), (None, 32), (None, 20, 1, 1), (None, 20)),
-        ((None, None, 6), (None, None, 6), (None, None, 4), (None, None, 4)),
-        ((None, 5, 32), (None, 5, 4, 8), (None, 5, 32), (None, 5, 4, 8)),
-    ],
-)
-def test_the_target_of_a_reshape_follows_its_input(before, target, after, expected):
-    assert reshaped(before, target, after) == expected
+def own_attention():
+    """Heads made by a Reshape: two of four go."""
+    inputs = keras.Input((5, 8))
+    q, k, v = (L.Reshape((5, 4, 6))(L.Dense(24, name=name)(inputs)) for name in ("q", "k", "v"))
+    scores = L.Softmax()(keras.ops.einsum("bqhd,bkhd->bhqk", q, k) / 2.0)
+    x = keras.ops.reshape(keras.ops.einsum("bhqk,bkhd->bqhd", scores, v), (-1, 5, 24))
+    model = keras.Model(inputs, L.Dense(2, name="out")(x))
+    keep = tuple(6 * head + i for head in (0, 3) for i in range(6))
+    keeps = {f"{name}|weight": {1: keep} for name in "qkv"} | {f"{name}|bias": {0: keep} for name in "qkv"}
+    return model, tokens(), keeps | {"out|weight": {0: keep}}
 
 
-def test_of_several_axes_one_gets_shorter():
-    assert reshaped((None, 5, 32), (None, 5, 4, 8), (None, 5, 16)) == (None, 5, 4, 4)
-    assert reshaped((None, 5, 32), (None, 5, 8, 4), (None, 5, 16)) == (None, 5, 4, 4)
-    assert reshaped((None, 5, 32), (None, 5, 8, 4), (None, 5, 16), "last") == (None, 5, 8, 2)
-    with pytest.raises(ValueError, match=r"it reshapes \(32,\) to \(4, 8\), and \(15,\) of it is left"):
-        reshaped((None, 5, 32), (None, 5, 4, 8), (None, 5, 15))
+def shuffle():
+    """Channels of three groups, mixed by two Reshapes: the same ones leave each group."""
+    inputs = keras.Input((8, 8, 3))
+    x = L.Conv2D(12, 3, name="conv")(inputs)
+    x = L.Reshape((6, 6, 12))(L.Permute((1, 2, 4, 3))(L.Reshape((6, 6, 3, 4))(x)))
+    model = keras.Model(inputs, L.Conv2D(2, 1, name="last")(x))
+    keep = tuple(4 * group + i for group in range(3) for i in (0, 3))
+    return model, images(), {"conv|weight": {3: keep}, "conv|bias": {0: keep}, "last|weight": {2: (0, 1, 2, 9, 10, 11)}}
 
 
-@pytest.mark.parametrize("side", [2, 6], ids=["channels are the longest axis", "channels are the last axis"])
+def split_and_slices():
+    inputs = keras.Input((8, 8, 3))
+    x = L.Conv2D(16, 3, padding="same", name="conv")(inputs)
+    a, b = keras.ops.split(x, [6], axis=-1)
+    c = L.Conv2D(10, 1, name="inner")(a)
+    x = L.Concatenate()([b + c, x[..., 2:7], x[:, :, :, -1:]])
+    model = keras.Model(inputs, L.Conv2D(2, 1, name="last")(x))
+    first, second = (1, 2, 4), (0, 1, 5, 9)  # of 6 and of 10
+    keep = (*first, *(6 + i for i in second))
+    keeps = {"conv|weight": {3: keep}, "conv|bias": {0: keep}}
+    keeps |= {"inner|weight": {2: first, 3: second}, "inner|bias": {0: second}}
+    read = [*second, *(10 + i for i in range(5) if 2 + i in keep), 15]
+    return model, images(), keeps | {"last|weight": {2: read}}
+
+
+@pytest.mark.parametrize("make", [own_attention, shuffle, split_and_slices], ids=lambda make: make.__name__)
+def test_sizes_in_operations_follow(make, tmp_path):
+    model, inputs, keeps = make()
+    expected = shrink(model, inputs, keeps)
+    check_life(model, inputs, expected, tmp_path)
+
+
+@pytest.mark.parametrize("side", [2, 6], ids=["channels are the longest axis", "positions are the longest axes"])
 def test_a_decoder_that_reshapes_to_a_map(side, tmp_path):
     size = side * side * 3
     layers = [L.Dense(size, name="fc"), L.Reshape((side, side, 3)), L.Conv2DTranspose(2, 3, name="up")]

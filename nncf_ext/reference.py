@@ -10,6 +10,7 @@ from numpy import (  # noqa: F401  (these functions are the namespace)
     argsort,
     clip,
     concatenate,
+    count_nonzero,
     cumsum,
     exp,
     log,

@@ -12,6 +12,7 @@ from keras.ops import (  # noqa: F401  (these functions are the namespace)
     argsort,
     clip,
     concatenate,
+    count_nonzero,
     cumsum,
     exp,
     log,

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import (  # noqa: F401  (these functions are the namespace)
     abs,
+    count_nonzero,
     exp,
     log,
     matmul,

@@ -138,7 +138,7 @@ class MovementSparsity(MovementSparsityConfig, Algorithm):
             raise ConfigError(f"{self._at()}: found no linear layer to sparsify in the model, expected one at least")
         edits: list[Edit] = []
         for sharing in nodes.values():
-            edits += self._edits(sharing, structures.get(sharing[0].name))
+            edits += self._edits(sharing, structures)
         if self.params.enable_structured_masking:
             skipped += self._unstructured(graph, edits)
         return Plan(tuple(edits), tuple(skipped))
@@ -162,8 +162,7 @@ class MovementSparsity(MovementSparsityConfig, Algorithm):
         if first is None:
             first = lowest_threshold(self._scores(training), _FIRST_SHARE)
         threshold, factor = self.scheduled(passed, first)
-        for edit in training.edits:
-            self._schedule(training, edit, _capped(training, edit, threshold), factor)
+        self._schedule(training, threshold, factor)
         return {**state, "init_threshold": first}
 
     def loss(self, training: Training, state: State) -> Any:
@@ -269,8 +268,12 @@ class MovementSparsity(MovementSparsityConfig, Algorithm):
                 found[name] = where, structure
         return found
 
-    def _edits(self, nodes: Sequence[Node], entry: tuple[str, SparseStructure] | None) -> Iterable[Edit]:
+    def _edits(self, nodes: Sequence[Node], structures: Mapping[str, tuple[str, SparseStructure]]) -> Iterable[Edit]:
         """The weight's edit and the bias's, of nodes that share them."""
+        entries = dict(structures[node.name] for node in nodes if node.name in structures)
+        if len(entries) > 1:
+            raise ConfigError(f"{' and '.join(entries)}: found both for {nodes[0].name}, whose weight is shared, expected one")
+        entry = next(iter(entries.items()), None)
         weight, bias = nodes[0].parameter("weight"), nodes[0].parameter("bias")
         assert weight is not None
         layout = _layout(nodes[0], weight)
@@ -289,10 +292,11 @@ class MovementSparsity(MovementSparsityConfig, Algorithm):
         for group in channel_groups(graph):
             weights = [member for member in group.members if member.role != "follower"]
             why = group.blocked or next(filter(None, (_obstacle(graph, masked, member) for member in weights)), None)
-            if why is None and group.size > 1:
+            if why is None:
                 usable.append(group)
+                continue
             for member in weights:
-                reasons.setdefault(member.site.node, why or "a single channel")
+                reasons.setdefault(member.site.node, why)
         return usable, reasons
 
     def _unstructured(self, graph: Graph, edits: Sequence[Edit]) -> Iterable[tuple[str, str]]:
@@ -326,8 +330,12 @@ class MovementSparsity(MovementSparsityConfig, Algorithm):
         }
 
     @staticmethod
-    def _schedule(training: Training, edit: Edit, threshold: float, factor: float) -> None:
-        training.attached.assign(edit, "schedule", np.array([max(threshold, _LOWEST), factor, 1], np.float32))
+    def _schedule(training: Training, threshold: float, factor: float) -> None:
+        xp, attached = training.xp, training.attached
+        for edit in training.edits:
+            score = xp.stop_gradient(attached.variables(edit)["score"])
+            own = capped(xp, score, max(threshold, _LOWEST), math.prod(_transform(edit).block))
+            attached.assign(edit, "schedule", np.array([own, factor, 1], np.float32))
 
     @staticmethod
     def _freeze(training: Training, edit: Edit, mask: np.ndarray) -> None:
@@ -337,8 +345,7 @@ class MovementSparsity(MovementSparsityConfig, Algorithm):
 
     def _finish(self, training: Training, state: State) -> State:
         """The masks of the final threshold, by heads and channels where those can be told, stay from here on."""
-        for edit in training.edits:
-            self._schedule(training, edit, _capped(training, edit, self.params.final_importance_threshold), 0.0)
+        self._schedule(training, self.params.final_importance_threshold, 0.0)
         masks, kept = self._masks(training), {}
         if self.params.enable_structured_masking:
             groups, _ = self._groups(training.graph, training.edits)
@@ -431,20 +438,19 @@ def _obstacle(graph: Graph, masked: Mapping[Site, MovementMask], member: Member)
 # Arithmetic ---------------------------------------------------------------------------------------------------------------
 
 
-def _capped(training: Training, edit: Edit, threshold: float) -> float:
+def capped(xp: Any, score: Any, threshold: float, cells: int) -> float:
     """`threshold`, or the 0.98-quantile (interpolated) of the scores of all cells where that is lower.
 
-    One pass over the scores tells, in nearly all cases, that it is not.
+    cells: of a block, all of which have its score. One pass over the scores tells, in nearly all cases, that it is not lower.
     """
-    xp, cells = training.xp, math.prod(_transform(edit).block)
-    score = xp.reshape(xp.stop_gradient(training.attached.variables(edit)["score"]), (-1,))
+    score = xp.reshape(score, (-1,))
     blocks = int(score.shape[0])
     position = _CAP * (blocks * cells - 1)
     below, after = int(position) // cells, min((int(position) + 1) // cells, blocks - 1)
     threshold = float(np.float32(threshold))
-    if int(training.adapter.to_numpy(xp.count_nonzero(score > threshold))) >= blocks - below:
+    if int(xp.count_nonzero(score > threshold)) >= blocks - below:
         return threshold
-    low, high = (float(training.adapter.to_numpy(xp.kth_smallest(score, k + 1))) for k in (below, after))
+    low, high = (float(xp.kth_smallest(score, k + 1)) for k in (below, after))
     return min(threshold, low + (position - int(position)) * (high - low))
 
 

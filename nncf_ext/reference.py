@@ -24,6 +24,7 @@ from numpy import (  # noqa: F401  (these functions are the namespace)
     ones_like,
     reshape,
     round,
+    sign,
     sort,
     sqrt,
     square,

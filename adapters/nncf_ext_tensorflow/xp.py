@@ -28,6 +28,7 @@ from keras.ops import (  # noqa: F401  (these functions are the namespace)
     reshape,
     round,
     sigmoid,
+    sign,
     softmax,
     sort,
     sqrt,

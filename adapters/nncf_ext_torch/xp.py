@@ -17,6 +17,7 @@ from torch import (  # noqa: F401  (these functions are the namespace)
     reshape,
     round,
     sigmoid,
+    sign,
     sqrt,
     square,
     zeros_like,

@@ -38,8 +38,8 @@ class MovementMask(Transform):
     shape: that of the parameter with the axes of its outputs made one, and those of its inputs; the order is the parameter's.
     block: cells of a block along those two (a bias: one) axes; divides `shape`.
 
-    Variables: `score`, of shape / block; `mask`, what is multiplied with once the mask is frozen; `schedule`, three numbers:
-    threshold, factor of the scores' loss, and 1 as long as the scores make the mask (0: frozen).
+    Variables: `score`, of shape / block; `mask`, multiplied with too, ones until the mask is frozen; `schedule`, three numbers:
+    threshold, factor of the scores' loss, factor of the scores' gradient (0: frozen).
     """
 
     kind: Literal["movement_mask"] = "movement_mask"
@@ -61,12 +61,18 @@ class MovementMask(Transform):
         }
 
     def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
-        score, schedule = variables["score"], variables["schedule"]
-        kept = numerics.straight_through(xp, xp.cast_like(score > schedule[0], score), score)
-        cells = self._split(self.block)
-        live = xp.reshape(kept, self._split((1,) * len(self.block)))
-        mask = xp.where(schedule[2] > 0, live, xp.cast_like(xp.reshape(variables["mask"], cells), score))
-        return xp.reshape(xp.reshape(x, cells) * xp.cast_like(mask, x), tuple(x.shape))
+        threshold, _, trained = (variables["schedule"][i] for i in range(3))
+        score = variables["score"]
+        above = xp.maximum(xp.sign(score - threshold), 0)  # 1[score > threshold]; comparing and selecting is slow on CPUs
+        kept = xp.cast_like(numerics.straight_through(xp, above, score * trained), x)
+        return xp.reshape(self._by_block(xp, x * xp.cast_like(variables["mask"], x), kept), tuple(x.shape))
+
+    def _by_block(self, xp: Any, x: Any, kept: Any) -> Any:
+        """`x` times `kept` of its block: the small `kept` is repeated along the last axis, the large product runs over three."""
+        last, cells, rest = self.shape[-1], self.block[-1], self.block[:-1]
+        if cells > 1:
+            kept = xp.reshape(kept, (-1, last // cells, 1)) * xp.ones_like(xp.reshape(x, (-1,))[:cells])
+        return xp.reshape(x, (-1, *(rest or (1,)), last)) * xp.reshape(kept, (-1, 1, last))
 
     def mask(self, variables: Mapping[str, np.ndarray]) -> np.ndarray:
         """What the parameter is multiplied with now, in its shape, as booleans."""
@@ -77,10 +83,6 @@ class MovementMask(Transform):
         for axis, cells in enumerate(self.block):
             kept = np.repeat(kept, cells, axis)
         return kept.reshape(shape)
-
-    def _split(self, cells: tuple[int, ...]) -> tuple[int, ...]:
-        """(blocks, cells, ...) with these cells along each axis."""
-        return tuple(size for pair in zip(self.blocks, cells, strict=True) for size in pair)
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ class MovementSparsity(MovementSparsityConfig, Algorithm):
         return Plan(tuple(edits), tuple(skipped))
 
     def start(self) -> State:
-        return {"init_threshold": self.params.init_importance_threshold, "frozen": False, "kept": {}}
+        return {"init_threshold": self.params.init_importance_threshold, "passed": 0.0, "frozen": False, "kept": {}}
 
     def epoch_step(self, training: Training, clock: Clock, state: State) -> State:
         if state["frozen"] or clock.epoch < self.params.warmup_end_epoch:
@@ -163,7 +165,7 @@ class MovementSparsity(MovementSparsityConfig, Algorithm):
             first = lowest_threshold(self._scores(training), _FIRST_SHARE)
         threshold, factor = self.scheduled(passed, first)
         self._schedule(training, threshold, factor)
-        return {**state, "init_threshold": first}
+        return {**state, "init_threshold": first, "passed": passed}
 
     def loss(self, training: Training, state: State) -> Any:
         """Mean over the layers of factor * 0.5 * (mean(sigmoid(weight's scores)) * cells of a block + the same of the bias)."""
@@ -196,8 +198,8 @@ class MovementSparsity(MovementSparsityConfig, Algorithm):
                 self._freeze(training, edit, mask)
         elif state["frozen"] and not frozen:
             for edit in training.edits:
-                threshold, factor, _ = training.variable(edit, "schedule")
-                training.attached.assign(edit, "schedule", np.array([threshold, factor, 1], np.float32))
+                training.attached.assign(edit, "mask", np.ones(training.graph.shape_of(edit.site), np.uint8))
+            self._schedule(training, *self.scheduled(state["passed"], state["init_threshold"]))
         return {**state, "frozen": frozen, "kept": state["kept"] if frozen else {}}
 
     def removals(self, training: Training, state: State) -> tuple[Removal, ...]:
@@ -339,9 +341,8 @@ class MovementSparsity(MovementSparsityConfig, Algorithm):
 
     @staticmethod
     def _freeze(training: Training, edit: Edit, mask: np.ndarray) -> None:
-        threshold = training.variable(edit, "schedule")[0]
         training.attached.assign(edit, "mask", mask.astype(np.uint8))
-        training.attached.assign(edit, "schedule", np.array([threshold, 0, 0], np.float32))
+        training.attached.assign(edit, "schedule", np.array([_LOWEST, 0, 0], np.float32))
 
     def _finish(self, training: Training, state: State) -> State:
         """The masks of the final threshold, by heads and channels where those can be told, stay from here on."""
@@ -352,7 +353,7 @@ class MovementSparsity(MovementSparsityConfig, Algorithm):
             masks, kept = structured(masks, groups)
         for edit, mask in masks.items():
             self._freeze(training, edit, mask)
-        return {**state, "frozen": True, "kept": kept}
+        return {**state, "passed": float(self.params.warmup_end_epoch), "frozen": True, "kept": kept}
 
 
 def _transform(edit: Edit) -> MovementMask:

@@ -190,12 +190,12 @@ def test_the_mask_of_blocks_by_hand():
     transform = MovementMask(shape=(2, 4), block=(1, 2))
     variables = {
         "score": np.array([[0.5, -0.1], [0.1, 0.2]], np.float32),
-        "mask": np.array([[1, 0, 1, 0], [0, 0, 0, 1]], np.uint8),
+        "mask": np.ones((2, 4), np.uint8),
         "schedule": np.array([0.1, 0, 1], np.float32),
     }
     x = np.arange(1, 9, dtype=np.float32).reshape(2, 4)
     assert transform.apply(xp, x, variables, True).tolist() == [[1, 2, 0, 0], [0, 0, 7, 8]]  # 0.1 is not above 0.1
-    variables["schedule"][2] = 0
+    variables |= {"mask": np.array([[1, 0, 1, 0], [0, 0, 0, 1]], np.uint8), "schedule": np.array([-9, 0, 0], np.float32)}
     assert transform.apply(xp, x, variables, True).tolist() == [[1, 0, 3, 0], [0, 0, 0, 8]]
     assert transform.mask(variables).tolist() == variables["mask"].astype(bool).tolist()
 

@@ -72,7 +72,7 @@ def _begins(net: Any, algorithm: Any, epoch: int, step: int | None) -> None:
         return
     for role, values in ours.items():
         threshold = np.float32(_threshold(params.final_importance_threshold, scores[role]))
-        values["schedule"] = np.array([threshold, 0, 0], np.float32)
+        values["schedule"] = np.array([np.finfo(np.float32).min, 0, 0], np.float32)
         values["mask"] = (scores[role] > threshold).astype(np.uint8)
     if params.enable_structured_masking:  # a channel is what fc1's column and bias make and fc2's row takes
         made, bias, taken = (ours[role]["mask"] for role in ("fc1.weight", "fc1.bias", "fc2.weight"))
@@ -95,8 +95,8 @@ def _loss(net: Any, algorithm: Any, forward: Forward) -> Term:
 def _vjp(
     transform: MovementMask, x: np.ndarray, variables: Mapping[str, Any], g: np.ndarray
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    threshold, _, live = variables["schedule"]
-    if not live:
+    threshold, _, trained = variables["schedule"]
+    if not trained:
         return g * variables["mask"], {}
     by_cell, starts = g * x, [np.arange(0, size, cells) for size, cells in zip(x.shape, transform.block, strict=True)]
     for axis, at in enumerate(starts):

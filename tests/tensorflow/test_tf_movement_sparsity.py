@@ -50,7 +50,7 @@ def data():
     return tokens, np.digitize((tokens > 15).sum(-1), [4, 5])
 
 
-def test_heads_and_channels_go_in_fit(data, tmp_path):
+def test_heads_and_channels_go_in_fit(data):
     ctrl, model = create_compressed_model(transformer(), config())
     shapes = {str(edit.site): (edit.transform.shape, edit.transform.block) for edit in ctrl.plan}
     assert shapes == {
@@ -68,32 +68,15 @@ def test_heads_and_channels_go_in_fit(data, tmp_path):
     model.fit(*data, batch_size=32, epochs=6, callbacks=callbacks, verbose=0)
 
     assert rates[0] == 0 and rates[3] > 0.1
-    assert 0 < rates[4] == rates[5] <= rates[3]  # in kept heads and channels, what was pruned is back
+    assert 0 < rates[4] == rates[5] <= rates[3]  # in kept heads and channels, what was pruned is back; then nothing changes
     groups = {group.units: group for group in ctrl.statistics().movement_sparsity.structured}
     assert set(groups) == {HEADS, CHANNELS} and groups[CHANNELS].kept < CHANNELS
     assert ctrl.compression_stage().name == "FULLY_COMPRESSED"
 
     stripped = ctrl.strip()
     if stripped.get_layer("up").kernel.shape[1] == CHANNELS:
-        up, down = (keras.ops.convert_to_numpy(stripped.get_layer(name).kernel) for name in ("up", "down"))
+        up, down = (stripped.get_layer(name).get_weights()[0] for name in ("up", "down"))
         assert ((up == 0).all(0) == (down == 0).all(1)).all() and (up == 0).all(0).sum() == CHANNELS - groups[CHANNELS].kept
     tokens = data[0][:4]
-    assert np.allclose(model(tokens, training=False), stripped(tokens, training=False), atol=1e-5)
-
-
-def test_frozen_scores_do_not_move_masks(data):
-    """Momentum goes on moving scores after the warm-up; masks stay."""
-    ctrl, model = create_compressed_model(transformer(), config(enable_structured_masking=False))
-    model.compile(keras.optimizers.Adam(0.05), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    callbacks = create_compression_callbacks(ctrl, log_tensorboard=False, log_text=False)
-    masks = []
-    callbacks.append(
-        keras.callbacks.LambdaCallback(
-            on_epoch_end=lambda epoch, logs: masks.append([ctrl.variable_values(edit)["mask"].copy() for edit in ctrl.plan])
-        )
-    )
-    model.fit(*data, batch_size=64, epochs=6, callbacks=callbacks, verbose=0)
-    assert any((mask == 0).any() for mask in masks[-1])
-    assert all((a == b).all() for a, b in zip(masks[-1], masks[-2], strict=True))
-    scheduled = [ctrl.variable_values(edit)["schedule"].tolist() for edit in ctrl.plan]
-    assert all(live == 0 and factor == 0 for _, factor, live in scheduled)
+    expected, found = (keras.ops.convert_to_numpy(m(tokens, training=False)) for m in (model, stripped))
+    np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -89,6 +89,36 @@ def test_bert_is_pruned_quantized_and_distilled_at_once(batches):
     assert (expected.argmax(-1) == found.argmax(-1)).float().mean() > 0.9  # the stripped one's activations are not quantized
 
 
+def test_masks_stay_after_the_warm_up_although_momentum_and_decay_move_the_scores():
+    torch.manual_seed(0)
+    params = {"warmup_start_epoch": 0, "warmup_end_epoch": 1, "steps_per_epoch": 20, "importance_regularization_factor": 0.5}
+    entry = {"algorithm": "movement_sparsity", "params": {**params, "enable_structured_masking": False}}
+    config = NNCFConfig.from_dict({"input_info": {"sample_size": [1, 8]}, "compression": entry})
+    ctrl, model = create_compressed_model(
+        torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2)), config
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), 0.05, weight_decay=0.5)
+    masks = []
+    for _ in range(3):
+        ctrl.scheduler.epoch_step()
+        for _ in range(20):
+            ctrl.scheduler.step()
+            x = torch.randn(32, 8)
+            optimizer.zero_grad()
+            (torch.nn.functional.mse_loss(model(x), x[:, :2]) + ctrl.loss()).backward()
+            optimizer.step()
+        masks.append([(model[i].weight == 0, model[i].nncf_ext_weight_movement_mask_score.clone()) for i in (0, 2)])
+    for (before, moved), (after, score) in zip(masks[1], masks[2], strict=True):
+        assert before.any() and (before == after).all() and (moved != score).any()
+    assert ctrl.loss() == 0
+
+    ctrl.freeze(False)  # the scores decide again, by the threshold of before
+    live = [model[i].nncf_ext_weight_movement_mask_score <= 0 for i in (0, 2)]
+    assert all(((model[i].weight == 0) == low).all() for i, low in zip((0, 2), live, strict=True))
+    ctrl.compression_rate = 0.75
+    assert ctrl.compression_rate == pytest.approx(0.75, abs=0.01)
+
+
 SIZES = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48}
 TEXT = {"vocab_size": 50, "max_position_embeddings": 16}
 IMAGE = {"image_size": 16, "patch_size": 8}
@@ -102,6 +132,9 @@ FAMILIES = {
         transformers.MobileBertConfig(**TEXT, **SIZES, embedding_size=16, intra_bottleneck_size=16, num_feedforward_networks=1)
     ),
     "vit": lambda: transformers.ViTModel(transformers.ViTConfig(**IMAGE, **SIZES)),
+    "swin": lambda: transformers.SwinModel(
+        transformers.SwinConfig(image_size=16, patch_size=2, embed_dim=12, depths=[2], num_heads=[4], window_size=4)
+    ),
     "clip": lambda: transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**IMAGE, **SIZES)),
     "wav2vec2": lambda: transformers.Wav2Vec2Model(
         transformers.Wav2Vec2Config(
@@ -123,7 +156,7 @@ def test_heads_and_channels_are_found_in(family):
     """Scores that nothing moved are not above the final threshold, so that every head and channel goes."""
     model = FAMILIES[family]()
     inputs = {"wav2vec2": {"sample_size": [1, 400]}}.get(
-        family, {"sample_size": [1, 3, 16, 16]} if family in ("vit", "clip") else {"sample_size": [1, 8], "type": "long"}
+        family, {"sample_size": [1, 3, 16, 16]} if family in ("vit", "clip", "swin") else {"sample_size": [1, 8], "type": "long"}
     )
     params = {"warmup_start_epoch": 0, "warmup_end_epoch": 1, "steps_per_epoch": 1, "importance_regularization_factor": 1}
     compression = {"algorithm": "movement_sparsity", "params": params}

@@ -13,7 +13,7 @@ from torch import nn
 from nncf_ext_torch.apply import Applied, applied_in
 
 _PREFIXES = re.compile(r"^(?:module\.|nncf_module\.|_orig_mod\.)+")  # DataParallel's, NNCF's up to 2.4, torch.compile's
-_OF_PARAMETER = re.compile(r"(?P<module>.*?)\.?pre_ops\.\w+\.op\.(?P<name>\w+)$")
+_OF_PARAMETER = re.compile(r"(?P<module>.*?)\.?pre_ops\.\w+\.op\.(?P<name>(?:\w+_ctx\.)?\w+)$")
 _OF_ACTIVATION = re.compile(
     r"(?:_nncf\.)?external_quantizers\.(?P<scope>.*)\|(?P<point>OUTPUT|INPUT(?P<port>\d+)?)\.(?P<name>\w+)$"
 )
@@ -28,6 +28,10 @@ _VARIABLES = {
     "_input_range_param_storage": ("quantizer", "span"),
     "_binary_mask": ("mask", "mask"),
     "binary_mask": ("mask", "mask"),
+    "weight_importance": ("movement_mask", "score"),
+    "weight_ctx._binary_mask": ("movement_mask", "mask"),
+    "bias_importance": ("movement_mask", "score"),
+    "bias_ctx._binary_mask": ("movement_mask", "mask"),
     "_mask": ("rb_mask", "scores"),
     "_binary_filter_pruning_mask": ("filter_mask", "mask"),
     "binary_filter_pruning_mask": ("filter_mask", "mask"),
@@ -94,10 +98,11 @@ def _plain(name: str) -> str:
 
 
 def _nncf_name(name: str) -> tuple[str, str] | None:
-    """(place, what is kept) that an NNCF 2.x name is about; the place is a module's name or `<node>|<slot>`."""
+    """(place, what is kept) that an NNCF 2.x name is about; the place is a module's name, `<module>|bias` or `<node>|<slot>`."""
     of_parameter = _OF_PARAMETER.match(name)
     if of_parameter is not None:
-        return of_parameter["module"], of_parameter["name"]
+        module, name = of_parameter["module"], of_parameter["name"]
+        return f"{module}|bias" if name.startswith("bias_") else module, name
     match = _OF_ACTIVATION.match(name)
     if match is None:
         return None
@@ -122,5 +127,5 @@ def _nncf_places(model: nn.Module) -> Iterator[tuple[tuple[str, str], tuple[str,
         for site in applied.edit.sites:
             if not site.is_parameter:
                 yield (str(site), kind), (owner, applied)
-            elif site.slot == "weight":
-                yield (_plain(owner), kind), (owner, applied)
+            elif site.slot in ("weight", "bias"):
+                yield (_plain(owner) if site.slot == "weight" else f"{_plain(owner)}|bias", kind), (owner, applied)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import (  # noqa: F401  (these functions are the namespace)
     abs,
+    count_nonzero,
     exp,
     log,
     matmul,
@@ -16,6 +17,7 @@ from torch import (  # noqa: F401  (these functions are the namespace)
     reshape,
     round,
     sigmoid,
+    sign,
     sqrt,
     square,
     zeros_like,

@@ -6,12 +6,14 @@ from nncf_ext.algorithms.algorithm import Algorithm
 from nncf_ext.algorithms.filter_pruning import FilterPruning
 from nncf_ext.algorithms.knowledge_distillation import KnowledgeDistillation
 from nncf_ext.algorithms.magnitude_sparsity import MagnitudeSparsity
+from nncf_ext.algorithms.movement_sparsity import MovementSparsity
 from nncf_ext.algorithms.quantization import Quantization
 
 ALGORITHMS: dict[str, type[Any]] = {
     "quantization": Quantization,
     "magnitude_sparsity": MagnitudeSparsity,
     "filter_pruning": FilterPruning,
+    "movement_sparsity": MovementSparsity,
     "knowledge_distillation": KnowledgeDistillation,
 }
 
@@ -22,7 +24,6 @@ KNOWN_NOT_BUILT = frozenset(
         "bootstrapNAS",
         "const_sparsity",
         "experimental_quantization",
-        "movement_sparsity",
         "rb_sparsity",
     }
 )

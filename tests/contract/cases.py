@@ -43,6 +43,30 @@ def _pruned_flops(**params: Any) -> dict[str, Any]:
     return {**PRUNE, "params": {"all_weights": True, "pruning_flops_target": 0.6, "pruning_steps": 3, **params}}
 
 
+def _moving(
+    structures: dict[str, dict[str, Any]] | None = None, multiplier: float | None = None, **params: Any
+) -> dict[str, Any]:
+    """movement_sparsity; structures: by layer."""
+    entry: dict[str, Any] = {
+        "algorithm": "movement_sparsity",
+        "params": {
+            "warmup_start_epoch": 0,
+            "warmup_end_epoch": 2,
+            "steps_per_epoch": 2,
+            "importance_regularization_factor": 0.5,
+            "enable_structured_masking": False,
+            **params,
+        },
+    }
+    if structures:
+        entry["sparse_structure_by_scopes"] = [{**s, "target_scopes": f"{{re}}{layer}"} for layer, s in structures.items()]
+    return entry if multiplier is None else {**entry, "compression_lr_multiplier": multiplier}
+
+
+MOVING = _moving()
+_ROWS, _COLUMNS = {"mode": "per_dim", "axis": 0}, {"mode": "per_dim", "axis": 1}
+_BLOCKS = {"mode": "block", "sparse_factors": [4, 2]}
+
 CASES = (
     Case("int8", INT8),
     Case("int8_mixed", {**INT8, "preset": "mixed"}),
@@ -79,8 +103,18 @@ CASES = (
     Case("pruning_geometric_median", _pruned(filter_importance="geometric_median")),
     Case("pruning_flops", _pruned_flops()),
     Case("pruning_multiples_of_eight", _pruned(all_weights=False)),
+    Case("movement_fine", MOVING),
+    Case("movement_measured", _moving(warmup_start_epoch=1, steps_per_epoch=None)),
+    Case("movement_thresholds", _moving(init_importance_threshold=-0.1, final_importance_threshold=0.05, power=2)),
+    Case("movement_capped", _moving(init_importance_threshold=-1, final_importance_threshold=10)),
+    Case("movement_blocks", _moving({"fc1": _BLOCKS, "fc2": {"mode": "block", "sparse_factors": [3, 2]}})),
+    Case("movement_columns", _moving({"fc1": _COLUMNS, "fc2": {"mode": "fine"}})),
+    Case("movement_slow_scores", _moving({"fc1": _BLOCKS}, multiplier=0.25)),
+    Case("movement_channels", _moving({"fc1": _ROWS, "fc2": _COLUMNS}, enable_structured_masking=True)),
+    Case("movement_ends_early", _moving({"fc1": _BLOCKS}, warmup_end_epoch=1, enable_structured_masking=True)),
     Case("distillation_softmax", DISTIL),
     Case("distillation_mse", {"algorithm": "knowledge_distillation", "type": "mse", "scale": 2.0}),
+    Case("movement_int8_distillation", [MOVING, INT8, DISTIL]),
     Case("all_together", [INT8, SPARSE, DISTIL]),
     Case("pruning_with_all", [INT8, SPARSE, PRUNE, DISTIL]),
     Case("all_together_in_another_order", [DISTIL, INT8, SPARSE]),

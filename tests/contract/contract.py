@@ -66,6 +66,9 @@ class Reference:
 
     @staticmethod
     def _in_layout(role: str, edit: Edit) -> Edit:
+        convert = REFERENCES[edit.algorithm].in_layout.get(edit.transform.kind)
+        if convert is not None:
+            return replace(edit, transform=convert(edit.transform, role))
         axis = getattr(edit.transform, "channel_axis", None)
         if axis is None or not role.endswith("weight"):
             return edit

@@ -391,6 +391,7 @@ def test_an_algorithm_adds_no_keys_to_its_section():
         sections.QuantizationConfig,
         sections.MagnitudeSparsityConfig,
         sections.FilterPruningConfig,
+        sections.MovementSparsityConfig,
         sections.KnowledgeDistillationConfig,
     )
     for (name, algorithm), section in zip(ALGORITHMS.items(), expected, strict=True):

@@ -1,4 +1,4 @@
-"""Every file in `configs/` compresses the demo's network, and one optimizer step of it trains."""
+"""Every file in `configs/` but those for transformers compresses the demo's network, and one optimizer step of it trains."""
 
 from pathlib import Path
 
@@ -10,7 +10,8 @@ from nncf_ext_tensorflow.demo import compile_model, digits_net
 
 from nncf_ext import NNCFConfig, demo
 
-CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.json"))
+FOLDER = Path(__file__).resolve().parents[2] / "configs"
+CONFIGS = sorted(set(FOLDER.glob("*.json")) - set(FOLDER.glob("*_bert.json")))
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,7 @@ def test_config_runs(file, batches):
     assert len(ctrl.plan) > 0
     compile_model(model, 0.01, epochs=1, steps=1)
     weights = [variable for variable in model.trainable_variables if np.prod(variable.shape) > 1]
+    weights = [variable for variable in weights if not variable.path.endswith("bias.movement_mask.score")]  # biases start at 0
     before = [variable.numpy() for variable in weights]
 
     x, y = batches[0]

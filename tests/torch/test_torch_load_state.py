@@ -61,6 +61,25 @@ def test_an_nncf_checkpoint(prefix):
     assert torch.equal(source.eval()(x), target.eval()(x))
 
 
+def test_an_nncf_checkpoint_of_movement_sparsity():
+    """Importance and masks of weight and bias; NNCF keeps no thresholds there, so that not everything finds its place."""
+    params = {"warmup_start_epoch": 1, "warmup_end_epoch": 2, "importance_regularization_factor": 1.0}
+    entry = {"algorithm": "movement_sparsity", "params": {**params, "enable_structured_masking": False}}
+    config = NNCFConfig.from_dict({"input_info": {"sample_size": [1, 1, 4, 4]}, "compression": entry})
+    model = create_compressed_model(Net(), config)[1]
+    op = "head.pre_ops.0.op"
+    state = {
+        f"{op}.weight_importance": torch.rand(2, 16),
+        f"{op}.weight_ctx._binary_mask": (torch.arange(32.0) % 2).reshape(2, 16),
+        f"{op}.bias_importance": torch.rand(2),
+        f"{op}.bias_ctx._binary_mask": torch.tensor([1.0, 0.0]),
+    }
+    with pytest.warns(UserWarning, match="load_state: 4 tensors loaded"):
+        assert load_state(model, state) == 4
+    assert torch.equal(model.head.nncf_ext_weight_movement_mask_score, state[f"{op}.weight_importance"])
+    assert model.head.bias[1] == 0 and (model.head.weight[:, ::2] == 0).all() and (model.head.weight[:, 1::2] != 0).all()
+
+
 def test_a_compressed_checkpoint():
     source, target = compressed(0), compressed(1)
     assert load_state(target, source.state_dict(), is_resume=True) == len(source.state_dict())

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from tests.contract.references import filter_pruning, knowledge_distillation, magnitude_sparsity, quantization
+from tests.contract.references import (
+    filter_pruning,
+    knowledge_distillation,
+    magnitude_sparsity,
+    movement_sparsity,
+    quantization,
+)
 from tests.contract.references.reference import AlgorithmReference
 
 REFERENCES: dict[str, AlgorithmReference] = {
     "quantization": quantization.REFERENCE,
     "magnitude_sparsity": magnitude_sparsity.REFERENCE,
     "filter_pruning": filter_pruning.REFERENCE,
+    "movement_sparsity": movement_sparsity.REFERENCE,
     "knowledge_distillation": knowledge_distillation.REFERENCE,
 }

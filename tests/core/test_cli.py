@@ -104,7 +104,7 @@ def test_validate_shows_what_a_config_asks_for(tmp_path, capsys):
     [
         ('{"compression": {"algorithm": "quantization", "prest": "mixed"}}', ("compression.prest", "did you mean 'preset'")),
         ('{"compression": [{"algorithm": "quantisation"}]}', ("compression[0].algorithm", "did you mean 'quantization'")),
-        ('{"compression": {"algorithm": "filter_pruning"}}', ("'filter_pruning' is known, not built yet",)),
+        ('{"compression": {"algorithm": "bootstrapNAS"}}', ("'bootstrapNAS' is known, not built yet",)),
         ('{"compression": {"algorithm": "quantization", "weights": {"bits": 9}}}', ("compression.weights.bits", "found 9")),
         ('{"compression": ', ("config.json:1:", "not JSON")),
         ("", ("not JSON",)),

@@ -85,7 +85,13 @@ def test_bert_is_pruned_quantized_and_distilled_at_once(batches):
 
     model.eval()
     with torch.no_grad():
-        expected, found = model(batches[0][0]).logits, ctrl.strip()(batches[0][0]).logits
+        stripped = ctrl.strip()
+        expected, found = model(batches[0][0]).logits, stripped(batches[0][0]).logits
+    for layer, channels in zip(stripped.bert.encoder.layer, report.structured[1::2], strict=True):
+        assert layer.intermediate.dense.weight.shape == (channels.kept, 64)
+        assert layer.output.dense.weight.shape == (64, channels.kept)
+    for layer, heads in zip(stripped.bert.encoder.layer, report.structured[::2], strict=True):
+        assert layer.attention.self.query.weight.shape == (32 * max(heads.kept, 1), 64)
     assert (expected.argmax(-1) == found.argmax(-1)).float().mean() > 0.9  # the stripped one's activations are not quantized
 
 

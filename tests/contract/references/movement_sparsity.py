@@ -104,4 +104,14 @@ def _vjp(
     return g * (_expanded(variables["score"], transform.block) > threshold), {"score": by_cell}
 
 
-REFERENCE = AlgorithmReference(begins=_begins, loss=_loss, vjps={KIND: _vjp}, in_layout={KIND: _in_layout})
+def _stays(net: Any, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Where the frozen masks are of whole channels, those that are left; the first, fully masked, where none is."""
+    made, bias, taken = (net.variables[role, KIND]["mask"] > 0 for role in ("fc1.weight", "fc1.bias", "fc2.weight"))
+    if not ((made == bias[None, :]).all() and (taken == bias[:, None]).all()):
+        return weights
+    keep = bias if bias.any() else np.arange(len(bias)) == 0
+    fc1, fc2 = weights["fc1.weight"][:, keep], weights["fc2.weight"][keep]
+    return {**weights, "fc1.weight": fc1, "fc1.bias": weights["fc1.bias"][keep], "fc2.weight": fc2}
+
+
+REFERENCE = AlgorithmReference(begins=_begins, loss=_loss, vjps={KIND: _vjp}, stays=_stays, in_layout={KIND: _in_layout})

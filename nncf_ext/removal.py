@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from nncf_ext.channels import channels_left
 from nncf_ext.config.errors import ConfigError
 from nncf_ext.edits import Edit, Removal, Var
-from nncf_ext.graph import Graph, Node, Parameter, Site
+from nncf_ext.graph import Graph, Parameter, Site
 
 
 def joint(removals: Iterable[Removal]) -> tuple[Removal, ...]:
@@ -43,8 +44,13 @@ def _kept(graph: Graph, removals: Sequence[Removal], site: Site, axis: int, size
         name = _parameter(graph, site).name
         candidates = [r for r in removals if _parameter(graph, r.site).name == name and r.axis == axis]
     else:
-        around = list(_weights_around(graph, site))
-        candidates = [r for node, reads in around for r in removals if r.site.node == node.name and _is_about(graph, r, reads)]
+        source = (site.node, 0)
+        if site.port is not None:
+            source = next((e.source, e.source_port) for e in graph.inputs_of[site.node] if e.target_port == site.port)
+        shorter, left = channels_left(graph, removals).get(source, (None, ()))
+        if (shorter, len(left)) == (axis, sizes[1]):
+            return tuple(int(index) for index in left)
+        candidates = []
     for removal in candidates:
         if (_parameter(graph, removal.site).shape[removal.axis], len(removal.keep)) == sizes:
             return removal.keep
@@ -52,33 +58,6 @@ def _kept(graph: Graph, removals: Sequence[Removal], site: Site, axis: int, size
         f"{site}: a quantizer has a range per channel here, and which {sizes[1]} of {sizes[0]} channels are left cannot be told; "
         'set "per_channel" to false for activations'
     )
-
-
-def _weights_around(graph: Graph, site: Site) -> Iterator[tuple[Node, bool]]:
-    """Nodes with parameters that read (True) or make (False) the tensor at a site, the nearest first; also those behind operators
-    without weights."""
-    source = site.node
-    if site.port is not None:
-        source = next(edge.source for edge in graph.inputs_of[site.node] if edge.target_port == site.port)
-    queue = [(source, False), *((edge.target, True) for edge in graph.outputs_of.get(source, ()))]
-    for name, reads in queue:  # grows meanwhile
-        node = graph[name]
-        if node.parameters:
-            yield node, reads
-        if any(len(parameter.shape) > 1 for parameter in node.parameters) and not node.attrs.get("depthwise"):
-            continue
-        sources = [edge.source for edge in graph.inputs_of.get(name, ())]
-        readers = [edge.target for tensor in (name, *sources) for edge in graph.outputs_of.get(tensor, ())]
-        queue += [place for place in ((n, False) for n in sources) if place not in queue]
-        queue += [place for place in ((n, True) for n in readers) if place not in queue]
-
-
-def _is_about(graph: Graph, removal: Removal, reads: bool) -> bool:
-    """Whether a removal is along the axis of the channels that its node reads, or (not `reads`) makes."""
-    parameter, node = _parameter(graph, removal.site), graph[removal.site.node]
-    if len(parameter.shape) == 1:  # a norm's factor is both, a bias belongs to what is made
-        return not reads or len(node.parameters) == sum(len(p.shape) == 1 for p in node.parameters)
-    return bool(node.attrs.get("depthwise")) or (removal.axis == parameter.channel_axis) != reads
 
 
 def _parameter(graph: Graph, site: Site) -> Parameter:

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nncf_ext.channel_operators import _reshaped
-from nncf_ext.channels import ChannelGroup, channel_groups
-from nncf_ext.graph import Edge, Graph, Node, Parameter
+from nncf_ext.channels import ChannelGroup, channel_groups, channels_left
+from nncf_ext.edits import Removal
+from nncf_ext.graph import Edge, Graph, Node, Parameter, Site
 
 Shape = tuple[int, ...]
 
@@ -431,3 +432,26 @@ def test_the_same_every_time() -> None:
         return net.groups(net.linear(merged(net, x, 4, 2), 2, "o"))
 
     assert groups() == groups()
+
+
+def test_what_removals_leave_of_activations() -> None:
+    """a makes 6 channels; the last 4 of them are split off, reshaped to two groups and put behind the first 2 again, two of those."""
+    net = Net(IMAGE)
+    x = net.conv(*net.inputs, 6, "a")
+    first, last = net.add("Split", [(1, 2, 8, 8), (1, 4, 8, 8)], [x], name="split", axis=1, split=(2, 4))
+    last = net.add("Reshape", (1, 2, 2, 64), [last], name="reshape")
+    last = net.add("Reshape", (1, 4, 8, 8), [last], name="back")
+    net.conv(net.add("Concat", (1, 6, 8, 8), [last, first], name="concat", axis=1), 3, "b")
+    net.add("Output", [], [("b", 0)])
+    graph = Graph(tuple(net.nodes), tuple(net.edges))
+    removals = [Removal(Site("a", "weight"), 0, (1, 2, 3)), Removal(Site("b", "weight"), 1, (0, 1, 5))]
+    left = {place: (axis, indices.tolist()) for place, (axis, indices) in channels_left(graph, removals).items()}
+    assert left == {
+        ("a", 0): (1, [1, 2, 3]),
+        ("split", 0): (1, [1]),
+        ("split", 1): (1, [0, 1]),
+        ("reshape", 0): (1, [0]),
+        ("back", 0): (1, [0, 1]),
+        ("concat", 0): (1, [0, 1, 5]),
+    }
+    assert channels_left(graph, []) == {}

@@ -12,7 +12,7 @@ from nncf_ext.removal import joint, remaining
 
 def conv(name, outputs, inputs, **attrs):
     parameters = (
-        Parameter("weight", f"{name}.weight", (outputs, inputs, 1, 1), 0, 1),
+        Parameter("weight", f"{name}.weight", (outputs, inputs, 1, 1), 0, 1, input_axis=1),
         Parameter("bias", f"{name}.bias", (outputs,), 0, 2),
     )
     return Node(name, "Conv", name, parameters, attrs)
@@ -24,11 +24,11 @@ def chain(a, b, c):
         Node("input", INPUT),
         conv("conv1", a, 3),
         Node("relu", "Relu"),
-        conv("depthwise", a, 1, depthwise=True),
+        conv("depthwise", a, 1, depthwise=True, groups=a),
         conv("conv2", b, a),
         conv("conv3", b, 3),
         Node("add", "Add"),
-        Node("cat", "Concat"),
+        Node("cat", "Concat", attrs={"axis": 1}),
         conv("conv4", c, a + b),
         Node("output", OUTPUT),
     )

@@ -14,8 +14,6 @@ from nncf_ext_tensorflow import create_compressed_model, register_default_init_a
 
 from nncf_ext import NNCFConfig
 
-pytest.importorskip("nncf_ext.algorithms.filter_pruning")
-pytest.importorskip("nncf_ext.removal")
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
 
 PRUNING = {"algorithm": "filter_pruning", "pruning_init": 0.5, "params": {"prune_first_conv": True, "prune_batch_norms": True}}

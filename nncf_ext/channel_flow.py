@@ -62,7 +62,7 @@ class Step:
         """The main input, which may be a parameter."""
         for port in sorted(self.inputs):
             return self.inputs[port]
-        return self.own(self.node.parameter("weight"))
+        return self.own(self.node.parameter("operand"))
 
     def attr(self, name: str) -> Any:
         if name not in self.node.attrs:

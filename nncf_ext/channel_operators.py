@@ -311,8 +311,8 @@ def _gather(step: Step) -> Tensor:
             step.units.block(indices.ids, f"{step} looks rows up by them")
         shape = step.shape()
         return step.make(weight, {weight.channel_axis: len(shape) - 1}, shape)
-    axis = step.attr("axis")
-    x = step.x if weight is None else step.own(weight, but=axis)  # a table of position biases: indices are constants
+    axis, table = step.attr("axis"), step.node.parameter("operand")
+    x = step.x if table is None else step.own(table, but=axis)  # position biases, by relative position
     axis %= len(x.shape)
     indices = step.node.attrs.get("indices")
     if indices is not None:

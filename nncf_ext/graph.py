@@ -45,7 +45,8 @@ class Site:
 class Parameter:
     """A weight that a node owns.
 
-    slot: its name in the layer (`weight`, `kernel`, ...); always `weight` for the main one and `bias` for the bias.
+    slot: its name in the layer (`weight`, `kernel`, ...); always `weight` for the main one and `bias` for the bias;
+        `operand` for one that is only laid out for another operator (a class token that is expanded).
     name: the framework's own full name. Two nodes that share a parameter show the same name.
     channel_axis: axis of the output channels in `shape` (for an embedding: the axis of the embedding vector).
     input_axis: axis of a Conv's, Gemm's or MatMul's input channels.

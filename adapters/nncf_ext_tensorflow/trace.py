@@ -470,14 +470,13 @@ class _Tracer:
                 self.edges.append(Edge(tensor.source, node.name, tensor.port, port, shape, tensor.dtype))
 
 
-# What is added is a bias, what is multiplied with a weight; so is a variable that is laid out for another operation.
-_WITH_OPERANDS = frozenset(
-    ("MatMul", "Gemm", "Conv", "ConvTranspose", "Gather", "Add", "Sub", "Mul", "Div", "Expand", "Concat", "Reshape", "Unsqueeze")
-)
+# What is added is a bias, what is multiplied with a weight; an operand is laid out for another operation.
+_LAYOUT = ("Expand", "Concat", "Reshape", "Unsqueeze")
+_WITH_OPERANDS = frozenset(("MatMul", "Gemm", "Conv", "ConvTranspose", "Gather", "Add", "Sub", "Mul", "Div", *_LAYOUT))
 
 
 def _slot(op: str) -> str:
-    return "bias" if op in ("Add", "Sub") else "weight"
+    return "bias" if op in ("Add", "Sub") else "operand" if op in _LAYOUT else "weight"
 
 
 def _bind(node: Any, names: Sequence[str]) -> dict[str, Any]:

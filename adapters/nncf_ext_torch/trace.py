@@ -261,7 +261,7 @@ class _Recorder(TorchFunctionMode):
         constants: dict[int, tuple[int, ...]] = {}
         for port, (argument, tensor, formal) in sorted(inputs.items()):
             if tensor in self.constants:
-                slot = operators.parameter_slot(function, formal) if formal else "weight" if op in operators.LAYOUT else None
+                slot = operators.parameter_slot(function, formal) if formal else "operand" if op in operators.LAYOUT else None
                 if slot and self.constants[tensor] and slot not in parameters:
                     parameters[slot] = self._parameter(slot, tensor, function, formal, port)
                 elif self.constants[tensor]:

@@ -73,7 +73,7 @@ class Node:
     index: of a Slice, numpy's (slices, whole numbers, None, Ellipsis). indices: of a Gather, where they are constants.
     exponent: of a Pow, where it is a number. head_axis: of an Attention, where it is not the third last one.
     constants: shapes, by port, of operands that are no parameters and do not depend on the model's inputs.
-    reads: names of parameters that it reads and that are not among `parameters`.
+    reads: names of parameters of which it needs all channels; and of those that it reads and that are not among `parameters`.
     scattered_output: its results are not one tensor that is passed on, so that there is no `output` site.
     """
 

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from nncf_ext_torch import create_compressed_model
 from nncf_ext_torch.shrink import remove_channels
 from nncf_ext_torch.trace import ExampleInput, trace
 from torch import nn
 
 from benchmarks import models_torch
+from nncf_ext import NNCFConfig
+from nncf_ext.channels import ChannelGroup, channel_groups
 from nncf_ext.edits import Removal
 from nncf_ext.graph import Site
 from nncf_ext.removal import joint
 from tests.torch import test_torch_shrink as by_hand
-
-channels = pytest.importorskip("nncf_ext.channels")
 
 IMAGE = ExampleInput((torch.randn(2, 3, 32, 32),))
 PIXELS = ExampleInput((), {"pixel_values": IMAGE.args[0]})
@@ -49,7 +50,7 @@ WHOLE: dict[str, tuple[Callable[[], nn.Module], ExampleInput]] = {
 }
 
 
-def a_third_of(groups: Iterable[Any]) -> list[tuple[Site, int, tuple[int, ...], str]]:
+def a_third_of(groups: Iterable[ChannelGroup]) -> list[tuple[Site, int, tuple[int, ...], str]]:
     """Of each free group random units that go: per member the indices to keep."""
     rng, found = np.random.default_rng(0), []
     for group in groups:
@@ -67,9 +68,9 @@ def test_every_free_group_can_lose_channels(name: str) -> None:
     torch.manual_seed(0)
     before = by_hand.lively(build()).eval()
     graph = trace(before, example).graph
-    removals = joint(Removal(site, axis, keep) for site, axis, keep, _ in a_third_of(channels.channel_groups(graph)))
+    removals = joint(Removal(site, axis, keep) for site, axis, keep, _ in a_third_of(channel_groups(graph)))
     with torch.no_grad():
-        for site, axis, keep, role in a_third_of(channels.channel_groups(graph)):
+        for site, axis, keep, role in a_third_of(channel_groups(graph)):
             parameter = graph[site.node].parameter(site.slot)
             assert parameter is not None
             tensor = dict(before.named_parameters()).get(parameter.name)
@@ -81,3 +82,27 @@ def test_every_free_group_can_lose_channels(name: str) -> None:
     by_hand.assert_same(before, after, example)
     by_hand.check_life(after, example)
     assert sum(p.numel() for p in after.parameters()) < sum(p.numel() for p in before.parameters())
+
+
+@pytest.mark.parametrize("name", ["hf_resnet", "bert"])
+def test_prune_strip_train_save_and_export(name: str, tmp_path: Path) -> None:
+    """In float, where the file can be compared to the last digits with the masked model."""
+    build, example = WHOLE[name]
+    inputs = {"sample_size": [2, 3, 32, 32], "filler": "random", "keyword": "pixel_values"}
+    if name == "bert":
+        inputs = {"sample_size": [2, 6], "type": "long", "filler": "ones", "keyword": "input_ids"}
+    pruning = {"algorithm": "filter_pruning", "pruning_init": 0.4, "params": {"pruning_target": 0.4, "prune_first_conv": True}}
+    torch.manual_seed(0)
+    model = by_hand.lively(build())
+    before = sum(p.numel() for p in model.parameters())
+    ctrl, _ = create_compressed_model(model, NNCFConfig.from_dict({"input_info": inputs, "compression": pruning}))
+    smaller = ctrl.strip()
+    by_hand.assert_same(model, smaller, example)
+    by_hand.check_life(copy.deepcopy(smaller), example)
+    size = sum(p.numel() for p in smaller.parameters())
+    assert size < 0.85 * before
+    parity = ctrl.export_model(tmp_path / "smaller.onnx")
+    with torch.no_grad():
+        largest = max(float(output.abs().max()) for output in by_hand.outputs(model.eval(), example))
+    assert parity.difference < 1e-4 * largest
+    assert (tmp_path / "smaller.onnx").stat().st_size < 1.2 * 4 * size + 200_000

@@ -74,9 +74,10 @@ def test_heads_and_channels_go_in_fit(data):
     assert ctrl.compression_stage().name == "FULLY_COMPRESSED"
 
     stripped = ctrl.strip()
-    if stripped.get_layer("up").kernel.shape[1] == CHANNELS:
-        up, down = (stripped.get_layer(name).get_weights()[0] for name in ("up", "down"))
-        assert ((up == 0).all(0) == (down == 0).all(1)).all() and (up == 0).all(0).sum() == CHANNELS - groups[CHANNELS].kept
+    heads, channels = max(groups[HEADS].kept, 1), groups[CHANNELS].kept
+    assert stripped.get_layer("up").kernel.shape == (WIDTH, channels)
+    assert stripped.get_layer("down").kernel.shape == (channels, WIDTH)
+    assert stripped.get_layer("attention").query_dense.kernel.shape == (WIDTH, heads, WIDTH // HEADS)
     tokens = data[0][:4]
     expected, found = (keras.ops.convert_to_numpy(m(tokens, training=False)) for m in (model, stripped))
     np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -212,6 +212,38 @@ class ActivationQuantizationSettings(QuantizationSettings):
     not_built = QuantizationSettings.not_built | {"unified_scale_ops"}
 
 
+class StagedParams(Section):
+    """When quantizers begin to work: before its epoch a group of them does nothing. Without this section all work at once.
+
+    The keys about learning rate, weight decay and batches change nothing here: the training script, which has the optimizer, may
+    read them (NNCF 2.x's samples did).
+    """
+
+    activations_quant_start_epoch: Count = 1
+    """First epoch with quantized activations; their ranges are initialised again when it begins."""
+
+    weights_quant_start_epoch: Count = 1
+    """First epoch with quantized weights; their ranges are initialised again when it begins."""
+
+    lr_poly_drop_start_epoch: Count | None = None
+    """For the training script: epoch from which on the learning rate drops as base_lr * (share of the drop left)^2.1."""
+
+    lr_poly_drop_duration_epochs: Count = 30
+    """For the training script: epochs that the drop takes."""
+
+    disable_wd_start_epoch: Count | None = None
+    """For the training script: epoch after which there is no weight decay."""
+
+    base_lr: Annotated[Number, Field(ge=0)] = 1e-3
+    """For the training script: the learning rate before the drop."""
+
+    base_wd: Annotated[Number, Field(ge=0)] = 1e-5
+    """For the training script: the weight decay before it ends."""
+
+    batch_multiplier: Size | None = None
+    """For the training script: batches whose gradients are added up for one optimizer step; 1 where it is missing."""
+
+
 class QuantizationConfig(ScopedConfig):
     """Quantization-aware training: weights and activations are rounded to few bits in the forward pass, with learned ranges."""
 

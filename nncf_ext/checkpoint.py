@@ -45,7 +45,7 @@ def plan_from_json(data: Mapping[str, Any]) -> Plan:
             )
         transform = known[settings["kind"]].model_validate(settings)
         sites = tuple(Site.parse(site) for site in item["sites"])
-        edits.append(Edit(sites, transform, algorithm, item.get("lr_multiplier", 1.0)))
+        edits.append(Edit(sites, transform, algorithm, item.get("lr_multiplier", 1.0), tuple(item.get("operators", ()))))
     return Plan(tuple(edits), tuple((name, reason) for name, reason in data.get("skipped", ())))
 
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from nncf_ext.adapter import Adapter, Attached
+from nncf_ext.config.models import RangeInit
 from nncf_ext.edits import Edit, Plan, Removal, Transform
 from nncf_ext.graph import Graph
 from nncf_ext.schedules import Clock
@@ -80,6 +81,10 @@ class Algorithm:
     def plan(self, graph: Graph, target_device: str) -> Plan:
         """Where to place which transforms."""
         return Plan()
+
+    def range_inits(self, graph: Graph, edits: Sequence[Edit]) -> Mapping[str, RangeInit]:
+        """How the ranges of its edits that need one start, by edit key."""
+        return {}
 
     def start(self) -> State:
         return {}

@@ -299,13 +299,7 @@ def test_rejected(content, message):
 
 NOT_BUILT = [
     *((compression(algorithm=name), "compression.algorithm") for name in sorted(KNOWN_NOT_BUILT)),
-    (quantization(scope_overrides={}), "compression.scope_overrides"),
-    (quantization(params={}), "compression.params"),
     (quantization(initializer={"precision": {}}), "compression.initializer.precision"),
-    (quantization(initializer={"range": []}), "compression.initializer.range"),
-    (quantization(activations={"unified_scale_ops": []}), "compression.activations.unified_scale_ops"),
-    (quantization(activations={"logarithm_scale": True}), "compression.activations.logarithm_scale"),
-    (quantization(weights={"logarithm_scale": True}), "compression.weights.logarithm_scale"),
     (sparsity(params={"schedule": "adaptive"}), "compression.params.schedule"),
     (sparsity(params={"patience": 1}), "compression.params.patience"),
     ({"bootstrapNAS": {}}, "bootstrapNAS"),

@@ -29,9 +29,12 @@ def _vjp(
     by_low = total(g * (below | above))
     by_step = total(g * (np.where(inside, np.round(v) - v, 0) + np.where(above, grid.intervals, 0)))
     lowest, highest = transform.levels
-    if transform.symmetric:  # step = |scale| / highest, low = lowest * step
-        return g * inside, {"scale": (by_step + lowest * by_low) / highest * np.sign(variables["scale"])}
-    return g * inside, {"low": by_low, "span": by_step / (highest - lowest) * np.sign(variables["span"])}
+    # symmetric: step = |scale| / highest, low = lowest * step
+    by_size = (by_step + lowest * by_low) / highest if transform.symmetric else by_step / (highest - lowest)
+    name, others = ("scale", {}) if transform.symmetric else ("span", {"low": by_low})
+    if transform.logarithm:
+        return g * inside, {**others, f"log_{name}": by_size * np.exp(variables[f"log_{name}"])}
+    return g * inside, {**others, name: by_size * np.sign(variables[name])}
 
 
 REFERENCE = AlgorithmReference(vjps={"quantizer": _vjp})

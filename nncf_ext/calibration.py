@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nncf_ext.adapter import Adapter, Traced
+from nncf_ext.adapter import Adapter
 from nncf_ext.config import ConfigError
 from nncf_ext.config.models import RangeInit
 from nncf_ext.edits import Edit, Range
@@ -16,21 +16,21 @@ from nncf_ext.initialization import running_on_data, samples_with_progress
 from nncf_ext.ranges import RangeCollector
 
 Batches = Callable[[], Iterable[Any]]
+Observe = Callable[[Iterable[Site], Iterable[Any], Callable[[Site, Any], None]], None]
 _WHAT = "range initialisation"
 
 
-def first_ranges(
+def ranges_of(
     adapter: Adapter,
-    model: Any,
-    traced: Traced,
     edits: Iterable[Edit],
     starts: Mapping[str, RangeInit],
+    parameter: Callable[[Site], np.ndarray],
+    observe: Observe,
     batches: Batches | None,
-    parameter: Callable[[Site], np.ndarray] | None = None,
 ) -> dict[str, Range]:
     """Ranges by edit key, for those in `starts`: weights' from their values, activations' from `batches` (none without them).
 
-    parameter: what gives a weight as its quantizer sees it; the plain model's own where it is None.
+    Of several processes, all get the first one's. parameter(site): a weight as its quantizer sees it. observe(sites, batches, visit): see `Adapter.observe`.
     """
     collectors: dict[str, RangeCollector] = {}
     at_site: dict[Site, list[tuple[RangeCollector, int]]] = {}
@@ -40,21 +40,17 @@ def first_ranges(
         start = starts[edit.key]
         collector = collectors[edit.key] = _collector(edit, start)
         if edit.site.is_parameter:
-            collector.update(parameter(edit.site) if parameter else adapter.parameter(model, traced, edit.site))
+            collector.update(parameter(edit.site))
         elif start.num_init_samples:
             for site in edit.sites:
                 at_site.setdefault(site, []).append((collector, start.num_init_samples))
     if at_site and batches is not None:
-        _observe(adapter, model, traced, at_site, batches)
-    return {key: collector.result() for key, collector in collectors.items() if not collector.is_empty}
+        _collect(adapter, observe, at_site, batches)
+    return adapter.of_first_rank({key: collector.result() for key, collector in collectors.items() if not collector.is_empty})
 
 
-def _observe(
-    adapter: Adapter,
-    model: Any,
-    traced: Traced,
-    at_site: Mapping[Site, list[tuple[RangeCollector, int]]],
-    batches: Batches,
+def _collect(
+    adapter: Adapter, observe: Observe, at_site: Mapping[Site, list[tuple[RangeCollector, int]]], batches: Batches
 ) -> None:
     not_finite: list[Site] = []
     seen = 0  # samples in the batches before the present one
@@ -74,7 +70,7 @@ def _observe(
                 collector.update(values)
 
     with running_on_data(_WHAT):
-        adapter.observe(model, traced, at_site, counted(), visit)
+        observe(at_site, counted(), visit)
     if not_finite:
         raise ConfigError(f"{_WHAT}: {not_finite[0]} saw NaN or infinite values: check the data and the model's weights")
     if all(collector.is_empty for group in at_site.values() for collector, _ in group):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from nncf_ext.adapter import Adapter
 from nncf_ext.algorithms.algorithm import Algorithm
-from nncf_ext.calibration import first_ranges
+from nncf_ext.calibration import ranges_of
 from nncf_ext.checkpoint import check_plan_fits, plan_from_json, plan_in
 from nncf_ext.config import NNCFConfig
 from nncf_ext.controller import Controller
@@ -51,7 +52,8 @@ def compress(
         plan = compose(_with_lr_multiplier(a.plan(traced.graph, config.target_device), a, config) for a in algorithms)
         plan = replace(plan, skipped=plan.skipped + _opaque(traced.graph))
         starts = {key: start for a in algorithms for key, start in a.range_inits(traced.graph, plan.of(a.algorithm)).items()}
-        ranges = adapter.of_first_rank(first_ranges(adapter, model, traced, plan, starts, range_batches))
+        parameter, observe = partial(adapter.parameter, model, traced), partial(adapter.observe, model, traced)
+        ranges = ranges_of(adapter, plan, starts, parameter, observe, range_batches)
         plan, values = _calibrated(plan, traced.graph, ranges)
     samples = list(islice(range_batches(), _KEPT_SAMPLES)) if range_batches is not None else []
     attached = adapter.apply(model, traced, plan, values)

@@ -7,18 +7,14 @@ from dataclasses import replace
 
 from nncf_ext.config.errors import ConfigError, shown
 from nncf_ext.config.models import PerLayerRangeInit, RangeInit, ScopeOverride, ScopeOverrides
-from nncf_ext.graph import INPUT, Graph, Site
+from nncf_ext.graph import INPUT, Graph
 from nncf_ext.nncf_rules import ANYTHING, Constraints, allowed
 from nncf_ext.placement import Placement
 from nncf_ext.quantizer_names import Quantizer, by_operator, by_place, is_of_place, last_word, meant
 from nncf_ext.scopes import matched_by
+from nncf_ext.staged import group_of
 
 _BLAMED = ("bits", "mode", "per_channel")
-
-
-def group_of(site: Site) -> str:
-    """`weights` or `activations`: the group of settings that holds for a quantizer at `site`."""
-    return "weights" if site.is_parameter else "activations"
 
 
 def of_operators(graph: Graph, overrides: Mapping[str, ScopeOverride]) -> dict[str, Constraints]:

@@ -93,6 +93,9 @@ class Algorithm:
         """Called once, when the transforms stand in a freshly compressed model (not where a checkpoint is resumed)."""
         return state
 
+    def resume(self, training: Training, state: State) -> None:
+        """Called when `state` was taken over from a checkpoint: puts into the model what it says beside the variables."""
+
     def epoch_step(self, training: Training, clock: Clock, state: State) -> State:
         """Called when an epoch begins (`clock` already points to it)."""
         return state

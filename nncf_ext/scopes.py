@@ -92,7 +92,7 @@ def _advice(pattern: str, names: Collection[str], what: str) -> str:
         return f" exactly; {_quoted(MARKER + re.escape(plain))} would match the {below} with that in their names"
     text = re.sub(r"\\(.)", r"\1", plain)
     close = nearest(text, names) or _with_part_like(text, names)
-    return f"; the nearest {what} is {_quoted(close)}" if close else f"; {what}s are named like {_quoted(next(iter(names), ''))}"
+    return f"; the nearest {what} is {_quoted(close)}" if close else f"; names are like {_quoted(next(iter(names), ''))}"
 
 
 def _with_part_like(text: str, names: Collection[str]) -> str | None:

@@ -30,7 +30,8 @@ def ranges_of(
 ) -> dict[str, Range]:
     """Ranges by edit key, for those in `starts`: weights' from their values, activations' from `batches` (none without them).
 
-    Of several processes, all get the first one's. parameter(site): a weight as its quantizer sees it. observe(sites, batches, visit): see `Adapter.observe`.
+    Of several processes, all get the first one's.
+    parameter(site): a weight as its quantizer sees it. observe(sites, batches, visit): see `Adapter.observe`.
     """
     collectors: dict[str, RangeCollector] = {}
     at_site: dict[Site, list[tuple[RangeCollector, int]]] = {}

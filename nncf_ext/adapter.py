@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -46,7 +46,14 @@ class Attached(Protocol):
         ...
 
     def set_enabled(self, edit: Edit, enabled: bool) -> None:
-        """Switch one edit off (its transform becomes the identity) or on again."""
+        """Switch one edit off (its transform becomes the identity) or on again, in compiled functions too."""
+        ...
+
+    def observe(
+        self, sites: Iterable[Site], batches: Iterable[Any], visit: Callable[[Site, Any], None], off: Collection[Edit]
+    ) -> None:
+        """`Adapter.observe` at activation sites of the compressed model, with the edits `off` off. Where an edit that stays on
+        has its site, the tensor may be the one before it or the one after it."""
         ...
 
     def enabled(self, edit: Edit) -> bool: ...

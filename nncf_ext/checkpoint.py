@@ -45,7 +45,7 @@ def plan_from_json(data: Mapping[str, Any]) -> Plan:
             )
         transform = known[settings["kind"]].model_validate(settings)
         sites = tuple(Site.parse(site) for site in item["sites"])
-        edits.append(Edit(sites, transform, algorithm, item.get("lr_multiplier", 1.0)))
+        edits.append(Edit(sites, transform, algorithm, item.get("lr_multiplier", 1.0), tuple(item.get("operators", ()))))
     return Plan(tuple(edits), tuple((name, reason) for name, reason in data.get("skipped", ())))
 
 
@@ -75,7 +75,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray]
     path = Path(path)
     with path.open("rb") as file:
         start = file.read(9)
-    if start[:1] == b"\x80" or start[:2] == b"PK":
+    is_safetensors = start[8:] == b"{"  # the first 8 bytes are the length of the header, and may look like anything
+    if not is_safetensors and (start[:1] == b"\x80" or start[:2] == b"PK"):
         raise CheckpointError(f"{path} looks like a pickle (torch.save): it is not loaded, because loading one can run code")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:

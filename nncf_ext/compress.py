@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from nncf_ext.adapter import Adapter, Traced
+from nncf_ext.adapter import Adapter
 from nncf_ext.algorithms.algorithm import Algorithm
+from nncf_ext.calibration import ranges_of
 from nncf_ext.checkpoint import check_plan_fits, plan_from_json, plan_in
-from nncf_ext.config import ConfigError, NNCFConfig
+from nncf_ext.config import NNCFConfig
 from nncf_ext.controller import Controller
 from nncf_ext.drawing import write_graphs
-from nncf_ext.edits import Edit, Plan, Range, Var, compose
-from nncf_ext.graph import Graph, Site
-from nncf_ext.initialization import (
-    QuantizationRangeInitArgs,
-    adapt_batchnorm,
-    registered_batches,
-    running_on_data,
-    samples_with_progress,
-)
+from nncf_ext.edits import Plan, Range, Var, compose
+from nncf_ext.graph import Graph
+from nncf_ext.initialization import QuantizationRangeInitArgs, adapt_batchnorm, registered_batches
 from nncf_ext.ops import is_opaque
-from nncf_ext.ranges import RangeCollector
 
 _KEPT_SAMPLES = 4  # calibration batches kept for the parity check at export
 
@@ -58,7 +51,9 @@ def compress(
     else:
         plan = compose(_with_lr_multiplier(a.plan(traced.graph, config.target_device), a, config) for a in algorithms)
         plan = replace(plan, skipped=plan.skipped + _opaque(traced.graph))
-        ranges = adapter.of_first_rank(_ranges(adapter, model, traced, plan, algorithms, range_batches))
+        starts = {key: start for a in algorithms for key, start in a.range_inits(traced.graph, plan.of(a.algorithm)).items()}
+        parameter, observe = partial(adapter.parameter, model, traced), partial(adapter.observe, model, traced)
+        ranges = ranges_of(adapter, plan, starts, parameter, observe, range_batches)
         plan, values = _calibrated(plan, traced.graph, ranges)
     samples = list(islice(range_batches(), _KEPT_SAMPLES)) if range_batches is not None else []
     attached = adapter.apply(model, traced, plan, values)
@@ -87,63 +82,6 @@ def _with_lr_multiplier(plan: Plan, algorithm: Algorithm, config: NNCFConfig) ->
 
 def _opaque(graph: Graph) -> tuple[tuple[str, str], ...]:
     return tuple((node.name, f"{node.op}: no operator of ONNX") for node in graph.nodes if is_opaque(node))
-
-
-def _ranges(
-    adapter: Adapter,
-    model: Any,
-    traced: Traced,
-    plan: Plan,
-    algorithms: Sequence[Algorithm],
-    batches: Callable[[], Iterable[Any]] | None,
-) -> dict[str, Range]:
-    """Ranges by edit key: weights' from their values, activations' from one pass over the calibration batches."""
-    settings = {a.algorithm: getattr(getattr(a, "initializer", None), "range", None) for a in algorithms}
-    collectors: dict[str, RangeCollector] = {}
-    at_site: dict[Site, list[RangeCollector]] = {}
-    for edit in plan:
-        if not edit.transform.needs_range:
-            continue
-        collector = _collector(edit, settings[edit.algorithm])
-        collectors[edit.key] = collector
-        if edit.site.is_parameter:
-            collector.update(adapter.parameter(model, traced, edit.site))
-        else:
-            for site in edit.sites:
-                at_site.setdefault(site, []).append(collector)
-    wanted = max((s.num_init_samples for s in settings.values() if s is not None), default=0)
-    if at_site and wanted and batches is not None:
-        not_finite: list[Site] = []
-
-        def visit(site: Site, array: Any) -> None:
-            values = adapter.to_numpy(array)
-            if not np.isfinite(values).all():
-                not_finite.append(site)
-            for collector in at_site[site] if not not_finite else ():
-                collector.update(values)
-
-        with running_on_data("range initialisation"):
-            adapter.observe(
-                model, traced, at_site, samples_with_progress(adapter, batches, wanted, "range initialisation"), visit
-            )
-        if not_finite:
-            raise ConfigError(
-                f"range initialisation: {not_finite[0]} saw NaN or infinite values: check the data and the model's weights"
-            )
-        if all(collector.is_empty for group in at_site.values() for collector in group):
-            raise ConfigError("range initialisation: the data loader gave no batch")
-    return {key: collector.result() for key, collector in collectors.items() if not collector.is_empty}
-
-
-def _collector(edit: Edit, settings: Any) -> RangeCollector:
-    transform: Any = edit.transform
-    return RangeCollector(
-        settings.type,
-        transform.channel_axis,
-        transform.symmetric,
-        edit.site.is_parameter,
-        (settings.params.min_percentile, settings.params.max_percentile),
-    )
 
 
 def _calibrated(plan: Plan, graph: Graph, ranges: Mapping[str, Range]) -> tuple[Plan, dict[str, dict[str, Var]]]:

@@ -248,6 +248,8 @@ class Controller:
             )
         self.scheduler.load_state(saved["scheduler_state"])
         self._states = {name: saved["algorithms"][name]["state"] for name in self._states}
+        for algorithm in self._algorithms:
+            algorithm.resume(*self._seen_by(algorithm))
 
     def save_checkpoint(self, path: str | os.PathLike[str]) -> None:
         """Weights, transform variables and compression state in one safetensors file, written atomically."""

@@ -54,12 +54,14 @@ class Edit:
     """`transform` on every one of `sites`, which share its variables (more than one: a unified scale, a tied weight).
 
     lr_multiplier: factor on the gradients of its variables (NNCF 2.x `compression_lr_multiplier`).
+    operators: the nodes that it is for, where that is not the nodes of the sites: those that read a quantized tensor.
     """
 
     sites: tuple[Site, ...]
     transform: Transform
     algorithm: str
     lr_multiplier: float = 1.0
+    operators: tuple[str, ...] = ()
 
     @property
     def site(self) -> Site:
@@ -81,11 +83,13 @@ class Edit:
 
     def to_json(self) -> dict[str, Any]:
         multiplied = {} if self.lr_multiplier == 1 else {"lr_multiplier": self.lr_multiplier}
+        read_by = {"operators": list(self.operators)} if self.operators else {}
         return {
             "sites": [str(site) for site in self.sites],
             "transform": self.transform.model_dump(mode="json"),
             "algorithm": self.algorithm,
             **multiplied,
+            **read_by,
         }
 
 

@@ -65,26 +65,34 @@ def select(
         matched: set[str] = set()
         for pattern in patterns:
             path = f"{where}.{key}" if where and not isinstance(pattern, Inherited) else key
-            try:
-                test = compile_scope(pattern)
-            except re.error as error:
-                raise ConfigError(f"{path}: {_quoted(pattern)} is no regular expression: {error}") from None
-            hits = {name for name in names if test(name)}
-            if validate and not hits:
-                raise ConfigError(f"{path}: {_quoted(pattern)} matches no node{_advice(pattern, names)}")
-            matched |= hits
+            matched |= matched_by(pattern, names, path, validate)
         kept = [name for name in kept if (name in matched) == (key == "target_scopes")]
     return kept
 
 
-def _advice(pattern: str, names: Collection[str]) -> str:
+def matched_by(pattern: str, names: Collection[str], path: str, validate: bool = True, what: str = "node") -> set[str]:
+    """Those of `names` that `pattern` is about. ConfigError at the JSON path `path` where it is about none and `validate` is set.
+
+    what: what the names are names of.
+    """
+    try:
+        test = compile_scope(pattern)
+    except re.error as error:
+        raise ConfigError(f"{path}: {_quoted(pattern)} is no regular expression: {error}") from None
+    hits = {name for name in names if test(name)}
+    if validate and not hits:
+        raise ConfigError(f"{path}: {_quoted(pattern)} matches no {what}{_advice(pattern, names, what)}")
+    return hits
+
+
+def _advice(pattern: str, names: Collection[str], what: str) -> str:
     plain = unwrapped(pattern).replace(MARKER, "")
     below = sum(plain in name for name in names)
     if MARKER not in pattern and below:
         return f" exactly; {_quoted(MARKER + re.escape(plain))} would match the {below} with that in their names"
     text = re.sub(r"\\(.)", r"\1", plain)
     close = nearest(text, names) or _with_part_like(text, names)
-    return f"; the nearest node is {_quoted(close)}" if close else f"; nodes are named like {_quoted(next(iter(names), ''))}"
+    return f"; the nearest {what} is {_quoted(close)}" if close else f"; names are like {_quoted(next(iter(names), ''))}"
 
 
 def _with_part_like(text: str, names: Collection[str]) -> str | None:

@@ -13,7 +13,7 @@ from nncf_ext.edits import Plan, Removal
 from nncf_ext.graph import Site
 from nncf_ext_tensorflow import keras_private, xp
 from nncf_ext_tensorflow.apply import Patch
-from nncf_ext_tensorflow.attach import KerasAttached, attach
+from nncf_ext_tensorflow.attach import KerasAttached, attach, visiting
 from nncf_ext_tensorflow.batchnorm import adapt_batchnorm
 from nncf_ext_tensorflow.naming import names_in
 from nncf_ext_tensorflow.saving import attached_to, refuse_compressed
@@ -51,7 +51,7 @@ class KerasAdapter:
                 if site.is_parameter:
                     visit(site, keras.ops.convert_to_tensor(traced.variables[site][2]))
                 else:
-                    patch.at_place(site, _visiting(site, visit))
+                    patch.at_place(site, visiting(site, visit))
             for batch in batches:
                 model(batch, training=False)
         finally:
@@ -131,14 +131,6 @@ class KerasAdapter:
         from nncf_ext_tensorflow.export import export_marked
 
         return export_marked(attached, example, input_names, output_names)
-
-
-def _visiting(site: Site, visit: Callable[[Site, Any], None]) -> Callable[[Any], Any]:
-    def pass_on(x: Any) -> Any:
-        visit(site, x)
-        return x
-
-    return pass_on
 
 
 def _named_variables(model: Any) -> dict[str, keras.Variable]:

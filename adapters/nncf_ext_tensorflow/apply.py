@@ -377,9 +377,34 @@ class Patch:
 
     def remove(self) -> None:
         for owner in self._owners.values():
-            object.__setattr__(owner, "__class__", keras_private.unpatched_class(owner))
-            vars(owner).pop(_RECORD, None)
+            self._release(owner)
         self._owners.clear()
+
+    @staticmethod
+    def _release(owner: Any) -> None:
+        object.__setattr__(owner, "__class__", keras_private.unpatched_class(owner))
+        vars(owner).pop(_RECORD, None)
+
+    @contextmanager
+    def also(self, functions: Mapping[Site, Function]) -> Iterator[None]:
+        """With `functions` at activation sites besides what is there."""
+        owners, mixins = dict(self._owners), {owner: set(kinds) for owner, kinds in self._mixins.items()}
+        records = {key: record_of(owner) for key, owner in owners.items()}
+        before = {key: (dict(r.tensors), r.program) for key, r in records.items()}
+        for key, record in records.items():
+            record.tensors = {at: list(chain) for at, chain in before[key][0].items()}
+        try:
+            for site, function in functions.items():
+                self.at_place(site, function)
+            yield
+        finally:
+            for key, owner in list(self._owners.items()):
+                if key not in owners:
+                    self._release(owner)
+            self._owners, self._mixins = owners, mixins
+            for key, record in records.items():
+                record.tensors, record.program = before[key]
+                self._swap(owners[key])
 
     @contextmanager
     def lifted(self) -> Iterator[None]:

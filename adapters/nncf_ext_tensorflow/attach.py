@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,16 @@ from nncf_ext_tensorflow.trace import KerasTrace, trace
 from nncf_ext_tensorflow.variables import HOLDER, TransformVariables
 
 
+def visiting(site: Site, visit: Callable[[Site, Any], None]) -> Callable[[Any], Any]:
+    """A function of one tensor that shows it and passes it on."""
+
+    def pass_on(x: Any) -> Any:
+        visit(site, x)
+        return x
+
+    return pass_on
+
+
 def attach(model: Any, plan: Plan, values: Values, traced: KerasTrace | None = None, example: Any = None) -> KerasAttached:
     """Place `plan` in `model`. On any error the model is as it was. ValueError for a model that is compressed already."""
     refuse_compressed(model)
@@ -29,10 +39,13 @@ class PlacedTransform:
     """One edit's transform with its variables, as a function of one tensor: in float32, whatever the compute dtype is.
 
     stand_in: what is called instead where it is set (export puts a marker there).
+    off: what compiled functions read, so that they need not be traced anew; a transform that never was off has none, which costs
+    nothing.
     """
 
     def __init__(self, edit: Edit, variables: Mapping[str, keras.Variable]):
         self.edit, self.enabled = edit, True
+        self.off: keras.Variable | None = None
         self.stand_in: Callable[[Any], Any] | None = None
         self._variables = variables
 
@@ -40,10 +53,26 @@ class PlacedTransform:
         return {name: keras.ops.convert_to_tensor(variable) for name, variable in self._variables.items()}
 
     def __call__(self, x: Any) -> Any:
-        if not self.enabled or not keras.backend.is_float_dtype(x.dtype):
+        if not keras.backend.is_float_dtype(x.dtype):
             return x
         if self.stand_in is not None:
-            return self.stand_in(x)
+            return self.stand_in(x) if self.enabled else x
+        if self.off is None:
+            return self._transformed(x)
+        return keras.ops.cond(keras.ops.logical_not(self.off), lambda: self._transformed(x), lambda: x)
+
+    def set_enabled(self, enabled: bool) -> bool:
+        """Returns whether functions that were compiled before do not see it."""
+        if self.enabled == enabled:
+            return False
+        self.enabled = enabled
+        if self.off is not None:
+            self.off.assign(not enabled)
+            return False
+        self.off = keras.Variable(not enabled, dtype="bool", trainable=False, name="off")
+        return True
+
+    def _transformed(self, x: Any) -> Any:
         y = self.edit.apply(xp, keras.ops.cast(x, "float32"), self.variables(), keras_private.training_now())
         return keras.ops.cast(y, x.dtype)
 
@@ -82,14 +111,32 @@ class KerasAttached:
         return keras.ops.convert_to_tensor(self._variable(site))
 
     def set_enabled(self, edit: Edit, enabled: bool) -> None:
-        """At once in `fit`, `evaluate`, `predict` and eager calls; a `tf.function` of the user's has to be traced anew."""
-        placed = self.placed[edit.key]
-        if placed.enabled != enabled:
-            placed.enabled = enabled
+        """At once in `fit`, `evaluate`, `predict` and eager calls, and in a `tf.function` of the user's that is traced after an
+        edit was switched for the first time; one that was traced before has to be traced anew.
+        """
+        if self.placed[edit.key].set_enabled(enabled):
             keras_private.forget_compiled_functions(self.model)
 
     def enabled(self, edit: Edit) -> bool:
         return self.placed[edit.key].enabled
+
+    def observe(
+        self, sites: Iterable[Site], batches: Iterable[Any], visit: Callable[[Site, Any], None], off: Collection[Edit]
+    ) -> None:
+        with self.replaced(off, lambda edit: lambda x: x), self._patch.also({site: visiting(site, visit) for site in sites}):
+            for batch in batches:
+                self.model(batch, training=False)
+
+    @contextmanager
+    def replaced(self, edits: Collection[Edit], stand_in: Callable[[Edit], Callable[[Any], Any]]) -> Iterator[None]:
+        """With functions in place of some edits that are on; in what runs or is traced now, not in what was traced before."""
+        try:
+            for edit in edits:
+                self.placed[edit.key].stand_in = stand_in(edit)
+            yield
+        finally:
+            for edit in edits:
+                self.placed[edit.key].stand_in = None
 
     def tap(self, after_forward: Any) -> None:
         self._patch.record(self.model).taps.append(after_forward)

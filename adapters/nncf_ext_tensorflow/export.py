@@ -53,7 +53,7 @@ def export_marked(
             slope = _SLOPE + quantizers.index(edit)
             return lambda x: tf.nn.leaky_relu(x, alpha=slope)
 
-        with _replaced(attached, quantizers, stand_in), _functions_inlined():
+        with attached.replaced(quantizers, stand_in), _functions_inlined():
             outputs = model(keras.tree.pack_sequence_as(_structure(model, example), list(given)), training=False)
         return [tf.identity(output) for output in keras.tree.flatten(outputs)]
 
@@ -82,19 +82,6 @@ def export_marked(
 
 
 @contextmanager
-def _replaced(
-    attached: KerasAttached, quantizers: list[Edit], stand_in: Callable[[Edit], Callable[[Any], Any]]
-) -> Iterator[None]:
-    try:
-        for edit in quantizers:
-            attached.placed[edit.key].stand_in = stand_in(edit)
-        yield
-    finally:
-        for edit in quantizers:
-            attached.placed[edit.key].stand_in = None
-
-
-@contextmanager
 def _functions_inlined() -> Iterator[None]:
     """Trace through `tf.function`s: Keras runs grouped convolutions in one for XLA, which tf2onnx would leave as a call."""
     before = tf.config.functions_run_eagerly()
@@ -107,7 +94,7 @@ def _functions_inlined() -> Iterator[None]:
 
 def _float_weights(attached: KerasAttached, quantizers: list[Edit]) -> dict[str, np.ndarray]:
     """What goes into each enabled quantizer of a weight: masked, not rounded. By edit key."""
-    with _replaced(attached, quantizers, lambda edit: lambda x: x):
+    with attached.replaced(quantizers, lambda edit: lambda x: x):
         masked = {id(variable): value for variable, value in attached.transformed_parameters()}
     return {
         edit.key: np.asarray(tf.convert_to_tensor(masked[id(attached._variable(edit.site))]).numpy(), np.float32)

@@ -29,6 +29,7 @@ class CompressedModel:
             "plan": attached.plan.to_json(),
             "variables": getattr(self, HOLDER).specifications(),
             "inputs": attached.input_specs,
+            "disabled": [edit.key for edit in attached.plan if not attached.placed[edit.key].enabled],
         }
 
     @classmethod
@@ -43,7 +44,9 @@ class CompressedModel:
             key: {name: Var(np.zeros(spec["shape"], spec["dtype"]), spec["trainable"]) for name, spec in variables.items()}
             for key, variables in config["variables"].items()
         }
-        attach(model, plan_from_json(config["plan"]), values, example=example_like(config["inputs"]))
+        attached = attach(model, plan_from_json(config["plan"]), values, example=example_like(config["inputs"]))
+        for edit in attached.plan:
+            attached.set_enabled(edit, edit.key not in config.get("disabled", ()))
         return model
 
     @property

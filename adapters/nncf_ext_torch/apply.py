@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from nncf_ext.edits import Edit, Plan, Var
 from nncf_ext.graph import Site
 from nncf_ext_torch import xp
 from nncf_ext_torch.module_classes import edited_modules, install, uninstall
+from nncf_ext_torch.observe import observe
 from nncf_ext_torch.sharding import overwrite, whole
 from nncf_ext_torch.sites import module_edits, parameter_name
 from nncf_ext_torch.trace import ExampleInput, TorchTrace
@@ -66,6 +67,7 @@ class TorchAttached:
     def __init__(self, model: nn.Module, plan: Plan, traced: TorchTrace, applied: dict[str, Applied]) -> None:
         self.model = model
         self.plan = plan
+        self._traced = traced
         self._applied = applied
         names = {site: parameter_name(traced, site) for edit in plan for site in edit.sites if site.is_parameter}
         self._parameters = {site: _split(model, name) for site, name in names.items()}
@@ -96,6 +98,18 @@ class TorchAttached:
 
     def enabled(self, edit: Edit) -> bool:
         return self._of(edit).enabled
+
+    def observe(
+        self, sites: Iterable[Site], batches: Iterable[Any], visit: Callable[[Site, Any], None], off: Collection[Edit]
+    ) -> None:
+        working = [applied for edit in off for applied in [self._of(edit)] if applied.enabled]
+        try:
+            for applied in working:
+                applied.enabled = False
+            observe(self.model, self._traced, sites, batches, visit)
+        finally:
+            for applied in working:
+                applied.enabled = True
 
     def strip(self) -> None:
         strip(self.model)

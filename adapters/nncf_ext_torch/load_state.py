@@ -73,6 +73,10 @@ def load_state(
             differs = _difference(applied.edit.transform, what, value)
             if differs:
                 problems.append(f"{key}: {differs}")
+            if (
+                f"log_{variable}" in applied.variables.attributes
+            ):  # NNCF keeps the scale itself, also where it learns its logarithm
+                variable, value = f"log_{variable}", value.log()
             if variable not in applied.variables.attributes:
                 continue
             name = _plain(f"{owner}.{applied.variables.attributes[variable]}".lstrip("."))

@@ -64,6 +64,10 @@ class TorchTrace:
     totals: Mapping[tuple[str, Callable[..., Any]], int]
     example: ExampleInput | Callable[[nn.Module], Any]
 
+    def __deepcopy__(self, memo: Any) -> TorchTrace:
+        """Itself: it names modules and holds none, so it is true of a copy of the model too."""
+        return self
+
 
 def trace(model: nn.Module, example: ExampleInput | Callable[[nn.Module], Any]) -> TorchTrace:
     """Run `model` once, in eval mode and without gradients, and record its operators.

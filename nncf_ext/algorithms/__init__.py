@@ -17,15 +17,17 @@ ALGORITHMS: dict[str, type[Any]] = {
     "knowledge_distillation": KnowledgeDistillation,
 }
 
+# Other names that NNCF 2.x had for them. Configs may use these; states and reports have the present name.
+FORMER_NAMES = {"experimental_quantization": "quantization"}
+
 # Algorithms of NNCF 2.x that a config may name and nncf_ext cannot run yet.
 KNOWN_NOT_BUILT = frozenset(
     {
         "binarization",
         "bootstrapNAS",
         "const_sparsity",
-        "experimental_quantization",
         "rb_sparsity",
     }
 )
 
-__all__ = ["ALGORITHMS", "KNOWN_NOT_BUILT", "Algorithm"]
+__all__ = ["ALGORITHMS", "FORMER_NAMES", "KNOWN_NOT_BUILT", "Algorithm"]

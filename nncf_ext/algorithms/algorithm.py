@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from nncf_ext.adapter import Adapter, Attached
+from nncf_ext.config.models import RangeInit
 from nncf_ext.edits import Edit, Plan, Removal, Transform
 from nncf_ext.graph import Graph
 from nncf_ext.schedules import Clock
@@ -81,12 +82,19 @@ class Algorithm:
         """Where to place which transforms."""
         return Plan()
 
+    def range_inits(self, graph: Graph, edits: Sequence[Edit]) -> Mapping[str, RangeInit]:
+        """How the ranges of its edits that need one start, by edit key."""
+        return {}
+
     def start(self) -> State:
         return {}
 
     def initialize(self, training: Training, state: State) -> State:
         """Called once, when the transforms stand in a freshly compressed model (not where a checkpoint is resumed)."""
         return state
+
+    def resume(self, training: Training, state: State) -> None:
+        """Called when `state` was taken over from a checkpoint: puts into the model what it says beside the variables."""
 
     def epoch_step(self, training: Training, clock: Clock, state: State) -> State:
         """Called when an epoch begins (`clock` already points to it)."""

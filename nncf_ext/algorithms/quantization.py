@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from nncf_ext import numerics
-from nncf_ext.algorithms.algorithm import Algorithm, State, Training
-from nncf_ext.config.models import QuantizationConfig, QuantizationSettings
+from nncf_ext import numerics, staged
+from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, State, Training
+from nncf_ext.config.models import QuantizationConfig, QuantizationSettings, RangeInit
 from nncf_ext.edits import QUANTIZE, Edit, Plan, Range, Transform, Var
 from nncf_ext.graph import INPUT, Graph, Site
+from nncf_ext.nncf_rules import Constraints
 from nncf_ext.ops import has_weight, is_embedding
-from nncf_ext.placement import Constraints, Placement, model_type_of, place, reads_model_input
+from nncf_ext.placement import Placement, model_type_of, place, reads_model_input
+from nncf_ext.quantizer_settings import check_device, of_operators, overridden, range_inits, unified
 from nncf_ext.schedules import Clock
-from nncf_ext.scopes import considered, select
+from nncf_ext.scopes import considered, matches, select
 
 _SMALLEST_SHARE = 0.01  # no channel's range is below this share of the widest channel's
 
@@ -39,6 +41,8 @@ class Quantizer(Transform):
     half: use `bits - 1` bits, for processors whose 8-bit multiply-add saturates (NNCF's overflow fix).
     channel_axis: axis with a range per index; None for one range per tensor.
     learned: whether training moves the bounds. None: only if no data tells what they are.
+    logarithm: the variable is log(scale), or log(span), so that a gradient step multiplies the scale: with u = log(s),
+        du = s * ds.
     """
 
     kind: Literal["quantizer"] = "quantizer"
@@ -52,6 +56,7 @@ class Quantizer(Transform):
     half: bool = False
     channel_axis: int | None = None
     learned: bool | None = True
+    logarithm: bool = False
 
     @property
     def levels(self) -> tuple[int, int]:
@@ -81,22 +86,30 @@ class Quantizer(Transform):
             span = high - low
             widened = np.maximum(span, max(_SMALLEST_SHARE * float(span.max()), 1e-6))
             values = {"low": low - (widened - span) / 2, "span": widened}
+        if self.logarithm:
+            values = {f"log_{name}" if name in ("scale", "span") else name: value for name, value in values.items()}
+            values = {name: np.log(value) if name.startswith("log_") else value for name, value in values.items()}
         known = self.model_copy(update={"signed": signed, "learned": learned})
         return known, {name: Var(value, trainable=learned) for name, value in values.items()}
 
     def grid(self, xp: Any, variables: Any) -> Grid:
         lowest, highest = self.levels
         if self.symmetric:
-            return Grid(*numerics.symmetric_grid(xp, variables["scale"], lowest, highest), highest - lowest)
-        span = xp.abs(variables["span"]) + numerics.SMALLEST
+            return Grid(*numerics.symmetric_grid(xp, self._size(xp, variables), lowest, highest), highest - lowest)
+        span = xp.abs(self._size(xp, variables)) + numerics.SMALLEST
         low, span = numerics.grid_through_zero(xp, variables["low"], span, highest - lowest)
         return Grid(low, span / (highest - lowest), highest - lowest)
 
     def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
         if self.symmetric:
-            return numerics.fake_quantize_symmetric(xp, x, variables["scale"], *self.levels)
+            return numerics.fake_quantize_symmetric(xp, x, self._size(xp, variables), *self.levels)
         grid = self.grid(xp, variables)
         return numerics.fake_quantize(xp, x, grid.low, grid.step, grid.intervals)
+
+    def _size(self, xp: Any, variables: Any) -> Any:
+        """The scale, or the span of an asymmetric range."""
+        name = "scale" if self.symmetric else "span"
+        return xp.exp(variables[f"log_{name}"]) if self.logarithm else variables[name]
 
 
 @dataclass(frozen=True)
@@ -110,29 +123,44 @@ class QuantizationStatistics:
 
 class Quantization(QuantizationConfig, Algorithm):
     transforms: ClassVar[tuple[type[Transform], ...]] = (Quantizer,)
+    commands: ClassVar[tuple[str, ...]] = (
+        "enable_weight_quantization",
+        "disable_weight_quantization",
+        "enable_activation_quantization",
+        "disable_activation_quantization",
+        "init_range",
+    )
 
     def plan(self, graph: Graph, target_device: str) -> Plan:
         names = [node.name for node in graph.nodes]
         select(names, self.ignored_scopes, self.target_scopes, self.validate_scopes, self.where)
         ignored = [name for name in names if not considered(name, self.ignored_scopes, self.target_scopes)]
-        placements = place(
+        groups = {
+            group: set(select(names, s.ignored_scopes, s.target_scopes, s.validate_scopes, f"{self.where}.{group}"))
+            for group, s in (("weights", self.weights), ("activations", self.activations))
+        }
+        placements: Sequence[Placement] = place(
             graph,
             preset=self.preset,
             target_device=target_device,
             weights=_constraints(self.weights),
             activations=_constraints(self.activations),
+            of_operators=of_operators(graph, self.scope_overrides.activations),
             quantize_inputs=self.quantize_inputs,
             quantize_outputs=self.quantize_outputs,
             ignored=ignored,
+            ignored_weights=set(names) - groups["weights"],
+            ignored_activations=set(names) - groups["activations"],
             model_type=model_type_of(graph),
         )
+        unwanted = [*self.ignored_scopes, *self.activations.ignored_scopes]  # an input has no inputs of its own to leave alone
+        placements = [p for p in placements if not any(graph[s.node].op == INPUT and matches(s.node, unwanted) for s in p.sites)]
+        placements = overridden(graph, placements, self.scope_overrides, self.where, self.validate_scopes)
+        placements = unified(graph, placements, self.activations.unified_scale_ops, self.where, self.activations.validate_scopes)
+        check_device(graph, placements, target_device, self.scope_overrides, self.where)
         half = self._half_range_nodes(graph, target_device)
-        groups = {
-            group: set(select(names, s.ignored_scopes, s.target_scopes, s.validate_scopes, f"{self.where}.{group}"))
-            for group, s in (("weights", self.weights), ("activations", self.activations))
-        }
-        wanted = [p for p in placements if all(site.node in groups[_group(site)] for site in p.sites)]
-        edits = tuple(self._edit(graph, placement, half) for placement in wanted)
+        edits = tuple(self._edit(graph, placement, half) for placement in placements)
+        self.range_inits(graph, edits)  # an entry of an array that is about nothing, or two about one, is told now
         quantized = {site.node for edit in edits for site in edit.sites if site.is_parameter}
         skipped = tuple(
             (
@@ -146,13 +174,57 @@ class Quantization(QuantizationConfig, Algorithm):
         )
         return Plan(edits, skipped)
 
+    def range_inits(self, graph: Graph, edits: Sequence[Edit]) -> Mapping[str, RangeInit]:
+        quantizers = {edit.key: edit for edit in edits}
+        return range_inits(quantizers, graph, self.initializer.range, self.scope_overrides, self.where, self.validate_scopes)
+
+    def start(self) -> State:
+        return staged.start(self.params)
+
+    def initialize(self, training: Training, state: State) -> State:
+        staged.enter(training, state)
+        return state
+
+    def resume(self, training: Training, state: State) -> None:
+        staged.enter(training, state)
+
+    def epoch_step(self, training: Training, clock: Clock, state: State) -> State:
+        return staged.epoch_step(training, clock, state, self.params, self.range_inits(training.graph, training.edits))
+
+    def stage(self, clock: Clock, state: State) -> CompressionStage:
+        begun = set(state["begun"].values())
+        if len(begun) > 1:
+            return CompressionStage.PARTIALLY_COMPRESSED
+        return CompressionStage.FULLY_COMPRESSED if True in begun else CompressionStage.UNCOMPRESSED
+
+    def enable_weight_quantization(self, training: Training, state: State) -> State:
+        """The weights' quantizers work, from now on."""
+        return staged.switched(training, state, "weights", True)
+
+    def disable_weight_quantization(self, training: Training, state: State) -> State:
+        """The weights' quantizers do nothing, until they are enabled or their epoch begins."""
+        return staged.switched(training, state, "weights", False)
+
+    def enable_activation_quantization(self, training: Training, state: State) -> State:
+        """The activations' quantizers work, from now on."""
+        return staged.switched(training, state, "activations", True)
+
+    def disable_activation_quantization(self, training: Training, state: State) -> State:
+        """The activations' quantizers do nothing, until they are enabled or their epoch begins."""
+        return staged.switched(training, state, "activations", False)
+
+    def init_range(self, training: Training, state: State) -> State:
+        """All ranges start anew, from the float model's tensors (see `staged.init_ranges`)."""
+        staged.init_ranges(training, staged.GROUPS, self.range_inits(training.graph, training.edits))
+        return state
+
     def report(self, training: Training, clock: Clock, state: State) -> QuantizationStatistics:
         quantizers: Counter[tuple[str, int, str, str]] = Counter()
         for edit in training.edits:
             transform = edit.transform
             assert isinstance(transform, Quantizer)
             quantizers[
-                _group(edit.site),
+                staged.group_of(edit.site),
                 transform.bits,
                 "symmetric" if transform.symmetric else "asymmetric",
                 "per-tensor" if transform.channel_axis is None else "per-channel",
@@ -184,8 +256,9 @@ class Quantization(QuantizationConfig, Algorithm):
             channel_axis=axis,
             # data tell the range of inputs; learning it takes the first layer's input gradient, needed for nothing else
             learned=None if any(reads_model_input(graph, s) for s in placement.sites) else True,
+            logarithm=(self.weights if is_weight else self.activations).logarithm_scale,
         )
-        return Edit(placement.sites, transform, self.algorithm)
+        return Edit(placement.sites, transform, self.algorithm, operators=placement.operators)
 
     def _half_range_nodes(self, graph: Graph, target_device: str) -> Collection[str]:
         """Nodes whose 8-bit weights use 7 bits (`overflow_fix`)."""
@@ -194,10 +267,6 @@ class Quantization(QuantizationConfig, Algorithm):
         if self.overflow_fix == "enable":
             return graph.by_name
         return _first_weighted(graph)
-
-
-def _group(site: Site) -> str:
-    return "weights" if site.is_parameter else "activations"
 
 
 def _constraints(settings: QuantizationSettings) -> Constraints:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,7 +73,7 @@ class NNCFConfig(dict[str, Any]):
             name = _algorithm_name(location, entry)
             if name in algorithms:
                 raise ConfigError(f"{json_path(location)}: found a second entry for {name!r}, expected one per algorithm")
-            algorithm = parse(ALGORITHMS[name], entry, location)
+            algorithm = parse(ALGORITHMS[name], {**entry, "algorithm": name}, location)
             if isinstance(algorithm, ScopedConfig):
                 algorithm = _with_scopes_of(top, algorithm)
                 algorithm._where = json_path(location)
@@ -156,13 +157,17 @@ def validate_file(path: str | Path) -> str:
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of a config: what `validate_file` accepts, for editors."""
-    from nncf_ext.algorithms import ALGORITHMS
+    from nncf_ext.algorithms import ALGORITHMS, FORMER_NAMES
 
     refs, definitions = models_json_schema([(model, "validation") for model in (TopLevel, *ALGORITHMS.values())])
     top = definitions["$defs"].pop(TopLevel.__name__)
-    for model in ALGORITHMS.values():
+    for name, model in ALGORITHMS.items():
         definition = definitions["$defs"][refs[model, "validation"]["$ref"].rpartition("/")[2]]
         definition["required"] = ["algorithm", *definition.get("required", [])]
+        former = [old for old, present in FORMER_NAMES.items() if present == name]
+        if former:
+            definition["properties"]["algorithm"] = {**definition["properties"]["algorithm"], "enum": [name, *former]}
+            definition["properties"]["algorithm"].pop("const", None)
     entry = {"oneOf": [refs[model, "validation"] for model in ALGORITHMS.values()]}
     top["properties"]["compression"] = {
         "anyOf": [entry, {"type": "array", "items": entry}],
@@ -178,7 +183,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def _algorithm_name(location: tuple[str | int, ...], entry: Any) -> str:
-    from nncf_ext.algorithms import ALGORITHMS, KNOWN_NOT_BUILT
+    from nncf_ext.algorithms import ALGORITHMS, FORMER_NAMES, KNOWN_NOT_BUILT
 
     if not isinstance(entry, Mapping):
         raise ConfigError(f"{json_path(location)}: found {shown(entry)}, expected an object")
@@ -188,6 +193,10 @@ def _algorithm_name(location: tuple[str | int, ...], entry: Any) -> str:
     path = json_path((*location, "algorithm"))
     if isinstance(name, str) and name in ALGORITHMS:
         return name
+    if isinstance(name, str) and name in FORMER_NAMES:
+        present = FORMER_NAMES[name]
+        warnings.warn(f"{path}: {name!r} is now called {present!r}", DeprecationWarning, stacklevel=4)
+        return present
     if isinstance(name, str) and name in KNOWN_NOT_BUILT:
         raise ConfigError(f"{path}: {name!r} is known, not built yet, {choose(None, ALGORITHMS)}")
     raise ConfigError(f"{path}: found {shown(name)}, {choose(name, ALGORITHMS)}")

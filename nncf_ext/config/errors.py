@@ -84,7 +84,7 @@ def parse(model: type[Model], data: Any, location: tuple[str | int, ...] = ()) -
 
 
 def _sentence(location: tuple[str | int, ...], detail: Mapping[str, Any]) -> str:
-    location += tuple(detail["loc"])
+    location += tuple(step for step in detail["loc"] if not re.fullmatch(r"<\w+>|\[key\]", str(step)))  # pydantic's own steps
     kind, found, context = detail["type"], detail["input"], detail.get("ctx", {})
     if kind == "refused":
         return f"{json_path((*location, *context['keys']))}: {context['sentence']}"

@@ -11,7 +11,18 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, Strict, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PrivateAttr,
+    Strict,
+    Tag,
+    model_validator,
+)
 
 from nncf_ext.config.errors import choose, nearest, refusal
 from nncf_ext.scopes import compile_scope
@@ -168,12 +179,28 @@ class RangeInit(Section):
     params: RangeInitParams = RangeInitParams()
     """Percentiles, for the percentile types."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _not_per_layer(cls, data: Any) -> Any:
-        if isinstance(data, list | tuple):
-            raise refusal("an array of ranges per layer is known, not built yet, expected an object")
-        return data
+
+class PerLayerRangeInit(RangeInit):
+    """The same for some quantizers: those whose place one entry of the array speaks of, and only one."""
+
+    target_scopes: Scopes | None = None
+    """Places: names of the nodes that own the weight or whose output or input is quantized, or of quantizers (`name|OUTPUT`)."""
+
+    ignored_scopes: Scopes | None = None
+    """Places that the entry does not speak of."""
+
+    target_quantizer_group: Literal["weights", "activations"] | None = None
+    """Which quantizers there; both groups where it is missing."""
+
+    @model_validator(mode="after")
+    def _speaks_of_places(self) -> PerLayerRangeInit:
+        if self.target_scopes is None and self.ignored_scopes is None:
+            raise refusal("found neither target_scopes nor ignored_scopes, expected at least one in an entry of an array")
+        return self
+
+
+def _one_or_array(value: Any) -> str:
+    return "<array>" if isinstance(value, list | tuple) else "<object>"
 
 
 class QuantizationInitializer(Section):
@@ -181,8 +208,11 @@ class QuantizationInitializer(Section):
 
     not_built = frozenset({"precision"})
 
-    range: RangeInit = RangeInit()
-    """How the ranges of the quantizers start."""
+    range: Annotated[
+        Annotated[RangeInit, Tag("<object>")] | Annotated[tuple[PerLayerRangeInit, ...], Tag("<array>")],
+        Discriminator(_one_or_array),
+    ] = RangeInit()
+    """How the ranges of the quantizers start; an array has an entry for every quantizer."""
 
     batchnorm_adaptation: BatchnormAdaptation = BatchnormAdaptation()
     """BatchNorm statistics of the new model."""
@@ -190,8 +220,6 @@ class QuantizationInitializer(Section):
 
 class QuantizationSettings(ScopedConfig):
     """What holds for all weights, or for all activations. A key that is missing is left to `preset` and `target_device`."""
-
-    not_built = frozenset({"logarithm_scale"})
 
     mode: Literal["symmetric", "asymmetric"] | None = None
     """symmetric: levels around zero; asymmetric: a range of its own on either side."""
@@ -205,17 +233,89 @@ class QuantizationSettings(ScopedConfig):
     per_channel: Boolean | None = None
     """A range for every channel instead of one for the tensor."""
 
+    logarithm_scale: Boolean = False
+    """Learn the logarithm of the scale (or span) in its place: it changes in proportion to itself, and stays positive."""
+
 
 class ActivationQuantizationSettings(QuantizationSettings):
     """The same for activations."""
 
-    not_built = QuantizationSettings.not_built | {"unified_scale_ops"}
+    unified_scale_ops: tuple[tuple[Scope, ...], ...] = ()
+    """Groups of operators: what the operators of a group read is quantized with one range. A name of NNCF 2.x's quantizers
+    (`name|OUTPUT`) stands for the quantizer at that place."""
+
+
+class OverrideInitializer(Section):
+    """What data decides for the quantizers of one entry of `scope_overrides`."""
+
+    range: RangeInit | None = None
+    """How their ranges start, in place of the general `initializer.range`."""
+
+
+class ScopeOverride(Section):
+    """What holds for the quantizers of a scope, in place of the settings of their group. A missing key changes nothing."""
+
+    mode: Literal["symmetric", "asymmetric"] | None = None
+    """symmetric: levels around zero; asymmetric: a range of its own on either side."""
+
+    bits: Bits | None = None
+    """Bits per number."""
+
+    signed: Boolean | None = None
+    """Whether symmetric levels include negative ones."""
+
+    per_channel: Boolean | None = None
+    """A range for every channel instead of one for the tensor."""
+
+    initializer: OverrideInitializer = OverrideInitializer()
+    """What data decides for them."""
+
+
+class ScopeOverrides(Section):
+    """Settings by scope. Of several scopes that match, each key comes from the last one, exact names after expressions."""
+
+    weights: dict[Scope, ScopeOverride] = {}
+    """By the name of the node that owns the weight."""
+
+    activations: dict[Scope, ScopeOverride] = {}
+    """By the name of the operator that reads the quantized tensor, of an input of the model, or of a quantizer
+    (`name|OUTPUT`, `name|INPUT0`)."""
+
+
+class StagedParams(Section):
+    """When quantizers begin to work: before its epoch a group of them does nothing. Without this section all work at once.
+
+    The keys about learning rate, weight decay and batches change nothing here: the training script, which has the optimizer, may
+    read them (NNCF 2.x's samples did).
+    """
+
+    activations_quant_start_epoch: Count = 1
+    """First epoch with quantized activations; their ranges are initialised again when it begins."""
+
+    weights_quant_start_epoch: Count = 1
+    """First epoch with quantized weights; their ranges are initialised again when it begins."""
+
+    lr_poly_drop_start_epoch: Count | None = None
+    """For the training script: epoch from which on the learning rate drops as base_lr * (share of the drop left)^2.1."""
+
+    lr_poly_drop_duration_epochs: Count = 30
+    """For the training script: epochs that the drop takes."""
+
+    disable_wd_start_epoch: Count | None = None
+    """For the training script: epoch after which there is no weight decay."""
+
+    base_lr: Annotated[Number, Field(ge=0)] = 1e-3
+    """For the training script: the learning rate before the drop."""
+
+    base_wd: Annotated[Number, Field(ge=0)] = 1e-5
+    """For the training script: the weight decay before it ends."""
+
+    batch_multiplier: Size | None = None
+    """For the training script: batches whose gradients are added up for one optimizer step; 1 where it is missing."""
 
 
 class QuantizationConfig(ScopedConfig):
     """Quantization-aware training: weights and activations are rounded to few bits in the forward pass, with learned ranges."""
-
-    not_built = frozenset({"scope_overrides", "params"})
 
     algorithm: Literal["quantization"] = "quantization"
     """Name of the algorithm."""
@@ -244,8 +344,14 @@ class QuantizationConfig(ScopedConfig):
     activations: ActivationQuantizationSettings = ActivationQuantizationSettings()
     """What holds for all activations."""
 
+    scope_overrides: ScopeOverrides = ScopeOverrides()
+    """Exceptions to both, by scope."""
+
     initializer: QuantizationInitializer = QuantizationInitializer()
     """What data decides before training."""
+
+    params: StagedParams | None = None
+    """Quantizers that begin to work in the course of training; where it is missing, all work at once."""
 
 
 class SparsityInitializer(Section):

@@ -11,12 +11,14 @@ class Case:
     name: str
     compression: Any  # the config's `compression`
     top: tuple[tuple[str, Any], ...] = ()  # further top-level keys
+    ranges: tuple[tuple[str, str], ...] = ()  # range type by role, where it is not the general one
 
 
 def _ranges(kind: str) -> dict[str, Any]:
     return {"range": {"type": kind, "num_init_samples": 16}, "batchnorm_adaptation": {"num_bn_adaptation_samples": 0}}
 
 
+_RANGE = {"num_init_samples": 16}
 INT8 = {"algorithm": "quantization", "initializer": _ranges("min_max")}
 SPARSE = {
     "algorithm": "magnitude_sparsity",
@@ -85,6 +87,46 @@ CASES = (
         Case(f"int8_{kind}", {**INT8, "initializer": _ranges(kind)})
         for kind in ("mixed_min_max", "mean_min_max", "threesigma", "percentile", "mean_percentile")
     ),
+    Case("int8_logarithm_scale", {**INT8, "weights": {"logarithm_scale": True}, "activations": {"logarithm_scale": True}}),
+    Case("int8_logarithm_span", {**INT8, "preset": "mixed", "activations": {"logarithm_scale": True}}),
+    Case(
+        "int8_with_overrides",
+        {
+            **INT8,
+            "scope_overrides": {
+                "weights": {
+                    "{re}fc[12]": {"bits": 4, "per_channel": False},
+                    "{re}fc2": {"bits": 3, "initializer": {"range": {"type": "mean_percentile", "num_init_samples": 16}}},
+                },
+                "activations": {"{re}fc2": {"mode": "asymmetric", "bits": 5}, "{re}input": {"bits": 6, "signed": False}},
+            },
+        },
+        ranges=(("fc2.weight", "mean_percentile"),),
+    ),
+    Case(
+        "int8_ranges_per_layer",
+        {
+            **INT8,
+            "initializer": {
+                "range": [
+                    {**_RANGE, "type": "min_max", "target_scopes": "{re}fc1", "target_quantizer_group": "weights"},
+                    {**_RANGE, "type": "threesigma", "ignored_scopes": "{re}fc1", "target_quantizer_group": "weights"},
+                    {**_RANGE, "type": "mean_min_max", "target_scopes": "{re}input", "target_quantizer_group": "activations"},
+                    {**_RANGE, "type": "percentile", "target_scopes": ["{re}relu"], "target_quantizer_group": "activations"},
+                ],
+                "batchnorm_adaptation": {"num_bn_adaptation_samples": 0},
+            },
+        },
+        ranges=(("fc1.weight", "min_max"), ("fc2.weight", "threesigma"), ("input", "mean_min_max"), ("relu", "percentile")),
+    ),
+    Case("int8_staged", {**INT8, "params": {"activations_quant_start_epoch": 2, "weights_quant_start_epoch": 1}}),
+    Case(
+        "int8_staged_activations_first", {**INT8, "params": {"activations_quant_start_epoch": 0, "weights_quant_start_epoch": 2}}
+    ),
+    Case("int8_staged_from_the_start", {**INT8, "params": {"activations_quant_start_epoch": 0, "weights_quant_start_epoch": 0}}),
+    Case("int8_staged_with_masks", [{**INT8, "preset": "mixed", "params": {}}, SPARSE]),
+    Case("int8_npu_four_bits", {**INT8, "weights": {"bits": 4}}, (("target_device", "NPU"),)),
+    Case("int8_cpu_spr", INT8, (("target_device", "CPU_SPR"),)),
     Case("sparsity_polynomial", SPARSE),
     Case("sparsity_convex", _sparse(concave=False, power=2)),
     Case("sparsity_exponential", _sparse(schedule="exponential")),

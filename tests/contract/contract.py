@@ -123,7 +123,7 @@ def check_numbers(driver: Driver, case: Case) -> None:
     controller = compressed(driver, case)
     reference = Reference(driver, controller, case)
     reference.begins(-1)
-    check_ranges(driver, controller, reference)
+    check_ranges(driver, controller, reference, case)
     for epoch in range(EPOCHS):
         controller.scheduler.epoch_step()
         reference.begins(epoch)
@@ -143,7 +143,7 @@ def check_numbers(driver: Driver, case: Case) -> None:
                     np.testing.assert_allclose(value, reference.net.variables[key][name], err_msg=f"{key} {name}", **CLOSE)
 
 
-def check_ranges(driver: Driver, controller: Any, reference: Reference) -> None:
+def check_ranges(driver: Driver, controller: Any, reference: Reference, case: Case) -> None:
     """The first values of the quantizers are those that the collectors make of the reference's float tensors."""
     settings = [a.initializer.range for a in reference.algorithms if a.algorithm == "quantization"]
     if not settings:
@@ -159,7 +159,8 @@ def check_ranges(driver: Driver, controller: Any, reference: Reference) -> None:
                 continue
             is_weight = role.endswith("weight")
             axis, symmetric = transform.channel_axis, transform.symmetric  # type: ignore[attr-defined]
-            collector = RangeCollector(settings[0].type, axis, symmetric, is_weight)
+            kind = dict(case.ranges).get(role) or settings[0].type
+            collector = RangeCollector(kind, axis, symmetric, is_weight)
             for seen in tensors[:1] if is_weight else tensors:
                 collector.update(seen[role])
             calibrated, values = transform.calibrate(tensors[0][role].shape, collector.result())
@@ -185,7 +186,7 @@ def check_resume(driver: Driver, case: Case, folder: Path) -> None:
     run_epochs(driver, whole, range(1, EPOCHS))
 
     other = {name: value * 0 + 0.25 for name, value in initial_weights().items()}
-    resumed = driver.compress(driver.build(other), config_of(case), None, state)
+    resumed = driver.compress(driver.build(other), config_of(case), [data(b)[0] for b in range(2)], state)
     resumed.load_checkpoint(folder / "after_one.safetensors")
     if any(a.needs_teacher for a in config_of(case).algorithms()):
         resumed.set_teacher(driver.build(initial_weights()))
@@ -205,6 +206,9 @@ def check_strip(driver: Driver, case: Case) -> None:
     controller = compressed(driver, case)
     run_epochs(driver, controller, range(2))
     reference = Reference(driver, controller, case)
+    for epoch in range(-1, 2):
+        reference.begins(epoch)
+    reference.net.variables = reference.variables(driver, controller)
     reference.net.weights = driver.weights(controller.model)
     before = driver.outputs(controller.model, data(9)[0], False)
     stripped = controller.strip(do_copy=True)

@@ -55,6 +55,13 @@ MISTAKES = (
         {**PRUNE, "ignored_scopes": "{re}fc"},
         GOOD,
     ),
+    Mistake("override_without_a_quantizer", '"fc9" matches no quantizer', _with(scope_overrides={"weights": {"fc9": {}}}), GOOD),
+    Mistake(
+        "quantizer_without_a_range",
+        "initializer.range: no entry is about .*, expected one entry for every quantizer",
+        _with(initializer={"range": [{"target_scopes": "{re}fc1", "target_quantizer_group": "weights"}]}),
+        GOOD,
+    ),
     Mistake("no_compression_state", "expected what get_compression_state", INT8, GOOD, {"weights": 1}, CheckpointError),
     Mistake(
         "state_of_other_algorithms",

@@ -9,6 +9,7 @@ import numpy as np
 
 from nncf_ext import reference as xp
 from nncf_ext.edits import Edit
+from tests.contract.data import data as data
 from tests.contract.references import REFERENCES
 
 # tensors that a transform may stand on, in order of use
@@ -33,17 +34,13 @@ def initial_weights() -> dict[str, np.ndarray]:
     return {"fc1.weight": grid(6, 8), "fc1.bias": grid(8), "fc2.weight": grid(8, 3), "fc2.bias": grid(3)}
 
 
-def data(batch: int) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(100 + batch)
-    return (rng.integers(-8, 9, (8, 6)) / 8).astype(np.float32), (rng.integers(-8, 9, (8, 3)) / 4).astype(np.float32)
-
-
 class ReferenceNet:
     """y = relu(x @ W1 + b1) @ W2 + b2. `edits` and `variables` say what stands on which tensor."""
 
     def __init__(self, weights: dict[str, np.ndarray], edits: Edits, variables: Variables):
         self.weights = {name: value.copy() for name, value in weights.items()}
         self.edits, self.variables = edits, variables
+        self.off: set[tuple[str, str]] = set()  # (role, kind) of edits that do nothing
         self.transformed: dict[str, np.ndarray] = {}  # what the last forward computed with, by role
 
     def forward(self, x: np.ndarray, training: bool, seen: dict[str, np.ndarray] | None = None) -> np.ndarray:
@@ -55,6 +52,8 @@ class ReferenceNet:
             seen[role] = value
             self._tape[role] = []
             for edit in self.edits.get(role, ()):
+                if (role, edit.transform.kind) in self.off:
+                    continue
                 self._tape[role].append((edit, value))
                 value = edit.apply(xp, value, self.variables[role, edit.transform.kind], training)
             self.transformed[role] = value

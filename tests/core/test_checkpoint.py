@@ -103,6 +103,14 @@ def test_every_truncation_is_refused(path):
             load_checkpoint(path)
 
 
+def test_a_header_of_any_length_is_read(tmp_path):
+    """Its length stands in the first bytes: one of 128 looks like the beginning of a pickle."""
+    for padding in range(0, 256, 8):
+        path = tmp_path / f"{padding}.safetensors"
+        save_checkpoint(path, TENSORS, {"padding": "x" * padding})
+        assert load_checkpoint(path)[1] == {"padding": "x" * padding}
+
+
 class Bomb:
     """What a hostile pickle does when it is loaded."""
 

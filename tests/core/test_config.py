@@ -285,6 +285,20 @@ def test_scopes_of_the_top_level_are_merged_in():
         ({"compression": [{"algorithm": "quantisation"}]}, "did you mean 'quantization'?"),
         ({"compression": {"algorithm": "quantization", "a b": 1}}, 'compression["a b"]: unknown key'),
         ({"compression": {"algorithm": "quantization", 3: 1}}, 'compression["3"]: unknown key'),
+        (
+            quantization(initializer={"range": [{"type": "min_max"}]}),
+            "initializer.range[0]: found neither target_scopes nor ignored",
+        ),
+        (
+            quantization(initializer={"range": [{"typ": 1}]}),
+            "compression.initializer.range[0].typ: unknown key, did you mean 'type'",
+        ),
+        (quantization(initializer={"range": 3}), "compression.initializer.range: found 3, expected an object"),
+        (quantization(scope_overrides={"weights": {"{re}(": {}}}), "is no regular expression"),
+        (
+            quantization(params={"activations_quant_start_epoch": -1}),
+            "compression.params.activations_quant_start_epoch: found -1",
+        ),
         # the outermost mistake comes first
         (quantization(weights={"mode": "x"}, preset="x"), 'compression.preset: found "x"'),
     ],
@@ -297,15 +311,27 @@ def test_rejected(content, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_former_name_is_read_as_the_present_one():
+    with pytest.warns(DeprecationWarning, match=r"compression\[0\].algorithm: 'experimental_quantization' is now called 'quant"):
+        (algorithm,) = NNCFConfig.from_dict(
+            {"compression": [{"algorithm": "experimental_quantization", "weights": {"bits": 4}}]}
+        ).algorithms()
+    assert (algorithm.algorithm, algorithm.weights.bits) == ("quantization", 4)
+    both = {"compression": [{"algorithm": "experimental_quantization"}, {"algorithm": "quantization"}]}
+    with pytest.warns(DeprecationWarning), pytest.raises(ConfigError, match="found a second entry for 'quantization'"):
+        NNCFConfig.from_dict(both)
+    jsonschema.validate(both, json_schema())
+
+
+def test_the_key_of_a_scope_is_in_the_path_of_a_mistake():
+    with pytest.raises(ConfigError) as caught:
+        NNCFConfig.from_dict(quantization(scope_overrides={"weights": {"{re}fc": {"bits": 1}}}))
+    assert str(caught.value) == 'compression.scope_overrides.weights["{re}fc"].bits: found 1, expected greater than or equal to 2'
+
+
 NOT_BUILT = [
     *((compression(algorithm=name), "compression.algorithm") for name in sorted(KNOWN_NOT_BUILT)),
-    (quantization(scope_overrides={}), "compression.scope_overrides"),
-    (quantization(params={}), "compression.params"),
     (quantization(initializer={"precision": {}}), "compression.initializer.precision"),
-    (quantization(initializer={"range": []}), "compression.initializer.range"),
-    (quantization(activations={"unified_scale_ops": []}), "compression.activations.unified_scale_ops"),
-    (quantization(activations={"logarithm_scale": True}), "compression.activations.logarithm_scale"),
-    (quantization(weights={"logarithm_scale": True}), "compression.weights.logarithm_scale"),
     (sparsity(params={"schedule": "adaptive"}), "compression.params.schedule"),
     (sparsity(params={"patience": 1}), "compression.params.patience"),
     ({"bootstrapNAS": {}}, "bootstrapNAS"),

@@ -47,9 +47,9 @@ def with_statistics(model: keras.Model) -> keras.Model:
     return model
 
 
-def compressed(model: keras.Model, *algorithms: dict, shape=SHAPE):
+def compressed(model: keras.Model, *algorithms: dict, shape=SHAPE, **keys):
     range_init = {"range": {"num_init_samples": 8}, "batchnorm_adaptation": {"num_bn_adaptation_samples": 0}}
-    quantization = {"algorithm": "quantization", "initializer": range_init}
+    quantization = {"algorithm": "quantization", "initializer": range_init, **keys}
     config = NNCFConfig.from_dict({"input_info": {"sample_size": [1, *shape]}, "compression": [*algorithms, quantization]})
     rng = np.random.default_rng(1)
     data = [(rng.normal(size=(4, *shape)).astype("float32"), np.zeros(4)) for _ in range(2)]
@@ -132,3 +132,14 @@ class Subclassed(keras.Model):
     def call(self, x):
         x = keras.ops.relu(self.conv(x))
         return self.head(keras.ops.mean(x, axis=(1, 2)))
+
+
+def test_logarithms_and_four_bits_by_scope(tmp_path):
+    logarithm = {"logarithm_scale": True}
+    overrides = {"weights": {"{re}conv": {"bits": 4}}, "activations": {"{re}scores": {"bits": 4, "mode": "asymmetric"}}}
+    ctrl, _ = compressed(net(), weights=logarithm, activations=logarithm, scope_overrides=overrides)
+    assert {edit.transform.bits for edit in ctrl.plan if edit.site.is_parameter} == {4, 8}
+    parity = ctrl.export_model(tmp_path / "model.onnx")
+    assert parity.lsb <= 1 and parity.unoptimized <= parity.step
+    operators = integer_operators(tmp_path / "model.onnx")
+    assert not {"Conv", "BatchNormalization", "Relu", "Gemm", "MatMul"} & set(operators)  # a Clip has the codes of the 4-bit one

@@ -54,9 +54,9 @@ def net() -> Net:
     return model
 
 
-def compressed(model: nn.Module, *algorithms: dict, shape=(1, 3, 16, 16)):
+def compressed(model: nn.Module, *algorithms: dict, shape=(1, 3, 16, 16), **keys):
     range_init = {"range": {"num_init_samples": 8}, "batchnorm_adaptation": {"num_bn_adaptation_samples": 0}}
-    quantization = {"algorithm": "quantization", "initializer": range_init}
+    quantization = {"algorithm": "quantization", "initializer": range_init, **keys}
     config = NNCFConfig.from_dict({"input_info": {"sample_size": list(shape)}, "compression": [*algorithms, quantization]})
     torch.manual_seed(1)
     data = [(torch.randn(4, *shape[1:]), torch.zeros(4)) for _ in range(2)]
@@ -198,3 +198,17 @@ def test_a_weight_shared_by_embedding_and_head_has_a_scale_per_output(tmp_path):
     parity = ctrl.export_model(tmp_path / "model.onnx")
     assert parity.lsb < 1
     assert integer_operators(tmp_path / "model.onnx")["MatMulIntegerToFloat"] == 1
+
+
+def test_logarithms_and_four_bits_by_scope(tmp_path):
+    logarithm = {"logarithm_scale": True}
+    overrides = {
+        "weights": {"{re}expand|depthwise|project": {"bits": 4}},
+        "activations": {"{re}head": {"bits": 4, "mode": "asymmetric"}},
+    }
+    ctrl, _ = compressed(net(), weights=logarithm, activations=logarithm, scope_overrides=overrides)
+    assert {edit.transform.bits for edit in ctrl.plan if edit.site.is_parameter} == {4, 8}
+    parity = ctrl.export_model(tmp_path / "model.onnx")
+    assert parity.lsb <= 1 and parity.unoptimized <= parity.step
+    operators = integer_operators(tmp_path / "model.onnx")
+    assert not {"Conv", "BatchNormalization", "Relu", "Gemm", "MatMul"} & set(operators)  # a Clip has the codes of the 4-bit one

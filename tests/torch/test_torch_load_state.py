@@ -80,6 +80,15 @@ def test_an_nncf_checkpoint_of_movement_sparsity():
     assert model.head.bias[1] == 0 and (model.head.weight[:, ::2] == 0).all() and (model.head.weight[:, 1::2] != 0).all()
 
 
+def test_an_nncf_checkpoint_where_the_logarithm_is_learned():
+    """NNCF 2.x saved the scale itself, whatever it trained."""
+    logarithms = {"weights": {"logarithm_scale": True}, "activations": {"logarithm_scale": True}}
+    source, target = compressed(0), compressed(1, **logarithms)
+    assert load_state(target, nncf_state(source), is_resume=True) == len(source.state_dict())
+    x = torch.rand(3, 1, 4, 4)
+    torch.testing.assert_close(source.eval()(x), target.eval()(x))
+
+
 def test_a_compressed_checkpoint():
     source, target = compressed(0), compressed(1)
     assert load_state(target, source.state_dict(), is_resume=True) == len(source.state_dict())

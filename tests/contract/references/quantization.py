@@ -8,6 +8,8 @@ import numpy as np
 from nncf_ext import numerics
 from nncf_ext import reference as xp
 from nncf_ext.algorithms.quantization import Quantizer
+from nncf_ext.ranges import RangeCollector
+from tests.contract.data import data
 from tests.contract.references.reference import AlgorithmReference
 
 
@@ -29,9 +31,46 @@ def _vjp(
     by_low = total(g * (below | above))
     by_step = total(g * (np.where(inside, np.round(v) - v, 0) + np.where(above, grid.intervals, 0)))
     lowest, highest = transform.levels
-    if transform.symmetric:  # step = |scale| / highest, low = lowest * step
-        return g * inside, {"scale": (by_step + lowest * by_low) / highest * np.sign(variables["scale"])}
-    return g * inside, {"low": by_low, "span": by_step / (highest - lowest) * np.sign(variables["span"])}
+    # symmetric: step = |scale| / highest, low = lowest * step
+    by_size = (by_step + lowest * by_low) / highest if transform.symmetric else by_step / (highest - lowest)
+    name, others = ("scale", {}) if transform.symmetric else ("span", {"low": by_low})
+    if transform.logarithm:
+        return g * inside, {**others, f"log_{name}": by_size * np.exp(variables[f"log_{name}"])}
+    return g * inside, {**others, name: by_size * np.sign(variables[name])}
 
 
-REFERENCE = AlgorithmReference(vjps={"quantizer": _vjp})
+def _begins(net: Any, algorithm: Any, epoch: int, step: int | None) -> None:
+    """Staged quantization: groups of quantizers are off until their epoch, in which their ranges are initialised anew."""
+    if algorithm.params is None or step is not None:
+        return
+    starts = {
+        "weights": algorithm.params.weights_quant_start_epoch,
+        "activations": algorithm.params.activations_quant_start_epoch,
+    }
+    roles = {role: "weights" if role.endswith("weight") else "activations" for role, kind in net.variables if kind == "quantizer"}
+    if epoch < 0:
+        net.off |= {(role, "quantizer") for role, group in roles.items() if starts[group] > 0}
+        return
+    due = [role for role, group in roles.items() if starts[group] == epoch > 0]
+    tensors: list[dict[str, np.ndarray]] = [{}, {}]
+    for batch, seen in enumerate(tensors):
+        net.forward(data(batch)[0], False, seen)
+    for role in due:
+        edits = net.edits[role]
+        collector = RangeCollector(
+            algorithm.initializer.range.type,
+            edits[-1].transform.channel_axis,
+            edits[-1].transform.symmetric,
+            role.endswith("weight"),
+        )
+        for seen in tensors[:1] if role.endswith("weight") else tensors:
+            value = seen[role]
+            for edit in edits[:-1]:  # a mask comes before the quantizer
+                value = edit.apply(xp, value, net.variables[role, edit.transform.kind], False)
+            collector.update(value)
+        _, values = edits[-1].transform.calibrate(tensors[0][role].shape, collector.result())
+        net.variables[role, "quantizer"] = {name: var.value for name, var in values.items()}
+    net.off -= {(role, "quantizer") for role in due}
+
+
+REFERENCE = AlgorithmReference(begins=_begins, vjps={"quantizer": _vjp})

@@ -1,0 +1,96 @@
+"""Quantizers that begin to work in the course of training (NNCF 2.x's staged quantization), and switching them by hand.
+
+The state is `{"begun": {group: whether its epoch has come}, "enabled": {group: whether it works}}` for the groups `weights` and
+`activations`. A group that begins is enabled, and the ranges of its quantizers are initialised again from what the tensors have
+become; afterwards only the user switches it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nncf_ext.calibration import ranges_of
+from nncf_ext.config.models import RangeInit, StagedParams
+from nncf_ext.edits import QUANTIZE
+from nncf_ext.graph import Site
+from nncf_ext.initialization import QuantizationRangeInitArgs
+from nncf_ext.schedules import Clock
+
+if TYPE_CHECKING:
+    from nncf_ext.algorithms.algorithm import State, Training
+
+GROUPS = ("weights", "activations")
+
+
+def group_of(site: Site) -> str:
+    """The group of the quantizer at `site`."""
+    return "weights" if site.is_parameter else "activations"
+
+
+def start(params: StagedParams | None) -> State:
+    """The state of a new model. Without `params` all quantizers work from the beginning."""
+    begun = {group: params is None or _first_epoch(params, group) == 0 for group in GROUPS}
+    return {"begun": begun, "enabled": dict(begun)}
+
+
+def enter(training: Training, state: State) -> None:
+    """Switch the quantizers of a model, new or resumed, as the state says."""
+    for edit in training.edits:
+        training.attached.set_enabled(edit, state["enabled"][group_of(edit.site)])
+
+
+def switched(training: Training, state: State, group: str, enabled: bool) -> State:
+    """The state with a group on or off; so are its quantizers."""
+    state = {**state, "enabled": {**state["enabled"], group: enabled}}
+    enter(training, state)
+    return state
+
+
+def epoch_step(
+    training: Training, clock: Clock, state: State, params: StagedParams | None, starts: Mapping[str, RangeInit]
+) -> State:
+    """The state when an epoch begins, in which groups may begin too. starts: how ranges are initialised, by edit key."""
+    due = [g for g in GROUPS if params is not None and not state["begun"][g] and clock.epoch >= _first_epoch(params, g)]
+    if not due:
+        return state
+    init_ranges(training, due, starts)
+    state = {key: {**state[key], **dict.fromkeys(due, True)} for key in ("begun", "enabled")}
+    enter(training, state)
+    return state
+
+
+def init_ranges(training: Training, groups: Collection[str], starts: Mapping[str, RangeInit]) -> None:
+    """Set the ranges of the quantizers of `groups` anew, with these off: of activations from the registered data (as they are
+    where there are none), of weights from the values as masks leave them. What is signed stays signed."""
+    attached, data = training.attached, training.extra(QuantizationRangeInitArgs)
+    edits = [edit for edit in training.edits if group_of(edit.site) in groups]
+    ranges = ranges_of(
+        training.adapter,
+        edits,
+        starts,
+        partial(_weight, training),
+        partial(attached.observe, off=edits),
+        data.batches if data is not None else None,
+    )
+    for edit in edits:
+        if edit.key in ranges:
+            _, values = edit.transform.calibrate(training.graph.shape_of(edit.site), ranges[edit.key])
+            for name, var in values.items():
+                attached.assign(edit, name, var.value)
+
+
+def _first_epoch(params: StagedParams, group: str) -> int:
+    return params.weights_quant_start_epoch if group == "weights" else params.activations_quant_start_epoch
+
+
+def _weight(training: Training, site: Site) -> np.ndarray:
+    """A weight as its quantizer sees it."""
+    value: Any = training.xp.stop_gradient(training.attached.parameter(site))
+    for edit in training.attached.plan.at(site):
+        if edit.transform.stage < QUANTIZE:
+            value = edit.apply(training.xp, value, training.attached.variables(edit), False)
+    return training.adapter.to_numpy(value)

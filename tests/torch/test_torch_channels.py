@@ -459,10 +459,10 @@ ARCHITECTURES: list[
         [4, 64, 64],
         True,
     ),
-    (
+    (  # torch's own attention cannot run with fewer heads than it was made with: its trace says so
         lambda: nn.TransformerEncoderLayer(8, 2, 16, batch_first=True),
         ROWS,
-        [2, 16],
+        [16],
         False,
     ),
 ]

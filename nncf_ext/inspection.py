@@ -55,8 +55,10 @@ def _values(edit: Edit, state: dict[str, Any], tensors: dict[str, np.ndarray]) -
     parts = []
     for variable, tensor in sorted(names.items()):
         values = tensors[tensor]
-        if variable == "mask":
-            parts.append(f"{1 - float(values.mean()):.1%} zeros of {values.size:,}")
+        if variable in ("mask", "score"):
+            parts.append(f"{float((values <= 0).mean()):.1%} zeros of {values.size:,}")
+        elif values.dtype.kind in "iu":
+            continue  # bookkeeping
         elif values.size == 1:
             parts.append(f"{variable} {float(values.reshape(-1)[0]):.4g}")
         else:

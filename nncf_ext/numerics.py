@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from nncf_ext import noise
+
 SMALLEST = 1e-16  # keeps a learned range from becoming zero
 
 
@@ -91,3 +93,38 @@ def grid_through_zero(xp: Any, low: Any, span: Any, intervals: int) -> tuple[Any
     new_low = xp.where(widen_low, low1, low0)
     new_span = xp.where(widen_low, high0, high1) - new_low
     return straight_through(xp, new_low, low), straight_through(xp, new_span, span)
+
+
+def masked(xp: Any, x: Any, mask: Any) -> Any:
+    """x * mask, for a mask of zeros and ones of any dtype: dx = g * mask."""
+    fused = getattr(xp, "fused", {}).get("masked")
+    return x * xp.cast_like(mask, x) if fused is None else fused(x, mask)
+
+
+def masked_by_score(xp: Any, x: Any, score: Any, rows: Any = None) -> Any:
+    """x * [score + noise > 0], which is x where a hard sample of sigmoid(score) is 1 (Louizos et al. 2018 without stretching).
+
+    rows: of `noise.logistic`; None for no noise. Straight through the threshold: dx = g * mask, dscore = g * x * sigmoid'(score +
+    noise).
+    """
+    fused = getattr(xp, "fused", {}).get("masked_by_score")
+    if fused is not None:
+        return fused(x, score, rows)
+    return masked_by_score_composite(xp, x, score, rows)
+
+
+def masked_by_score_composite(xp: Any, x: Any, score: Any, rows: Any = None) -> Any:
+    """`masked_by_score` as the framework differentiates it by itself."""
+    noisy = score if rows is None else score + noise.logistic(xp, rows, tuple(score.shape))
+    return x * xp.cast_like(_kept(xp, noisy), x)
+
+
+def kept_count(xp: Any, score: Any) -> Any:
+    """How many scores are positive, as a float: dscore = g * sigmoid'(score)."""
+    fused = getattr(xp, "fused", {}).get("kept_count")
+    return xp.sum(_kept(xp, score)) if fused is None else fused(score)
+
+
+def _kept(xp: Any, score: Any) -> Any:
+    """1 where the score is positive, else 0; the gradient of its sigmoid."""
+    return straight_through(xp, xp.cast_like(score > 0, score), xp.sigmoid(score))

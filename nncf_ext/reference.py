@@ -47,6 +47,16 @@ def asarray(x: Any, like: Any = None) -> Any:
     return np.asarray(x, dtype=None if like is None else np.asarray(like).dtype)
 
 
+def constant(array: np.ndarray, like: Any) -> Any:
+    """A read-only array of the core's, where `like` is."""
+    return array
+
+
+def take(x: Any, indices: Any) -> Any:
+    """Rows of `x`."""
+    return np.take(x, indices, axis=0)
+
+
 def is_floating(x: Any) -> bool:
     return np.issubdtype(np.asarray(x).dtype, np.floating)
 

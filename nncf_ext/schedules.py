@@ -77,3 +77,12 @@ def exponential_with_bias(initial: float, target: float, epoch: float, target_ep
     z: Any = brentq(lambda z: sum(z**i for i in range(8)) - 1 / share, 0.0, 1.0)
     a = (target - initial) / (z**8 - 1)
     return min(a * z ** (8 * epoch / target_epoch) + initial - a, target)
+
+
+def adaptive(reached: float, level: float, target: float, bad_epochs: int, patience: int) -> tuple[float, int]:
+    """The next level, and how many epochs it was met: one that `reached` came within 0.03 of `patience` times rises by 0.05."""
+    if reached >= level - 0.03:
+        bad_epochs += 1
+    if bad_epochs >= patience:
+        return min(level + 0.05, target), 0
+    return min(level, target), bad_epochs

@@ -51,6 +51,22 @@ def asarray(x: Any, like: Any = None) -> Any:
     return keras.ops.convert_to_tensor(x, dtype=None if like is None else like.dtype)
 
 
+def constant(array: np.ndarray, like: Any = None) -> Any:
+    """A read-only array of the core's, made once; functions that TensorFlow traces capture it."""
+    if id(array) not in _constants:
+        with tf.init_scope():
+            _constants[id(array)] = tf.constant(array)
+    return _constants[id(array)]
+
+
+_constants: dict[int, Any] = {}
+
+
+def take(x: Any, indices: Any) -> Any:
+    """Rows of `x`."""
+    return tf.gather(x, indices)
+
+
 def is_floating(x: Any) -> bool:
     return keras.backend.is_float_dtype(x.dtype)
 

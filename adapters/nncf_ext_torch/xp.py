@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import (  # noqa: F401  (these functions are the namespace)
     abs,
@@ -102,6 +103,22 @@ def take(x: torch.Tensor, indices: torch.Tensor, axis: int = 0) -> torch.Tensor:
 
 def cumsum(x: torch.Tensor, axis: int | None = None) -> torch.Tensor:
     return torch.cumsum(x.flatten() if axis is None else x, dim=axis or 0, dtype=x.dtype)
+
+
+def constant(array: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+    """A read-only array of the core's on the device of `like`, made once."""
+    key = id(array), like.device
+    if key not in _constants:
+        _constants[key] = torch.tensor(array, device=like.device)
+    return _constants[key]
+
+
+_constants: dict[tuple[int, torch.device], torch.Tensor] = {}
+
+
+def take(x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    """Rows of `x`."""
+    return torch.index_select(x, 0, indices)
 
 
 def is_floating(x: torch.Tensor) -> bool:

@@ -3,17 +3,21 @@
 from typing import Any
 
 from nncf_ext.algorithms.algorithm import Algorithm
+from nncf_ext.algorithms.const_sparsity import ConstSparsity
 from nncf_ext.algorithms.filter_pruning import FilterPruning
 from nncf_ext.algorithms.knowledge_distillation import KnowledgeDistillation
 from nncf_ext.algorithms.magnitude_sparsity import MagnitudeSparsity
 from nncf_ext.algorithms.movement_sparsity import MovementSparsity
 from nncf_ext.algorithms.quantization import Quantization
+from nncf_ext.algorithms.rb_sparsity import RBSparsity
 
 ALGORITHMS: dict[str, type[Any]] = {
     "quantization": Quantization,
     "magnitude_sparsity": MagnitudeSparsity,
     "filter_pruning": FilterPruning,
     "movement_sparsity": MovementSparsity,
+    "rb_sparsity": RBSparsity,
+    "const_sparsity": ConstSparsity,
     "knowledge_distillation": KnowledgeDistillation,
 }
 
@@ -25,8 +29,6 @@ KNOWN_NOT_BUILT = frozenset(
     {
         "binarization",
         "bootstrapNAS",
-        "const_sparsity",
-        "rb_sparsity",
     }
 )
 

@@ -76,6 +76,7 @@ class Algorithm:
     needs_teacher: ClassVar[bool] = False
     commands: ClassVar[tuple[str, ...]] = ()
     readings: ClassVar[tuple[str, ...]] = ()
+    family: ClassVar[str] = ""  # a config may have one algorithm of a family
     transforms: ClassVar[tuple[type[Transform], ...]] = ()  # those that its plans may have, for reading plans back
 
     def plan(self, graph: Graph, target_device: str) -> Plan:

@@ -73,6 +73,10 @@ class NNCFConfig(dict[str, Any]):
             name = _algorithm_name(location, entry)
             if name in algorithms:
                 raise ConfigError(f"{json_path(location)}: found a second entry for {name!r}, expected one per algorithm")
+            family = ALGORITHMS[name].family
+            other = next((n for n in algorithms if family and ALGORITHMS[n].family == family), None)
+            if other is not None:
+                raise ConfigError(f"{json_path(location)}: found {name!r} beside {other!r}, expected one {family} algorithm")
             algorithm = parse(ALGORITHMS[name], {**entry, "algorithm": name}, location)
             if isinstance(algorithm, ScopedConfig):
                 algorithm = _with_scopes_of(top, algorithm)

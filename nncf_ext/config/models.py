@@ -361,10 +361,9 @@ class SparsityInitializer(Section):
     """BatchNorm statistics of the new model."""
 
 
-class MagnitudeSparsityParams(Section):
+class SparsityParams(Section):
     """The schedule of the sparsity level, and what the level is about."""
 
-    not_built = frozenset({"patience"})
     renamed = MappingProxyType(
         {
             "sparsity_steps": "sparsity_target_epoch",
@@ -374,8 +373,9 @@ class MagnitudeSparsityParams(Section):
         }
     )
 
-    schedule: Literal["polynomial", "exponential", "multistep"] = "polynomial"
-    """How the level goes from sparsity_init to sparsity_target."""
+    schedule: Literal["polynomial", "exponential", "multistep", "adaptive"] = "polynomial"
+    """How the level goes from sparsity_init to sparsity_target; adaptive: 0.05 more whenever the model has come within 0.03 of
+    the present level."""
 
     sparsity_target: Level = 0.5
     """Share of zeros at the end; multistep: the last of its levels instead."""
@@ -387,13 +387,10 @@ class MagnitudeSparsityParams(Section):
     """Epoch from which on the masks stay as they are."""
 
     sparsity_level_setting_mode: Literal["global", "local"] = "global"
-    """global: one threshold for all layers; local: the level holds in every layer."""
-
-    weight_importance: Literal["normed_abs", "abs"] = "normed_abs"
-    """What is compared: absolute values, or absolute values over the L2 norm of the layer's weights."""
+    """global: one level for all layers together; local: the level holds in every layer."""
 
     update_per_optimizer_step: Boolean = False
-    """Raise the level in every step instead of every epoch."""
+    """polynomial: raise the level in every step instead of every epoch."""
 
     steps_per_epoch: Size | None = None
     """Optimizer steps in an epoch, for update_per_optimizer_step; measured in the first epoch where it is missing."""
@@ -404,27 +401,32 @@ class MagnitudeSparsityParams(Section):
     multistep_sparsity_levels: tuple[Level, ...] = (0.1, 0.5)
     """multistep: the levels, one more than there are epochs in multistep_steps."""
 
+    patience: Size = 1
+    """adaptive: epochs that the model has to be at the present level before it rises."""
+
     power: Annotated[Number, Field(gt=0)] = 0.9
     """polynomial: exponent of the curve."""
 
     concave: Boolean = True
     """polynomial: whether the level rises fast first."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _not_adaptive(cls, data: Any) -> Any:
-        if isinstance(data, Mapping) and data.get("schedule") == "adaptive":
-            raise refusal("'adaptive' is known, not built yet", "schedule")
-        return data
-
     @model_validator(mode="after")
-    def _one_level_more_than_steps(self) -> MagnitudeSparsityParams:
+    def _one_level_more_than_steps(self) -> SparsityParams:
         levels, steps = len(self.multistep_sparsity_levels), len(self.multistep_steps)
         if self.schedule == "multistep" and levels != steps + 1:
             raise refusal(
                 f"found {levels} levels, expected {steps + 1}: one more than multistep_steps", "multistep_sparsity_levels"
             )
+        if self.schedule == "adaptive" and self.update_per_optimizer_step:
+            raise refusal("found with schedule adaptive, which looks at whole epochs", "update_per_optimizer_step")
         return self
+
+
+class MagnitudeSparsityParams(SparsityParams):
+    """The schedule of the sparsity level, and which weights go first."""
+
+    weight_importance: Literal["normed_abs", "abs"] = "normed_abs"
+    """What is compared: absolute values, or absolute values over the L2 norm of the layer's weights."""
 
 
 class MagnitudeSparsityConfig(ScopedConfig):
@@ -666,6 +668,38 @@ class MovementSparsityConfig(ScopedConfig):
 
     compression_lr_multiplier: LrMultiplier | None = None
     """Factor on the gradients of the importance scores."""
+
+
+class RBSparsityParams(SparsityParams):
+    """The schedule of the sparsity level that the loss pulls to."""
+
+    schedule: Literal["polynomial", "exponential", "multistep", "adaptive"] = "exponential"
+    """How the level goes from sparsity_init to sparsity_target; adaptive: 0.05 more whenever the model has come within 0.03 of
+    the present level."""
+
+
+class RBSparsityConfig(ScopedConfig):
+    """Regularization-based sparsity: a score per weight is learned; weights with a negative one are zero, and a term in the loss
+    pulls their share to a level that rises from epoch to epoch."""
+
+    algorithm: Literal["rb_sparsity"] = "rb_sparsity"
+    """Name of the algorithm."""
+
+    sparsity_init: Level = 0.0
+    """Level at the start."""
+
+    params: RBSparsityParams = RBSparsityParams()
+    """Schedule."""
+
+    compression_lr_multiplier: LrMultiplier | None = None
+    """Factor on the gradients of the scores; that of the top level where it is missing."""
+
+
+class ConstSparsityConfig(ScopedConfig):
+    """Constant sparsity: weights that are zero stay zero."""
+
+    algorithm: Literal["const_sparsity"] = "const_sparsity"
+    """Name of the algorithm."""
 
 
 class KnowledgeDistillationConfig(Section):

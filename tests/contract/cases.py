@@ -30,11 +30,20 @@ PRUNE = {
     "pruning_init": 0.15,
     "params": {"all_weights": True, "pruning_target": 0.7, "pruning_steps": 3},
 }
+RB = {  # the scores' learning rate is high, so that many cross zero within the contract's few steps
+    "algorithm": "rb_sparsity",
+    "compression_lr_multiplier": 100,
+    "params": {"sparsity_target": 0.6, "sparsity_target_epoch": 2, "sparsity_freeze_epoch": 10},
+}
 DISTIL = {"algorithm": "knowledge_distillation", "type": "softmax", "scale": 0.5, "temperature": 3}
 
 
 def _sparse(**params: Any) -> dict[str, Any]:
     return {**SPARSE, "params": {**SPARSE["params"], **params}}
+
+
+def _rb(**params: Any) -> dict[str, Any]:
+    return {**RB, "params": {**RB["params"], **params}}
 
 
 def _pruned(**params: Any) -> dict[str, Any]:
@@ -136,6 +145,17 @@ CASES = (
     Case("sparsity_every_step", _sparse(update_per_optimizer_step=True, steps_per_epoch=2)),
     Case("sparsity_every_step_measured", _sparse(update_per_optimizer_step=True)),
     Case("sparsity_frozen", _sparse(sparsity_freeze_epoch=1)),
+    Case("sparsity_adaptive", _sparse(schedule="adaptive")),
+    Case("rb", RB),
+    Case("rb_own_learning_rate", {**_rb(), "compression_lr_multiplier": 1}),
+    Case("rb_local", _rb(sparsity_level_setting_mode="local")),
+    Case("rb_polynomial", _rb(schedule="polynomial", sparsity_target_epoch=1)),
+    Case("rb_multistep", _rb(schedule="multistep", multistep_steps=[1, 2], multistep_sparsity_levels=[0.2, 0.4, 0.7])),
+    Case("rb_adaptive", _rb(schedule="adaptive", patience=1)),
+    Case("rb_frozen", _rb(sparsity_freeze_epoch=1)),
+    Case("rb_int8", [{**INT8, "preset": "mixed"}, RB]),
+    Case("const", {"algorithm": "const_sparsity"}),
+    Case("const_int8", [INT8, {"algorithm": "const_sparsity"}]),
     Case("pruning_exponential", PRUNE),
     Case("pruning_exponential_with_bias", _pruned(schedule="exponential_with_bias")),
     Case("pruning_baseline", _pruned(schedule="baseline", num_init_steps=1)),

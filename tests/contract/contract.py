@@ -60,15 +60,16 @@ class Reference:
         self.by_role: dict[str, list[Edit]] = {}
         for edit in controller.plan:
             self.by_role.setdefault(role_of(edit), []).append(edit)
-        edits = {role: [self._in_layout(role, e) for e in group] for role, group in self.by_role.items()}
+        transposed = driver.to_reference("fc1.weight", np.zeros((2, 3))).shape == (3, 2)
+        edits = {role: [self._in_layout(role, e, transposed) for e in group] for role, group in self.by_role.items()}
         self.net = ReferenceNet(initial_weights(), edits, self.variables(driver, controller))
         self.teacher = ReferenceNet(initial_weights(), {}, {})
 
     @staticmethod
-    def _in_layout(role: str, edit: Edit) -> Edit:
+    def _in_layout(role: str, edit: Edit, transposed: bool) -> Edit:
         convert = REFERENCES[edit.algorithm].in_layout.get(edit.transform.kind)
         if convert is not None:
-            return replace(edit, transform=convert(edit.transform, role))
+            return replace(edit, transform=convert(edit.transform, role, transposed))
         axis = getattr(edit.transform, "channel_axis", None)
         if axis is None or not role.endswith("weight"):
             return edit

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CORE = sorted((ROOT / "nncf_ext").rglob("*.py"))
 ADAPTERS = sorted((ROOT / "adapters").rglob("*.py"))
 ALGORITHMS = sorted(
-    path for path in (ROOT / "nncf_ext" / "algorithms").glob("*.py") if path.stem not in ("__init__", "algorithm")
+    path for path in (ROOT / "nncf_ext" / "algorithms").glob("*.py") if path.stem not in ("__init__", "algorithm", "sparsity")
 )
 FRAMEWORKS = {"torch", "tensorflow", "keras", "jax", "tf2onnx", "onnxscript"}
 HEAVY = {"nncf", "transformers", "onnxruntime", "openvino", "onnxscript", "sklearn"}  # seconds to load: only inside functions

@@ -10,8 +10,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from nncf_ext import checkpoint
-from nncf_ext.algorithms.magnitude_sparsity import BinaryMask
 from nncf_ext.algorithms.quantization import Quantizer
+from nncf_ext.algorithms.sparsity import BinaryMask
 from nncf_ext.checkpoint import CheckpointError, atomic, check_plan_fits, load_checkpoint, plan_from_json, save_checkpoint
 from nncf_ext.edits import Edit, Plan
 from nncf_ext.graph import Edge, Graph, Node, Parameter, Site
@@ -57,6 +57,17 @@ def test_what_was_saved_comes_back(path):
         np.testing.assert_array_equal(tensors[name], array)
     assert state == STATE
     assert plan_from_json(state["builder_state"]["plan"]) == PLAN
+
+
+def test_a_header_of_any_length_is_read(tmp_path):
+    """The file begins with the header's length, in whole eights: its first byte may be that of a pickle, 0x80."""
+    first_bytes = set()
+    for length in range(0, 256, 8):
+        state = {**STATE, "note": "x" * length}
+        save_checkpoint(tmp_path / "run", TENSORS, state)
+        first_bytes.add((tmp_path / "run").read_bytes()[0])
+        assert load_checkpoint(tmp_path / "run")[1] == state
+    assert 0x80 in first_bytes
 
 
 def test_nothing_else_is_left_in_the_folder(path):

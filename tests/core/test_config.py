@@ -142,6 +142,9 @@ def test_from_json_names_the_file(tmp_path):
         sparsity(params={"schedule": "multistep", "multistep_steps": [1, 2], "multistep_sparsity_levels": [0, 0.2, 0.4]}),
         sparsity(params={"update_per_optimizer_step": True, "steps_per_epoch": 10, "weight_importance": "abs", "concave": False}),
         sparsity(params={"sparsity_level_setting_mode": "local"}),
+        sparsity(params={"schedule": "adaptive", "patience": 2}),
+        compression(algorithm="rb_sparsity", sparsity_init=0.1, compression_lr_multiplier=2, params={"schedule": "adaptive"}),
+        compression(algorithm="const_sparsity", ignored_scopes=["x"]),
         distillation(type="mse", scale=10),
         distillation(type="softmax", temperature=3),
     ],
@@ -172,10 +175,15 @@ def test_defaults_are_those_of_nncf():
             "steps_per_epoch": None,
             "multistep_steps": (90,),
             "multistep_sparsity_levels": (0.1, 0.5),
+            "patience": 1,
             "power": 0.9,
             "concave": True,
         },
     }
+    (scores,) = NNCFConfig.from_dict(compression(algorithm="rb_sparsity")).algorithms()
+    common = {name: value for name, value in masks.params.model_dump().items() if name != "weight_importance"}
+    assert scores.params.model_dump() == {**common, "schedule": "exponential"}
+    assert scores.sparsity_init == 0 and scores.compression_lr_multiplier is None
     (quantizers,) = NNCFConfig.from_dict(quantization()).algorithms()
     assert (quantizers.preset, quantizers.overflow_fix) == ("performance", "enable")
     assert (quantizers.quantize_inputs, quantizers.quantize_outputs) == (True, False)
@@ -231,6 +239,14 @@ def test_scopes_of_the_top_level_are_merged_in():
         (sparsity(params={"eps": 0.1}), "compression.params.eps: unknown key"),
         (sparsity(params={"check_sparsity_masks": True}), "compression.params.check_sparsity_masks: unknown key"),
         (sparsity(compression_lr_multiplier=2), "compression.compression_lr_multiplier: unknown key"),
+        (sparsity(params={"schedule": "adaptive", "update_per_optimizer_step": True}), "params.update_per_optimizer_step: found"),
+        (compression(algorithm="rb_sparsity", initializer={}), "compression.initializer: unknown key"),
+        (compression(algorithm="rb_sparsity", params={"weight_importance": "abs"}), "compression.params.weight_importance: unkn"),
+        (compression(algorithm="const_sparsity", params={}), "compression.params: unknown key"),
+        (
+            {"compression": [{"algorithm": "magnitude_sparsity"}, {"algorithm": "quantization"}, {"algorithm": "rb_sparsity"}]},
+            "compression[2]: found 'rb_sparsity' beside 'magnitude_sparsity', expected one sparsity algorithm",
+        ),
         (distillation(), "compression: the key 'type' is missing"),
         ({"compression": [{"algorithm": "quantization"}] * 2}, "compression[1]: found a second entry for 'quantization'"),
         ({"compression": {}}, "compression: the key 'algorithm' is missing, expected one of quantization, "),
@@ -332,8 +348,6 @@ def test_the_key_of_a_scope_is_in_the_path_of_a_mistake():
 NOT_BUILT = [
     *((compression(algorithm=name), "compression.algorithm") for name in sorted(KNOWN_NOT_BUILT)),
     (quantization(initializer={"precision": {}}), "compression.initializer.precision"),
-    (sparsity(params={"schedule": "adaptive"}), "compression.params.schedule"),
-    (sparsity(params={"patience": 1}), "compression.params.patience"),
     ({"bootstrapNAS": {}}, "bootstrapNAS"),
 ]
 
@@ -413,14 +427,10 @@ def test_every_section_and_field_is_documented_and_frozen(section):
 
 
 def test_an_algorithm_adds_no_keys_to_its_section():
-    expected = (
-        sections.QuantizationConfig,
-        sections.MagnitudeSparsityConfig,
-        sections.FilterPruningConfig,
-        sections.MovementSparsityConfig,
-        sections.KnowledgeDistillationConfig,
-    )
-    for (name, algorithm), section in zip(ALGORITHMS.items(), expected, strict=True):
+    by_name = {s.model_fields["algorithm"].default: s for s in section_classes() if "algorithm" in s.model_fields}
+    assert by_name.keys() == ALGORITHMS.keys()
+    for name, algorithm in ALGORITHMS.items():
+        section = by_name[name]
         assert issubclass(algorithm, section)
         assert issubclass(algorithm, BaseModel)
         assert set(algorithm.model_fields) == set(section.model_fields)

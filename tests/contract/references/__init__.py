@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from tests.contract.references import (
+    const_sparsity,
     filter_pruning,
     knowledge_distillation,
     magnitude_sparsity,
     movement_sparsity,
     quantization,
+    rb_sparsity,
 )
 from tests.contract.references.reference import AlgorithmReference
 
 REFERENCES: dict[str, AlgorithmReference] = {
     "quantization": quantization.REFERENCE,
     "magnitude_sparsity": magnitude_sparsity.REFERENCE,
+    "rb_sparsity": rb_sparsity.REFERENCE,
+    "const_sparsity": const_sparsity.REFERENCE,
     "filter_pruning": filter_pruning.REFERENCE,
     "movement_sparsity": movement_sparsity.REFERENCE,
     "knowledge_distillation": knowledge_distillation.REFERENCE,

@@ -12,7 +12,12 @@ def _begins(net: Any, algorithm: Any, epoch: int, step: int | None) -> None:
     every_step = params.update_per_optimizer_step and (params.steps_per_epoch or epoch > 0)
     if epoch > params.sparsity_freeze_epoch or (step is not None and (not every_step or epoch >= params.sparsity_freeze_epoch)):
         return
-    level = algorithm.sparsity_init if epoch < 0 else algorithm.level(epoch + (step or 0) / STEPS)
+    if epoch < 0:
+        level = algorithm.sparsity_init
+    elif params.schedule == "adaptive":  # a magnitude mask is always at its level
+        level = min(algorithm.sparsity_init + 0.05 * (epoch + 1), params.sparsity_target)
+    else:
+        level = algorithm.level(epoch + (step or 0) / STEPS)
     roles = [role for role in ("fc1.weight", "fc2.weight") if (role, "mask") in net.variables]
     weights = [net.weights[role] for role in roles]
     over_all = params.sparsity_level_setting_mode == "global"

@@ -13,9 +13,9 @@ KIND = "movement_mask"
 SHAPES = {"fc1.weight": (6, 8), "fc1.bias": (8,), "fc2.weight": (8, 3), "fc2.bias": (3,)}  # (inputs, outputs)
 
 
-def _in_layout(transform: MovementMask, role: str) -> MovementMask:
+def _in_layout(transform: MovementMask, role: str, transposed: bool) -> MovementMask:
     """The transform in the reference's layout: a framework with (outputs, inputs) has its axes the other way round."""
-    if transform.shape == SHAPES[role]:
+    if not transposed:
         return transform
     assert transform.shape == SHAPES[role][::-1]
     return transform.model_copy(update={"shape": transform.shape[::-1], "block": transform.block[::-1]})

@@ -47,11 +47,12 @@ class AlgorithmReference:
     algorithm puts into `net.variables`.
     loss(net, algorithm, forward): the algorithm's term. vjps: by transform kind, `(transform, x, variables, g) -> (gradient by x,
     gradients by trainable variables)`, worked out by hand. stays(net, weights): what a stripped model has of them, by role.
-    in_layout: by transform kind, `(transform, role) -> transform` as it is where weights are (inputs, outputs).
+    in_layout: by transform kind, `(transform, role, transposed) -> transform` as it is where weights are (inputs, outputs);
+    transposed: whether the framework has them the other way round.
     """
 
     begins: Callable[[Any, Any, int, int | None], None] = _nothing_begins
     loss: Callable[[Any, Any, Forward], Term] = _no_loss
     vjps: Mapping[str, Callable[..., tuple[np.ndarray, dict[str, np.ndarray]]]] = field(default_factory=dict)
     stays: Callable[[Any, dict[str, np.ndarray]], dict[str, np.ndarray]] = _all_stay
-    in_layout: Mapping[str, Callable[[Any, str], Any]] = field(default_factory=dict)
+    in_layout: Mapping[str, Callable[[Any, str, bool], Any]] = field(default_factory=dict)

@@ -1,0 +1,34 @@
+"""Constant sparsity (NNCF 2.x `const_sparsity`): weights that are zero stay zero, while the others train or are quantized."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from nncf_ext.algorithms.algorithm import Algorithm, State, Training
+from nncf_ext.algorithms.sparsity import BinaryMask, SparsityStatistics, measured, plan_masks
+from nncf_ext.config.models import ConstSparsityConfig
+from nncf_ext.edits import Plan, Transform
+from nncf_ext.graph import Graph
+from nncf_ext.schedules import Clock
+
+
+class ConstSparsity(ConstSparsityConfig, Algorithm):
+    """The masks are those of the zeros when the model is compressed, or those of the checkpoint that is loaded afterwards: its
+    tensors have the names of magnitude_sparsity's."""
+
+    family: ClassVar[str] = "sparsity"
+    transforms: ClassVar[tuple[type[Transform], ...]] = (BinaryMask,)
+
+    def plan(self, graph: Graph, target_device: str) -> Plan:
+        return plan_masks(graph, self, self.algorithm, BinaryMask())
+
+    def initialize(self, training: Training, state: State) -> State:
+        for edit in training.edits:
+            weight = training.adapter.to_numpy(training.attached.parameter(edit.site))
+            training.attached.assign(edit, "mask", (weight != 0).astype(np.uint8))
+        return state
+
+    def report(self, training: Training, clock: Clock, state: State) -> SparsityStatistics:
+        return SparsityStatistics(**measured(training, [training.variable(edit, "mask") for edit in training.edits]))

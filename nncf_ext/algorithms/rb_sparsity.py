@@ -1,0 +1,127 @@
+"""Regularization-based sparsity (NNCF 2.x `rb_sparsity`, after Louizos et al. 2018): masks are learned with the weights.
+
+Every weight has a score, the logit of the probability that it is kept. In training the mask is a sample; its gradient goes
+straight through to the probability. A term in the loss pulls the share of weights that are more likely dropped to the level.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from nncf_ext import noise, numerics, reference
+from nncf_ext.algorithms.algorithm import State, Training
+from nncf_ext.algorithms.sparsity import ScheduledSparsity, SparsityStatistics, measured, plan_masks
+from nncf_ext.config.models import RBSparsityConfig
+from nncf_ext.edits import MASK, Plan, Range, Transform, Var
+from nncf_ext.graph import Graph
+from nncf_ext.schedules import Clock
+
+FIRST_SCORE = math.log(0.99 / 0.01)
+TOLERANCE = 0.05  # the loss is 1 where the share of kept weights is this far from what it should be
+FAR = 64.0  # frozen scores are moved this far away from zero: neither noise, nor a gradient, nor weight decay gets them back
+
+
+class RandomMask(Transform):
+    """x * [score + noise > 0] in training, x * [score > 0] in inference.
+
+    score: shape of x. rows: which noise, see `nncf_ext.noise`. level: share of zeros that the loss pulls to; negative where it
+    does not pull. The last two are variables, because a traced training step reads them anew.
+    """
+
+    kind: Literal["random_mask"] = "random_mask"
+    stage: ClassVar[int] = MASK
+
+    def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:
+        return self, {
+            "score": Var(np.full(shape, FIRST_SCORE, np.float32), trainable=True),
+            "rows": Var(np.zeros(noise.rows_of(math.prod(shape)), np.int32)),
+            "level": Var(np.zeros((), np.float32)),
+        }
+
+    def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
+        return numerics.masked_by_score(xp, x, variables["score"], variables["rows"] if training else None)
+
+
+@dataclass(frozen=True)
+class RBSparsityStatistics(SparsityStatistics):
+    """mean_sparse_prob: mean probability that a weight is masked."""
+
+    target_sparsity_level: float
+    mean_sparse_prob: float
+
+
+class RBSparsity(RBSparsityConfig, ScheduledSparsity):
+    transforms: ClassVar[tuple[type[Transform], ...]] = (RandomMask,)
+
+    def plan(self, graph: Graph, target_device: str) -> Plan:
+        return plan_masks(graph, self, self.algorithm, RandomMask())
+
+    def masks(self, training: Training) -> list[np.ndarray]:
+        return [training.variable(edit, "score") > 0 for edit in training.edits]
+
+    def follow(self, training: Training, state: State) -> None:
+        for edit, level in zip(training.edits, self.levels(training, state), strict=True):
+            training.attached.assign(edit, "level", np.float32(level))
+
+    def initialize(self, training: Training, state: State) -> State:
+        self._draw(training, 0)
+        return super().initialize(training, state)
+
+    def step(self, training: Training, clock: Clock, state: State) -> State:
+        if not state["frozen"]:
+            self._draw(training, clock.step)
+        return super().step(training, clock, state)
+
+    def freeze(self, training: Training, state: State, frozen: bool) -> State:
+        """Frozen scores have no noise, gradient or loss, and stay on their side of zero."""
+        if frozen == state["frozen"]:
+            return state
+        for edit in training.edits:
+            score = training.variable(edit, "score")
+            size = np.abs(score) + FAR if frozen else np.maximum(np.abs(score) - FAR, 1e-3)
+            training.attached.assign(edit, "score", np.where(score > 0, size, -size).astype(np.float32))
+            if frozen:
+                training.attached.assign(edit, "level", np.float32(-1))
+        state = {**state, "frozen": frozen}
+        if not frozen:
+            self.follow(training, state)
+        return state
+
+    def loss(self, training: Training, state: State) -> Any:
+        """global: ((kept - wanted) / (p * n))^2 with the numbers of weights kept and wanted, of n in all, and p = 0.05.
+        local: (sum of |kept - wanted| / n of the layers / p)^2.
+        """
+        xp = training.xp
+        excess, sizes = [], []
+        for edit in training.edits:
+            variables = training.variables(edit)
+            size, level = math.prod(variables["score"].shape), xp.stop_gradient(variables["level"])
+            kept = numerics.kept_count(xp, variables["score"])
+            pulls = xp.cast_like(level >= 0, level)
+            excess.append((kept - size * (1 - level)) * pulls)
+            sizes.append(size)
+        if not excess:
+            return None
+        if self.params.sparsity_level_setting_mode == "global":
+            return xp.square(sum(excess[1:], excess[0]) / (TOLERANCE * sum(sizes)))
+        off = [xp.abs(number) / size for number, size in zip(excess, sizes, strict=True)]
+        return xp.square(sum(off[1:], off[0]) / TOLERANCE)
+
+    def report(self, training: Training, clock: Clock, state: State) -> RBSparsityStatistics:
+        scores = [training.variable(edit, "score").astype(np.float64) for edit in training.edits]
+        far = FAR if state["frozen"] else 0.0
+        kept = [float(reference.sigmoid(np.sign(s) * np.maximum(np.abs(s) - far, 0)).sum()) for s in scores]
+        return RBSparsityStatistics(
+            **measured(training, self.masks(training)),
+            target_sparsity_level=state["level"],
+            mean_sparse_prob=1 - sum(kept) / max(sum(s.size for s in scores), 1),
+        )
+
+    def _draw(self, training: Training, step: int) -> None:
+        sizes = [math.prod(training.graph.shape_of(edit.site)) for edit in training.edits]
+        for edit, rows in zip(training.edits, noise.draw(step, sizes), strict=True):
+            training.attached.assign(edit, "rows", rows)

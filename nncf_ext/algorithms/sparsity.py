@@ -1,0 +1,199 @@
+"""What the sparsity algorithms have in common: which weights they mask, the schedule of the level, statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from nncf_ext import numerics
+from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, State, Training
+from nncf_ext.config.models import ScopedConfig, SparsityParams
+from nncf_ext.edits import MASK, Edit, Plan, Range, Transform, Var
+from nncf_ext.graph import Graph, Site
+from nncf_ext.ops import has_weight
+from nncf_ext.schedules import Clock, adaptive, exponential, multistep, polynomial
+from nncf_ext.scopes import considered, select
+
+
+class BinaryMask(Transform):
+    """x * mask. The gradient reaches kept weights only; masked ones keep their value and may come back while masks change."""
+
+    kind: Literal["mask"] = "mask"
+    stage: ClassVar[int] = MASK
+
+    def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:
+        return self, {"mask": Var(np.ones(shape, np.uint8))}
+
+    def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
+        return numerics.masked(xp, x, variables["mask"])
+
+
+def plan_masks(graph: Graph, config: ScopedConfig, algorithm: str, mask: Transform) -> Plan:
+    """`mask` on the weight of every node in the scopes of `config`; a weight that nodes share gets one for all."""
+    select([node.name for node in graph.nodes], config.ignored_scopes, config.target_scopes, config.validate_scopes, config.where)
+    sites: dict[str, list[Site]] = {}
+    skipped = []
+    for node in graph.nodes:
+        weight = node.parameter("weight")
+        if weight is None or not has_weight(node):
+            continue
+        if considered(node.name, config.ignored_scopes, config.target_scopes):
+            sites.setdefault(weight.name, []).append(Site(node.name, "weight"))
+        else:
+            skipped.append((node.name, f"outside the scopes of {algorithm}"))
+    return Plan(tuple(Edit(tuple(shared), mask, algorithm) for shared in sites.values()), tuple(skipped))
+
+
+@dataclass(frozen=True)
+class LayerSparsity:
+    """level: share of zeros in the layer's weight; share_of_weights: of the weights in all the sparse layers, this one's."""
+
+    name: str
+    shape: tuple[int, ...]
+    level: float
+    share_of_weights: float
+
+
+@dataclass(frozen=True)
+class SparsityStatistics:
+    """Levels are shares of zeros: `sparsity_level` among all parameters of the layers known to the graph,
+    `sparsity_level_for_layers` among the weights that are masked. The properties are NNCF 2.x's ways to the same numbers."""
+
+    sparsity_level: float
+    sparsity_level_for_layers: float
+    layers: tuple[LayerSparsity, ...]
+
+    @property
+    def model_statistics(self) -> SparsityStatistics:
+        return self
+
+    @property
+    def sparsified_layers_summary(self) -> tuple[LayerSparsity, ...]:
+        return self.layers
+
+
+def measured(training: Training, masks: Sequence[np.ndarray]) -> dict[str, Any]:
+    """The fields of `SparsityStatistics`, for masks (nonzero: kept) in the order of the edits."""
+    total = sum(mask.size for mask in masks)
+    zeros = [mask.size - int(np.count_nonzero(mask)) for mask in masks]
+    parameters = {p.name: int(np.prod(p.shape)) for node in training.graph.nodes for p in node.parameters}
+    layers = tuple(
+        LayerSparsity(edit.site.node, mask.shape, gone / max(mask.size, 1), mask.size / total)
+        for edit, mask, gone in zip(training.edits, masks, zeros, strict=True)
+    )
+    return {
+        "sparsity_level": sum(zeros) / max(sum(parameters.values()), 1),
+        "sparsity_level_for_layers": sum(zeros) / max(total, 1),
+        "layers": layers,
+    }
+
+
+class ScheduledSparsity(Algorithm):
+    """A sparsity level that a schedule raises, until its masks are frozen.
+
+    State: level (share of zeros that is wanted), frozen, scheduled (False once a level was set by hand), bad_epochs (of the
+    adaptive schedule), and where some layers have a level of their own, own_levels by their node's name.
+    """
+
+    family: ClassVar[str] = "sparsity"
+    sparsity_init: float
+    params: SparsityParams
+
+    def masks(self, training: Training) -> list[np.ndarray]:
+        """The masks (nonzero: kept) as they are now, in the order of the edits."""
+        raise NotImplementedError
+
+    def follow(self, training: Training, state: State) -> None:
+        """Have the model follow the levels of `state`."""
+        raise NotImplementedError
+
+    def start(self) -> State:
+        return {"level": self.sparsity_init, "frozen": False, "scheduled": True, "bad_epochs": 0}
+
+    def initialize(self, training: Training, state: State) -> State:
+        self.follow(training, state)
+        return state
+
+    def epoch_step(self, training: Training, clock: Clock, state: State) -> State:
+        if state["frozen"]:
+            return state
+        freezes = clock.epoch >= self.params.sparsity_freeze_epoch
+        if freezes or not (self._steps(clock) and clock.epoch > 0):
+            state = self._update(training, clock, state)
+        return self.freeze(training, state, True) if freezes else state
+
+    def step(self, training: Training, clock: Clock, state: State) -> State:
+        return self._update(training, clock, state) if self._steps(clock) and not state["frozen"] else state
+
+    def freeze(self, training: Training, state: State, frozen: bool) -> State:
+        return {**state, "frozen": frozen}
+
+    def compression_rate(self, training: Training, state: State) -> float:
+        """Share of zeros among the weights that are masked."""
+        return float(measured(training, self.masks(training))["sparsity_level_for_layers"])
+
+    def set_compression_rate(self, training: Training, state: State, rate: float) -> State:
+        return self.set_sparsity_level(training, state, rate)
+
+    def set_sparsity_level(self, training: Training, state: State, level: float, layer: str | None = None) -> State:
+        """From now on `level`, whatever the schedule says: for the `layer` (its node's name), else for all.
+
+        ValueError for a level that is not in [0, 1), or a layer that is not masked.
+        """
+        if not 0 <= level < 1:
+            raise ValueError(f"{self.algorithm}: found level {level}, expected at least 0 and less than 1")
+        if layer is None:
+            state = {name: value for name, value in state.items() if name != "own_levels"} | {"level": level, "scheduled": False}
+        elif layer in [site.node for edit in training.edits for site in edit.sites]:
+            state = {**state, "own_levels": {**state.get("own_levels", {}), layer: level}}
+        else:
+            raise ValueError(f"{self.algorithm}: found layer {layer!r}, expected the node of a weight that it masks")
+        frozen = state["frozen"]
+        state = self.freeze(training, state, False)
+        self.follow(training, state)
+        return self.freeze(training, state, frozen)
+
+    def stage(self, clock: Clock, state: State) -> CompressionStage:
+        if state["level"] >= self.target:
+            return CompressionStage.FULLY_COMPRESSED
+        return CompressionStage.UNCOMPRESSED if state["level"] == 0 else CompressionStage.PARTIALLY_COMPRESSED
+
+    @property
+    def target(self) -> float:
+        params = self.params
+        return params.multistep_sparsity_levels[-1] if params.schedule == "multistep" else params.sparsity_target
+
+    def level(self, epoch: float) -> float:
+        """The schedule: share of zeros wanted after `epoch` epochs. Not for `adaptive`, which depends on what was reached."""
+        params = self.params
+        if params.schedule == "multistep":
+            return multistep(params.multistep_steps, params.multistep_sparsity_levels, epoch)
+        if params.schedule == "exponential":
+            return exponential(self.sparsity_init, params.sparsity_target, epoch, params.sparsity_target_epoch)
+        return polynomial(
+            self.sparsity_init, params.sparsity_target, epoch, params.sparsity_target_epoch, params.power, params.concave
+        )
+
+    def levels(self, training: Training, state: State) -> list[float]:
+        """The level that is wanted of each edit."""
+        own = state.get("own_levels", {})
+        return [next((own[site.node] for site in edit.sites if site.node in own), state["level"]) for edit in training.edits]
+
+    def _steps(self, clock: Clock) -> int | None:
+        """Optimizer steps in an epoch where the level is to rise with each of them; None where it is not, or they are unknown."""
+        return self.params.steps_per_epoch or clock.steps_per_epoch if self.params.update_per_optimizer_step else None
+
+    def _update(self, training: Training, clock: Clock, state: State) -> State:
+        """The schedule's level. One that was set by hand stays; then only which weights are masked is decided anew."""
+        if state["scheduled"] and self.params.schedule == "adaptive":
+            level, bad = adaptive(
+                self.compression_rate(training, state), state["level"], self.target, state["bad_epochs"], self.params.patience
+            )
+            state = {**state, "level": level, "bad_epochs": bad}
+        elif state["scheduled"]:
+            state = {**state, "level": self.level(clock.progress(self._steps(clock)))}
+        self.follow(training, state)
+        return state

@@ -26,16 +26,16 @@ from benchmarks.models_torch import bert, mobilenet_v2, resnet18
 BATCH, PIXELS, TOKENS, VOCABULARY = 8, 96, 64, 1000
 
 
-def build(name: str) -> tuple[nn.Module, Tensor]:
+def build(name: str, batch_size: int = BATCH) -> tuple[nn.Module, Tensor]:
     """A model in training mode and a batch for it.
 
     The BatchNorm statistics are the batch's. Peers calibrate in inference mode: with statistics that do not fit yet, ranges
     would be wrong, and the gradients of a MobileNetV2 quantized by ModelOpt grow beyond float32 within three steps.
     """
     if name == "bert":
-        return bert(vocabulary=VOCABULARY).train(), torch.randint(0, VOCABULARY, (BATCH, TOKENS))
+        return bert(vocabulary=VOCABULARY).train(), torch.randint(0, VOCABULARY, (batch_size, TOKENS))
     model = {"resnet18": resnet18, "mobilenet_v2": mobilenet_v2}[name]().train()
-    images = torch.randn(BATCH, 3, PIXELS, PIXELS)
+    images = torch.randn(batch_size, 3, PIXELS, PIXELS)
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 1.0
@@ -49,7 +49,7 @@ def build(name: str) -> tuple[nn.Module, Tensor]:
 def loss_of(model: nn.Module, batch: Tensor) -> Tensor:
     outputs = model(batch)
     logits = getattr(outputs, "logits", outputs)
-    return nn.functional.cross_entropy(logits, torch.arange(BATCH) % logits.shape[-1])
+    return nn.functional.cross_entropy(logits, torch.arange(len(batch)) % logits.shape[-1])
 
 
 class Step:

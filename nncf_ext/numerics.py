@@ -14,6 +14,12 @@ from nncf_ext import noise
 SMALLEST = 1e-16  # keeps a learned range from becoming zero
 
 
+def _fused(xp: Any, name: str, *args: Any) -> Any:
+    """What the namespace's fused form makes of `args`; None where it has none, or none for such arrays."""
+    form = getattr(xp, "fused", {}).get(name)
+    return None if form is None else form(*args)
+
+
 def straight_through(xp: Any, value: Any, x: Any) -> Any:
     """`value` forward, the gradient of `x` backward. In this order the forward value is bit-exact (Bengio et al. 2013)."""
     return xp.stop_gradient(value) + (x - xp.stop_gradient(x))
@@ -23,6 +29,9 @@ def scale_gradient(xp: Any, x: Any, factor: float) -> Any:
     """`x` forward, bit-exact; its gradient times `factor`. Integers, which have none, are given back."""
     if not xp.is_floating(x):
         return x
+    y = _fused(xp, "scale_gradient", x, factor)
+    if y is not None:
+        return y
     constant = xp.stop_gradient(x)
     return constant + (x - constant) * factor
 
@@ -96,9 +105,9 @@ def grid_through_zero(xp: Any, low: Any, span: Any, intervals: int) -> tuple[Any
 
 
 def masked(xp: Any, x: Any, mask: Any) -> Any:
-    """x * mask, for a mask of zeros and ones of any dtype: dx = g * mask."""
-    fused = getattr(xp, "fused", {}).get("masked")
-    return x * xp.cast_like(mask, x) if fused is None else fused(x, mask)
+    """x * mask, for a mask of the bytes 0 and 1: dx = g * mask."""
+    y = _fused(xp, "masked", x, mask)
+    return x * xp.cast_like(mask, x) if y is None else y
 
 
 def masked_by_score(xp: Any, x: Any, score: Any, rows: Any = None) -> Any:
@@ -107,10 +116,8 @@ def masked_by_score(xp: Any, x: Any, score: Any, rows: Any = None) -> Any:
     rows: of `noise.logistic`; None for no noise. Straight through the threshold: dx = g * mask, dscore = g * x * sigmoid'(score +
     noise).
     """
-    fused = getattr(xp, "fused", {}).get("masked_by_score")
-    if fused is not None:
-        return fused(x, score, rows)
-    return masked_by_score_composite(xp, x, score, rows)
+    y = _fused(xp, "masked_by_score", x, score, rows)
+    return masked_by_score_composite(xp, x, score, rows) if y is None else y
 
 
 def masked_by_score_composite(xp: Any, x: Any, score: Any, rows: Any = None) -> Any:
@@ -121,8 +128,8 @@ def masked_by_score_composite(xp: Any, x: Any, score: Any, rows: Any = None) -> 
 
 def kept_count(xp: Any, score: Any) -> Any:
     """How many scores are positive, as a float: dscore = g * sigmoid'(score)."""
-    fused = getattr(xp, "fused", {}).get("kept_count")
-    return xp.sum(_kept(xp, score)) if fused is None else fused(score)
+    count = _fused(xp, "kept_count", score)
+    return xp.sum(_kept(xp, score)) if count is None else count
 
 
 def _kept(xp: Any, score: Any) -> Any:

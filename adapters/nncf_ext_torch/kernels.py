@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
-from torch.nn import Parameter
 
 from nncf_ext import numerics
 from nncf_ext_torch import native
@@ -45,16 +44,33 @@ def fake_quantize_symmetric(x: Tensor, scale: Tensor, lowest: int, highest: int)
     return _in_aten(x, *numerics.symmetric_grid(torch, scale, lowest, highest), highest - lowest)
 
 
+def scale_gradient(x: Tensor, factor: float) -> Tensor | None:
+    """See `nncf_ext.numerics.scale_gradient`: a view, and one pass backward. None while operators are recorded."""
+    if torch.compiler.is_compiling() or torch._C._is_tracing():
+        return None
+    with torch._C.DisableTorchFunction():
+        return _ScaledGradient.apply(x, factor)
+
+
+class _ScaledGradient(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        return g * ctx.factor, None
+
+
 def _axis_if_compiled(x: Tensor, step: Tensor, intervals: int, low: Tensor | None = None) -> int | None:
     """The axis along which the grid varies, -1 if it does not; None if the compiled kernel does not serve this call."""
-    if torch.compiler.is_compiling() or torch._C._is_tracing() or torch._C._len_torch_dispatch_stack():
-        return None
-    if intervals > MAX_INTERVALS or native.library() is None or not (_is_plain(x) and _is_plain(step)):
+    if intervals > MAX_INTERVALS or not native.serves(x, step):
         return None
     shape = step.shape
     if not step.is_contiguous() or x.numel() == 0:
         return None
-    if low is not None and not (_is_plain(low) and low.shape == shape and low.is_contiguous()):
+    if low is not None and not (native.serves(low) and low.shape == shape and low.is_contiguous()):
         return None
     if step.numel() == 1:
         return -1 if len(shape) <= x.ndim else None
@@ -62,11 +78,6 @@ def _axis_if_compiled(x: Tensor, step: Tensor, intervals: int, low: Tensor | Non
         return None
     axes = [axis for axis, length in enumerate(shape) if length != 1]
     return axes[0] if len(axes) == 1 and shape[axes[0]] == x.shape[axes[0]] else None
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    kind = type(tensor)
-    return (kind is Tensor or kind is Parameter) and tensor.dtype is torch.float32 and tensor.is_cpu and not tensor.is_sparse
 
 
 def _native(x: Tensor, low: Tensor | None, step: Tensor, lowest: int, intervals: int, axis: int) -> Tensor:

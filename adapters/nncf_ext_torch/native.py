@@ -1,4 +1,4 @@
-"""The compiled kernels of `csrc/fake_quantize.c`: loading them and running them on torch's number of threads."""
+"""The compiled kernels of `csrc/`: loading them and running them on torch's number of threads."""
 
 from __future__ import annotations
 
@@ -10,28 +10,51 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
+from torch import Tensor
+from torch.nn import Parameter
 
 SMALLEST_PART = 1 << 17  # elements: less is not worth another thread
 CORES = os.cpu_count() or 1
 
-_SHAPE = [*[ctypes.c_float] * 2, *[ctypes.c_int64] * 5]  # lowest, intervals; size, channels, inner, part, parts
+_GRID = [*[ctypes.c_float] * 2, *[ctypes.c_int64] * 5]  # lowest, intervals; size, channels, inner, part, parts
+_ARGUMENTS = {  # of each kernel: so many pointers, then these
+    "fake_quantize_forward": (5, _GRID),
+    "fake_quantize_backward": (8, _GRID),
+    "masked": (3, [ctypes.c_int64] * 3),  # size, part, parts
+    "masked_by_score_forward": (6, [ctypes.c_int64] * 3),
+    "masked_by_score_backward": (8, [ctypes.c_int64] * 3),
+    "kept_count_forward": (2, [ctypes.c_int64] * 3),
+    "kept_count_backward": (3, [ctypes.c_int64] * 3),
+}
 
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """The kernels, or None where they could not be built or do not run."""
-    found = importlib.util.find_spec("nncf_ext_torch._fake_quantize")
+    found = importlib.util.find_spec("nncf_ext_torch._kernels")
     try:
         if found is None or found.origin is None:
             raise OSError("it was not built: install again with a C compiler at hand")
         kernels = ctypes.CDLL(found.origin)
     except OSError as error:
-        logging.getLogger("nncf_ext").warning("Fake quantization on CPU is slower without its compiled kernel: %s", error)
+        logging.getLogger("nncf_ext").warning("Training on CPU is slower without the compiled kernels: %s", error)
         return None
-    kernels.fake_quantize_forward.argtypes = [*[ctypes.c_void_p] * 5, *_SHAPE]
-    kernels.fake_quantize_backward.argtypes = [*[ctypes.c_void_p] * 8, *_SHAPE]
-    kernels.fake_quantize_forward.restype = kernels.fake_quantize_backward.restype = None
+    for name, (pointers, others) in _ARGUMENTS.items():
+        kernel = getattr(kernels, name)
+        kernel.argtypes, kernel.restype = [*[ctypes.c_void_p] * pointers, *others], None
     return kernels
+
+
+def serves(*tensors: Tensor) -> bool:
+    """Whether kernels may compute with these: float32 in the CPU's memory, and nobody wants to see operators go by."""
+    if torch.compiler.is_compiling() or torch._C._is_tracing() or torch._C._len_torch_dispatch_stack():
+        return False
+    return library() is not None and all(_is_plain(tensor) for tensor in tensors)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    kind = type(tensor)
+    return (kind is Tensor or kind is Parameter) and tensor.dtype is torch.float32 and tensor.is_cpu and not tensor.is_sparse
 
 
 @functools.cache

@@ -24,9 +24,16 @@ from torch import (  # noqa: F401  (these functions are the namespace)
     zeros_like,
 )
 
-from nncf_ext_torch import kernels
+from nncf_ext_torch import kernels, mask_kernels
 
-fused = {"fake_quantize": kernels.fake_quantize, "fake_quantize_symmetric": kernels.fake_quantize_symmetric}
+fused = {
+    "fake_quantize": kernels.fake_quantize,
+    "fake_quantize_symmetric": kernels.fake_quantize_symmetric,
+    "scale_gradient": kernels.scale_gradient,
+    "masked": mask_kernels.masked,
+    "masked_by_score": mask_kernels.masked_by_score,
+    "kept_count": mask_kernels.kept_count,
+}
 
 Axis = int | tuple[int, ...] | None
 

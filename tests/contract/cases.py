@@ -32,7 +32,7 @@ PRUNE = {
 }
 RB = {  # the scores' learning rate is high, so that many cross zero within the contract's few steps
     "algorithm": "rb_sparsity",
-    "compression_lr_multiplier": 100,
+    "compression_lr_multiplier": 40,
     "params": {"sparsity_target": 0.6, "sparsity_target_epoch": 2, "sparsity_freeze_epoch": 10},
 }
 DISTIL = {"algorithm": "knowledge_distillation", "type": "softmax", "scale": 0.5, "temperature": 3}

@@ -302,4 +302,4 @@ EXPORT FOR_EACH_CPU void fake_quantize_backward(const float *g, const float *x, 
     if (dlow && !low) by_scales(dlow, dstep, ranges, channels);
 }
 
-EXPORT void *PyInit__fake_quantize(void) { return NULL; } /* Windows' linker is told to export it from an extension */
+EXPORT void *PyInit__kernels(void) { return NULL; } /* Windows' linker is told to export it from an extension */

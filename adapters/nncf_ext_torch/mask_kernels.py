@@ -1,0 +1,142 @@
+"""Masks (`nncf_ext.numerics`) in the compiled kernel, for float32 on CPU: one pass over memory each way.
+
+Every function gives None for what the kernel does not serve; the composite of `numerics` then does.
+
+Masking by scores reads all of them, so it counts the positive ones on the way, and the gradient by that count is made in the same
+backward pass. The count waits at the score tensor, for the one `kept_count` that a loss will ask for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from nncf_ext import noise
+from nncf_ext_torch import native
+
+WORTH_A_CALL = 1 << 14  # elements: below, the passes that are saved cost less than a function of our own in autograd
+_COUNT = "_nncf_ext_count"  # attribute of a score tensor: the count that a forward made of it, and its version then
+
+
+def masked(x: Tensor, mask: Tensor) -> Tensor | None:
+    """See `nncf_ext.numerics.masked`. Differentiable once."""
+    if x.numel() < WORTH_A_CALL or not native.serves(x) or mask.dtype is not torch.uint8 or not _alike(x, mask):
+        return None
+    with torch._C.DisableTorchFunction():
+        return _Masked.apply(x, mask)
+
+
+def masked_by_score(x: Tensor, score: Tensor, rows: Tensor | None) -> Tensor | None:
+    """See `nncf_ext.numerics.masked_by_score`. Differentiable once."""
+    if not native.serves(x, score) or not _alike(x, score) or (rows is not None and not x.is_contiguous()):
+        return None  # noise is in the order of the indices
+    with torch._C.DisableTorchFunction():
+        y, count = _MaskedByScore.apply(x, score, rows)
+        if count.requires_grad:
+            setattr(score, _COUNT, (count, score._version))
+        return y
+
+
+def kept_count(score: Tensor) -> Tensor | None:
+    """See `nncf_ext.numerics.kept_count`. Differentiable once."""
+    if not native.serves(score) or not _is_dense(score):
+        return None
+    with torch._C.DisableTorchFunction():
+        count, version = vars(score).pop(_COUNT, (None, None))
+        return count if version == score._version and torch.is_grad_enabled() else _KeptCount.apply(score)
+
+
+def _alike(x: Tensor, other: Tensor) -> bool:
+    """Whether both lie in memory without gaps, in the same order."""
+    return other.is_cpu and x.shape == other.shape and x.stride() == other.stride() and _is_dense(x)
+
+
+def _is_dense(x: Tensor) -> bool:
+    return x.is_contiguous() or torch.empty_like(x).stride() == x.stride()
+
+
+def _in_order_of(x: Tensor, g: Tensor) -> Tensor:
+    return g if g.stride() == x.stride() else torch.empty_like(x, dtype=g.dtype).copy_(g)
+
+
+def _table() -> int:
+    return noise.table().ctypes.data
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+class _Masked(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mask: Tensor) -> Tensor:
+        ctx.save_for_backward(mask)
+        return _times(x, mask)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        (mask,) = ctx.saved_tensors
+        return _times(_in_order_of(mask, g), mask), None
+
+
+def _times(x: Tensor, mask: Tensor) -> Tensor:
+    y, size = torch.empty_like(x), x.numel()
+    native.run("masked", native.parts(size), x.data_ptr(), mask.data_ptr(), y.data_ptr(), size)
+    return y
+
+
+class _MaskedByScore(Function):
+    """y, and how many scores are positive."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, score: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor]:
+        # not save_for_backward, which frees: the gradients of y and of the count may be asked for one after the other
+        ctx.x, ctx.score, ctx.versions = x, score, (x._version, score._version)
+        ctx.rows = None if rows is None else rows.clone()  # the next step draws others, maybe before this one's backward
+        ctx.set_materialize_grads(False)
+        y, size, parts = torch.empty_like(x), x.numel(), native.parts(x.numel())
+        counts = torch.empty(() if parts == 1 else parts)
+        pointers = x.data_ptr(), score.data_ptr(), _table(), _pointer(ctx.rows), y.data_ptr(), counts.data_ptr()
+        native.run("masked_by_score_forward", parts, *pointers, size)
+        return y, counts if parts == 1 else counts.sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor | None, by_count: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, score = ctx.x, ctx.score
+        if (x._version, score._version) != ctx.versions:
+            raise RuntimeError("a weight or its scores were written to between the forward and the backward pass")
+        if g is None:
+            return None, None if by_count is None else _by_scores(by_count, score), None
+        g, size = _in_order_of(x, g), x.numel()
+        dx = torch.empty_like(x)
+        dscore = torch.empty_like(x) if ctx.needs_input_grad[1] else None
+        pointers = g.data_ptr(), _pointer(by_count), x.data_ptr(), score.data_ptr(), _table(), _pointer(ctx.rows)
+        native.run("masked_by_score_backward", native.parts(size), *pointers, dx.data_ptr(), _pointer(dscore), size)
+        return dx, dscore, None
+
+
+class _KeptCount(Function):
+    @staticmethod
+    def forward(ctx: Any, score: Tensor) -> Tensor:
+        ctx.save_for_backward(score)
+        size, parts = score.numel(), native.parts(score.numel())
+        counts = torch.empty(() if parts == 1 else parts)
+        native.run("kept_count_forward", parts, score.data_ptr(), counts.data_ptr(), size)
+        return counts if parts == 1 else counts.sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return _by_scores(g, *ctx.saved_tensors)
+
+
+def _by_scores(g: Tensor, score: Tensor) -> Tensor:
+    dscore, size = torch.empty_like(score), score.numel()
+    native.run("kept_count_backward", native.parts(size), g.data_ptr(), score.data_ptr(), dscore.data_ptr(), size)
+    return dscore

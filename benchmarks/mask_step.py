@@ -62,7 +62,7 @@ def compare(name: str, batch_size: int, rounds: int) -> dict[str, Any]:
     return {
         "ratios": {name: asdict(paired_ratio(times[name], times["plain"])) for name in ALGORITHMS},
         "plain_seconds": statistics.median(times["plain"]),
-        "masked": sum(p.numel() for key, p in model.named_parameters() if key.endswith("_score")),
+        "masked": sum(p.numel() for key, p in model.named_parameters() if key.endswith("_scores")),
     }
 
 

@@ -55,7 +55,7 @@ def _values(edit: Edit, state: dict[str, Any], tensors: dict[str, np.ndarray]) -
     parts = []
     for variable, tensor in sorted(names.items()):
         values = tensors[tensor]
-        if variable in ("mask", "score"):
+        if variable in ("mask", "scores"):
             parts.append(f"{float((values <= 0).mean()):.1%} zeros of {values.size:,}")
         elif values.dtype.kind in "iu":
             continue  # bookkeeping

@@ -8,6 +8,7 @@ is a fixed table, and a step draws only which of its rows each stretch of weight
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,6 +44,4 @@ def draw(step: int, sizes: Sequence[int]) -> list[np.ndarray]:
 
 def logistic(xp: Any, rows: Any, shape: tuple[int, ...]) -> Any:
     """The noise of a tensor of `shape`, in C order: the rows of the table side by side."""
-    size = int(np.prod(shape))
-    flat = xp.reshape(xp.take(xp.constant(table(), rows), rows), (-1,))
-    return xp.reshape(flat[:size], shape)
+    return xp.reshape(xp.rows_joined(xp.constant(table, rows), rows, math.prod(shape)), shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -47,14 +48,14 @@ def asarray(x: Any, like: Any = None) -> Any:
     return np.asarray(x, dtype=None if like is None else np.asarray(like).dtype)
 
 
-def constant(array: np.ndarray, like: Any) -> Any:
-    """A read-only array of the core's, where `like` is."""
-    return array
+def constant(make: Callable[[], np.ndarray], like: Any) -> Any:
+    """What `make` gives, as an array where `like` is; it always gives the same."""
+    return make()
 
 
-def take(x: Any, indices: Any) -> Any:
-    """Rows of `x`."""
-    return np.take(x, indices, axis=0)
+def rows_joined(x: Any, rows: Any, size: int) -> Any:
+    """The first `size` elements of these rows of the matrix `x`, side by side."""
+    return np.reshape(np.take(x, rows, axis=0), -1)[:size]
 
 
 def is_floating(x: Any) -> bool:

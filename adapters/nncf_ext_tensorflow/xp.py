@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -51,20 +53,20 @@ def asarray(x: Any, like: Any = None) -> Any:
     return keras.ops.convert_to_tensor(x, dtype=None if like is None else like.dtype)
 
 
-def constant(array: np.ndarray, like: Any = None) -> Any:
-    """A read-only array of the core's, made once; functions that TensorFlow traces capture it."""
-    if id(array) not in _constants:
-        with tf.init_scope():
-            _constants[id(array)] = tf.constant(array)
-    return _constants[id(array)]
+def constant(make: Callable[[], np.ndarray], like: Any = None) -> Any:
+    """What `make` gives, made once; functions that TensorFlow traces capture it."""
+    return _constant(make)
 
 
-_constants: dict[int, Any] = {}
+@functools.cache
+def _constant(make: Callable[[], np.ndarray]) -> Any:
+    with tf.init_scope():
+        return tf.constant(make())
 
 
-def take(x: Any, indices: Any) -> Any:
-    """Rows of `x`."""
-    return tf.gather(x, indices)
+def rows_joined(x: Any, rows: Any, size: int) -> Any:
+    """The first `size` elements of these rows of the matrix `x`, side by side."""
+    return tf.reshape(tf.gather(x, rows), (-1,))[:size]
 
 
 def is_floating(x: Any) -> bool:

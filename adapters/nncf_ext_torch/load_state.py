@@ -79,7 +79,10 @@ def load_state(
                 variable, value = f"log_{variable}", value.log()
             if variable not in applied.variables.attributes:
                 continue
-            name = _plain(f"{owner}.{applied.variables.attributes[variable]}".lstrip("."))
+            ours = {v: _plain(f"{owner}.{a}".lstrip(".")) for v, a in applied.variables.attributes.items()}
+            name = ours[variable]
+            if kind == "rb_mask":
+                ignored |= set(ours.values()) - {name}  # noise and level: NNCF has none to give
         if name not in own:
             problems.append(f"{key} has no place in the model")
         elif own[name].numel() != value.numel() or (of_nncf is None and own[name].shape != value.shape):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -112,20 +113,27 @@ def cumsum(x: torch.Tensor, axis: int | None = None) -> torch.Tensor:
     return torch.cumsum(x.flatten() if axis is None else x, dim=axis or 0, dtype=x.dtype)
 
 
-def constant(array: np.ndarray, like: torch.Tensor) -> torch.Tensor:
-    """A read-only array of the core's on the device of `like`, made once."""
-    key = id(array), like.device
-    if key not in _constants:
-        _constants[key] = torch.tensor(array, device=like.device)
-    return _constants[key]
+def constant(make: Callable[[], np.ndarray], like: torch.Tensor) -> torch.Tensor:
+    """What `make`, a function of a module, gives on the device of `like`, made once."""
+    return _constant(make.__module__, make.__name__, like.device)
 
 
-_constants: dict[tuple[int, torch.device], torch.Tensor] = {}
+_constants: dict[tuple[str, str, torch.device], torch.Tensor] = {}
 
 
-def take(x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-    """Rows of `x`."""
-    return torch.index_select(x, 0, indices)
+@torch.compiler.assume_constant_result
+def _constant(module: str, name: str, device: torch.device) -> torch.Tensor:  # to torch.compile a function is no constant
+    if (module, name, device) not in _constants:
+        _constants[module, name, device] = torch.tensor(getattr(import_module(module), name)(), device=device)
+    return _constants[module, name, device]
+
+
+def rows_joined(x: torch.Tensor, rows: torch.Tensor, size: int) -> torch.Tensor:
+    """The first `size` elements of these rows of the matrix `x`, side by side."""
+    if not torch.compiler.is_compiling():
+        return torch.index_select(x, 0, rows).flatten()[:size]
+    at, width = torch.arange(size, device=x.device), x.shape[1]  # Inductor cannot slice the other form, and makes a loop of this
+    return x.flatten()[rows[at // width] * width + at % width]
 
 
 def is_floating(x: torch.Tensor) -> bool:

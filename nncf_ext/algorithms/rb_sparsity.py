@@ -28,22 +28,22 @@ FAR = 64.0  # frozen scores are moved this far away from zero: neither noise, no
 class RandomMask(Transform):
     """x * [score + noise > 0] in training, x * [score > 0] in inference.
 
-    score: shape of x. rows: which noise, see `nncf_ext.noise`. level: share of zeros that the loss pulls to; negative where it
+    scores: shape of x. rows: which noise, see `nncf_ext.noise`. level: share of zeros that the loss pulls to; negative where it
     does not pull. The last two are variables, because a traced training step reads them anew.
     """
 
-    kind: Literal["random_mask"] = "random_mask"
+    kind: Literal["rb_mask"] = "rb_mask"
     stage: ClassVar[int] = MASK
 
     def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:
         return self, {
-            "score": Var(np.full(shape, FIRST_SCORE, np.float32), trainable=True),
+            "scores": Var(np.full(shape, FIRST_SCORE, np.float32), trainable=True),
             "rows": Var(np.zeros(noise.rows_of(math.prod(shape)), np.int32)),
             "level": Var(np.zeros((), np.float32)),
         }
 
     def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
-        return numerics.masked_by_score(xp, x, variables["score"], variables["rows"] if training else None)
+        return numerics.masked_by_score(xp, x, variables["scores"], variables["rows"] if training else None)
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class RBSparsity(RBSparsityConfig, ScheduledSparsity):
         return plan_masks(graph, self, self.algorithm, RandomMask())
 
     def masks(self, training: Training) -> list[np.ndarray]:
-        return [training.variable(edit, "score") > 0 for edit in training.edits]
+        return [training.variable(edit, "scores") > 0 for edit in training.edits]
 
     def follow(self, training: Training, state: State) -> None:
         for edit, level in zip(training.edits, self.levels(training, state), strict=True):
@@ -81,9 +81,9 @@ class RBSparsity(RBSparsityConfig, ScheduledSparsity):
         if frozen == state["frozen"]:
             return state
         for edit in training.edits:
-            score = training.variable(edit, "score")
+            score = training.variable(edit, "scores")
             size = np.abs(score) + FAR if frozen else np.maximum(np.abs(score) - FAR, 1e-3)
-            training.attached.assign(edit, "score", np.where(score > 0, size, -size).astype(np.float32))
+            training.attached.assign(edit, "scores", np.where(score > 0, size, -size).astype(np.float32))
             if frozen:
                 training.attached.assign(edit, "level", np.float32(-1))
         state = {**state, "frozen": frozen}
@@ -99,8 +99,8 @@ class RBSparsity(RBSparsityConfig, ScheduledSparsity):
         excess, sizes = [], []
         for edit in training.edits:
             variables = training.variables(edit)
-            size, level = math.prod(variables["score"].shape), xp.stop_gradient(variables["level"])
-            kept = numerics.kept_count(xp, variables["score"])
+            size, level = math.prod(variables["scores"].shape), xp.stop_gradient(variables["level"])
+            kept = numerics.kept_count(xp, variables["scores"])
             pulls = xp.cast_like(level >= 0, level)
             excess.append((kept - size * (1 - level)) * pulls)
             sizes.append(size)
@@ -112,7 +112,7 @@ class RBSparsity(RBSparsityConfig, ScheduledSparsity):
         return xp.square(sum(off[1:], off[0]) / TOLERANCE)
 
     def report(self, training: Training, clock: Clock, state: State) -> RBSparsityStatistics:
-        scores = [training.variable(edit, "score").astype(np.float64) for edit in training.edits]
+        scores = [training.variable(edit, "scores").astype(np.float64) for edit in training.edits]
         far = FAR if state["frozen"] else 0.0
         kept = [float(reference.sigmoid(np.sign(s) * np.maximum(np.abs(s) - far, 0)).sum()) for s in scores]
         return RBSparsityStatistics(

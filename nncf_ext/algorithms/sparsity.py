@@ -99,6 +99,8 @@ class ScheduledSparsity(Algorithm):
     """
 
     family: ClassVar[str] = "sparsity"
+    commands: ClassVar[tuple[str, ...]] = ("set_sparsity_level",)
+    readings: ClassVar[tuple[str, ...]] = ("current_sparsity_level", "sparsified_module_info")
     sparsity_init: float
     params: SparsityParams
 
@@ -138,19 +140,31 @@ class ScheduledSparsity(Algorithm):
     def set_compression_rate(self, training: Training, state: State, rate: float) -> State:
         return self.set_sparsity_level(training, state, rate)
 
-    def set_sparsity_level(self, training: Training, state: State, level: float, layer: str | None = None) -> State:
-        """From now on `level`, whatever the schedule says: for the `layer` (its node's name), else for all.
+    def current_sparsity_level(self, training: Training, state: State) -> float:
+        return self.compression_rate(training, state)
+
+    def sparsified_module_info(self, training: Training, state: State) -> tuple[LayerSparsity, ...]:
+        """What is masked, in the order of the model; each may be the `layer_info` of `set_sparsity_level`."""
+        return measured(training, self.masks(training))["layers"]
+
+    def set_sparsity_level(
+        self, training: Training, state: State, sparsity_level: float, layer_info: str | LayerSparsity | None = None
+    ) -> State:
+        """From now on this level, whatever the schedule says: for one layer (its node's name, or an entry of the statistics), else
+        for all. Frozen masks stay frozen, at the new level.
 
         ValueError for a level that is not in [0, 1), or a layer that is not masked.
         """
-        if not 0 <= level < 1:
-            raise ValueError(f"{self.algorithm}: found level {level}, expected at least 0 and less than 1")
-        if layer is None:
-            state = {name: value for name, value in state.items() if name != "own_levels"} | {"level": level, "scheduled": False}
-        elif layer in [site.node for edit in training.edits for site in edit.sites]:
-            state = {**state, "own_levels": {**state.get("own_levels", {}), layer: level}}
+        if not 0 <= sparsity_level < 1:
+            raise ValueError(f"{self.algorithm}: found level {sparsity_level}, expected at least 0 and less than 1")
+        if layer_info is None:
+            others = {name: value for name, value in state.items() if name != "own_levels"}
+            state = {**others, "level": sparsity_level, "scheduled": False}
         else:
-            raise ValueError(f"{self.algorithm}: found layer {layer!r}, expected the node of a weight that it masks")
+            layer = layer_info if isinstance(layer_info, str) else layer_info.name
+            if layer not in (site.node for edit in training.edits for site in edit.sites):
+                raise ValueError(f"{self.algorithm}: found layer {layer!r}, expected the node of a weight that it masks")
+            state = {**state, "own_levels": {**state.get("own_levels", {}), layer: sparsity_level}}
         frozen = state["frozen"]
         state = self.freeze(training, state, False)
         self.follow(training, state)

@@ -9,7 +9,7 @@ from nncf_ext import reference as xp
 from nncf_ext.algorithms.rb_sparsity import RandomMask
 from tests.contract.references.reference import STEPS, AlgorithmReference, Forward, Term
 
-KIND = "random_mask"
+KIND = "rb_mask"
 
 
 class Laid(RandomMask):
@@ -21,7 +21,7 @@ class Laid(RandomMask):
         return noise.logistic(xp, rows, shape[::-1]).T if self.transposed else noise.logistic(xp, rows, shape)
 
     def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
-        score = variables["score"]
+        score = variables["scores"]
         return x * (score + (self.noise(variables["rows"], score.shape) if training else 0) > 0)
 
 
@@ -34,8 +34,8 @@ def _slope(score: np.ndarray) -> np.ndarray:
 
 
 def _vjp(transform: Laid, x: np.ndarray, variables: Any, g: np.ndarray) -> Any:
-    noisy = variables["score"] + transform.noise(variables["rows"], x.shape)
-    return g * (noisy > 0), {"score": g * x * _slope(noisy)}
+    noisy = variables["scores"] + transform.noise(variables["rows"], x.shape)
+    return g * (noisy > 0), {"scores": g * x * _slope(noisy)}
 
 
 def _masked(net: Any) -> dict[str, dict[str, np.ndarray]]:
@@ -48,20 +48,20 @@ def _begins(net: Any, algorithm: Any, epoch: int, step: int | None) -> None:
     if epoch > freeze_epoch or (epoch == freeze_epoch and step is not None):
         return
     if epoch < 0 or step is not None:
-        sizes = [variables["score"].size for variables in masked.values()]
+        sizes = [variables["scores"].size for variables in masked.values()]
         for variables, rows in zip(masked.values(), noise.draw(max(epoch, 0) * STEPS + (step or 0), sizes), strict=True):
             variables["rows"] = rows
     for variables in masked.values():
         if epoch == freeze_epoch:
-            variables["score"] = variables["score"] + np.where(variables["score"] > 0, 64, -64).astype(np.float32)
+            variables["scores"] = variables["scores"] + np.where(variables["scores"] > 0, 64, -64).astype(np.float32)
             variables["level"] = np.float32(-1)
         elif epoch < 0:
             variables["level"] = np.float32(algorithm.sparsity_init)
         elif step is None and algorithm.params.schedule != "adaptive":
             variables["level"] = np.float32(algorithm.level(epoch))
     if algorithm.params.schedule == "adaptive" and step is None and epoch >= 0:  # patience 1, from 0 on
-        zeros = [np.mean(variables["score"] <= 0) * variables["score"].size for variables in masked.values()]
-        reached = sum(zeros) / sum(variables["score"].size for variables in masked.values())
+        zeros = [np.mean(variables["scores"] <= 0) * variables["scores"].size for variables in masked.values()]
+        reached = sum(zeros) / sum(variables["scores"].size for variables in masked.values())
         for variables in masked.values():
             if reached >= variables["level"] - 0.03:
                 variables["level"] = np.float32(min(variables["level"] + 0.05, algorithm.params.sparsity_target))
@@ -71,7 +71,7 @@ def _loss(net: Any, algorithm: Any, forward: Forward) -> Term:
     masked = _masked(net)
     if any(variables["level"] < 0 for variables in masked.values()):
         return Term(0.0)
-    scores = {role: variables["score"] for role, variables in masked.items()}
+    scores = {role: variables["scores"] for role, variables in masked.items()}
     wanted = {role: 1 - variables["level"] for role, variables in masked.items()}
     factor = {role: net.edits[role][0].lr_multiplier for role in masked}
     if algorithm.params.sparsity_level_setting_mode == "global":
@@ -82,7 +82,7 @@ def _loss(net: Any, algorithm: Any, forward: Forward) -> Term:
         each = {role: np.mean(s > 0) - wanted[role] for role, s in scores.items()}
         off = sum(abs(value) for value in each.values()) / 0.05
         by_score = {role: 2 * off / 0.05 * np.sign(each[role]) / s.size * _slope(s) for role, s in scores.items()}
-    return Term(float(off**2), by_variable={(role, KIND, "score"): factor[role] * g for role, g in by_score.items()})
+    return Term(float(off**2), by_variable={(role, KIND, "scores"): factor[role] * g for role, g in by_score.items()})
 
 
 REFERENCE = AlgorithmReference(begins=_begins, loss=_loss, vjps={KIND: _vjp}, in_layout={KIND: _in_layout})

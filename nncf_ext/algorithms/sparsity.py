@@ -150,8 +150,8 @@ class ScheduledSparsity(Algorithm):
     def set_sparsity_level(
         self, training: Training, state: State, sparsity_level: float, layer_info: str | LayerSparsity | None = None
     ) -> State:
-        """From now on this level, whatever the schedule says: for one layer (its node's name, or an entry of the statistics), else
-        for all. Frozen masks stay frozen, at the new level.
+        """From now on this level, whatever the schedule says: for one layer (its node's name, or an entry of the statistics),
+        else for all. Frozen masks stay frozen, at the new level.
 
         ValueError for a level that is not in [0, 1), or a layer that is not masked.
         """

@@ -29,6 +29,7 @@ from numpy import (  # noqa: F401  (these functions are the namespace)
     sort,
     sqrt,
     square,
+    stack,
     sum,
     take,
     where,

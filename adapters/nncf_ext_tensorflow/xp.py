@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -51,6 +51,10 @@ def cast_like(x: Any, like: Any) -> Any:
 
 def asarray(x: Any, like: Any = None) -> Any:
     return keras.ops.convert_to_tensor(x, dtype=None if like is None else like.dtype)
+
+
+def stack(arrays: Sequence[Any], axis: int = 0) -> Any:
+    return tf.stack([tf.convert_to_tensor(x) for x in arrays], axis)  # Keras' own leaves variables unread
 
 
 def constant(make: Callable[[], np.ndarray], like: Any = None) -> Any:

@@ -1,4 +1,4 @@
-"""Masks (`nncf_ext.numerics`) in the compiled kernel, for float32 on CPU: one pass over memory each way.
+"""Masks by scores (`nncf_ext.numerics`) in the compiled kernel, for float32 on CPU: one pass over memory each way.
 
 Every function gives None for what the kernel does not serve; the composite of `numerics` then does.
 
@@ -18,21 +18,14 @@ from torch.autograd.function import once_differentiable
 from nncf_ext import noise
 from nncf_ext_torch import native
 
-WORTH_A_CALL = 1 << 14  # elements: below, the passes that are saved cost less than a function of our own in autograd
 _COUNT = "_nncf_ext_count"  # attribute of a score tensor: the count that a forward made of it, and its version then
-
-
-def masked(x: Tensor, mask: Tensor) -> Tensor | None:
-    """See `nncf_ext.numerics.masked`. Differentiable once."""
-    if x.numel() < WORTH_A_CALL or not native.serves(x) or mask.dtype is not torch.uint8 or not _alike(x, mask):
-        return None
-    with torch._C.DisableTorchFunction():
-        return _Masked.apply(x, mask)
 
 
 def masked_by_score(x: Tensor, score: Tensor, rows: Tensor | None) -> Tensor | None:
     """See `nncf_ext.numerics.masked_by_score`. Differentiable once."""
-    if not native.serves(x, score) or not _alike(x, score) or (rows is not None and not x.is_contiguous()):
+    if not native.serves(x, score) or not _alike(x, score):
+        return None
+    if rows is not None and not (x.is_contiguous() and rows.dtype is torch.int32):
         return None  # noise is in the order of the indices
     with torch._C.DisableTorchFunction():
         y, count = _MaskedByScore.apply(x, score, rows)
@@ -69,25 +62,6 @@ def _table() -> int:
 
 def _pointer(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
-
-
-class _Masked(Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, mask: Tensor) -> Tensor:
-        ctx.save_for_backward(mask)
-        return _times(x, mask)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        (mask,) = ctx.saved_tensors
-        return _times(_in_order_of(mask, g), mask), None
-
-
-def _times(x: Tensor, mask: Tensor) -> Tensor:
-    y, size = torch.empty_like(x), x.numel()
-    native.run("masked", native.parts(size), x.data_ptr(), mask.data_ptr(), y.data_ptr(), size)
-    return y
 
 
 class _MaskedByScore(Function):

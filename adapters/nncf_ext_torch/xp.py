@@ -22,6 +22,7 @@ from torch import (  # noqa: F401  (these functions are the namespace)
     sign,
     sqrt,
     square,
+    stack,
     zeros_like,
 )
 
@@ -31,7 +32,6 @@ fused = {
     "fake_quantize": kernels.fake_quantize,
     "fake_quantize_symmetric": kernels.fake_quantize_symmetric,
     "scale_gradient": kernels.scale_gradient,
-    "masked": mask_kernels.masked,
     "masked_by_score": mask_kernels.masked_by_score,
     "kept_count": mask_kernels.kept_count,
 }

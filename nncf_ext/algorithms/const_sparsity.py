@@ -27,7 +27,7 @@ class ConstSparsity(ConstSparsityConfig, Algorithm):
     def initialize(self, training: Training, state: State) -> State:
         for edit in training.edits:
             weight = training.adapter.to_numpy(training.attached.parameter(edit.site))
-            training.attached.assign(edit, "mask", (weight != 0).astype(np.uint8))
+            training.attached.assign(edit, "mask", (weight != 0).astype(np.float32))
         return state
 
     def report(self, training: Training, clock: Clock, state: State) -> SparsityStatistics:

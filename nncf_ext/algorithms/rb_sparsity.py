@@ -95,21 +95,16 @@ class RBSparsity(RBSparsityConfig, ScheduledSparsity):
         """global: ((kept - wanted) / (p * n))^2 with the numbers of weights kept and wanted, of n in all, and p = 0.05.
         local: (sum of |kept - wanted| / n of the layers / p)^2.
         """
-        xp = training.xp
-        excess, sizes = [], []
-        for edit in training.edits:
-            variables = training.variables(edit)
-            size, level = math.prod(variables["scores"].shape), xp.stop_gradient(variables["level"])
-            kept = numerics.kept_count(xp, variables["scores"])
-            pulls = xp.cast_like(level >= 0, level)
-            excess.append((kept - size * (1 - level)) * pulls)
-            sizes.append(size)
-        if not excess:
+        if not training.edits:
             return None
+        xp, variables = training.xp, [training.variables(edit) for edit in training.edits]
+        kept = xp.stack([numerics.kept_count(xp, own["scores"]) for own in variables])
+        level = xp.stop_gradient(xp.stack([own["level"] for own in variables]))
+        sizes = xp.asarray(np.array([math.prod(own["scores"].shape) for own in variables]), like=level)
+        excess = (kept - sizes * (1 - level)) * xp.cast_like(level >= 0, level)
         if self.params.sparsity_level_setting_mode == "global":
-            return xp.square(sum(excess[1:], excess[0]) / (TOLERANCE * sum(sizes)))
-        off = [xp.abs(number) / size for number, size in zip(excess, sizes, strict=True)]
-        return xp.square(sum(off[1:], off[0]) / TOLERANCE)
+            return xp.square(xp.sum(excess) / (TOLERANCE * xp.sum(sizes)))
+        return xp.square(xp.sum(xp.abs(excess) / sizes) / TOLERANCE)
 
     def report(self, training: Training, clock: Clock, state: State) -> RBSparsityStatistics:
         scores = [training.variable(edit, "scores").astype(np.float64) for edit in training.edits]

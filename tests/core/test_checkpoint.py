@@ -59,17 +59,6 @@ def test_what_was_saved_comes_back(path):
     assert plan_from_json(state["builder_state"]["plan"]) == PLAN
 
 
-def test_a_header_of_any_length_is_read(tmp_path):
-    """The file begins with the header's length, in whole eights: its first byte may be that of a pickle, 0x80."""
-    first_bytes = set()
-    for length in range(0, 256, 8):
-        state = {**STATE, "note": "x" * length}
-        save_checkpoint(tmp_path / "run", TENSORS, state)
-        first_bytes.add((tmp_path / "run").read_bytes()[0])
-        assert load_checkpoint(tmp_path / "run")[1] == state
-    assert 0x80 in first_bytes
-
-
 def test_nothing_else_is_left_in_the_folder(path):
     assert list(path.parent.iterdir()) == [path]
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from nncf_ext_torch import mask_kernels, native, xp
 
 from nncf_ext import noise, numerics
 
 COMPOSITE = SimpleNamespace(**{name: getattr(xp, name) for name in dir(xp) if name != "fused"})
 
-needs_compiler = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="Inductor needs a compiler")
 pytestmark = pytest.mark.skipif(native.library() is None, reason="the compiled kernels were not built")
 
 SHAPES = [(1,), (255,), (256,), (257,), (70, 300), (5, 4, 3, 3), (600, 1000)]  # the last takes several threads
@@ -106,26 +102,6 @@ def test_a_count_of_older_scores_is_not_used():
     mask_kernels.masked_by_score(x, score, None)
     with torch.no_grad():
         assert not mask_kernels.kept_count(score).requires_grad
-
-
-@settings(deadline=None, max_examples=30)
-@given(data=st.data())
-def test_masks_of_any_shape_and_order_of_memory(data):
-    shape = data.draw(st.lists(st.integers(1, 40), min_size=1, max_size=4))
-    order = data.draw(st.permutations(range(len(shape))))
-    torch.manual_seed(data.draw(st.integers(0, 99)))
-    x = torch.randn([shape[i] for i in order]).permute([order.index(i) for i in range(len(shape))])
-    mask, g = (x > 0).to(torch.uint8), torch.randn(shape)
-    ours, theirs = (gradients(lambda x, f=f: numerics.masked(f, x, mask), g, x) for f in (xp, COMPOSITE))
-    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
-
-
-def test_large_masks_run_compiled(monkeypatch):
-    called = []
-    monkeypatch.setattr(native, "run", lambda name, *_: called.append(name))
-    mask_kernels.masked(torch.randn(300, 300), torch.ones(300, 300, dtype=torch.uint8))
-    assert called == ["masked"]
-    assert mask_kernels.masked(torch.randn(300, 300).half(), torch.ones(300, 300, dtype=torch.uint8)) is None
 
 
 def test_frozen_scores_have_no_gradient():

@@ -1,4 +1,4 @@
-/* Fused masks of float32 arrays (nncf_ext.numerics: masked, masked_by_score, kept_count), one pass forward, one pass backward.
+/* Fused masks of float32 arrays (nncf_ext.numerics: masked_by_score, kept_count), one pass forward, one pass backward.
  *
  * Noise is a table of rows of WIDTH; `rows` says which of them the stretches of an array get, in memory order. rows NULL: no
  * noise. A call does part `part` of `parts`; parts may run at the same time. Not a Python module: loaded with ctypes.
@@ -57,13 +57,6 @@ INLINE float exp_of_minus(float a) {
 INLINE float slope(float score) {
     float e = exp_of_minus(fabsf(score)), d = 1.0f + e;
     return e / (d * d);
-}
-
-/* y = x * mask, for bytes 0 and 1. */
-EXPORT FOR_EACH_CPU void masked(const float *RESTRICT x, const uint8_t *RESTRICT mask, float *RESTRICT y, int64_t size,
-                                int64_t part, int64_t parts) {
-    int64_t end = bound(size, part + 1, parts);
-    for (int64_t i = bound(size, part, parts); i < end; i++) y[i] = x[i] * (float)mask[i];
 }
 
 /* y = x * [score + noise > 0]; count[part]: the positive scores of this part, without noise. */

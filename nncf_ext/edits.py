@@ -41,6 +41,7 @@ class Transform(BaseModel):
     kind: str
     stage: ClassVar[int]
     needs_range: ClassVar[bool] = False
+    has_grid: ClassVar[bool] = False  # `grid(xp, variables)` tells the values it gives: an export writes them as integers
 
     def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:
         raise NotImplementedError

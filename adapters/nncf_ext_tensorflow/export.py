@@ -19,7 +19,7 @@ import onnx
 import onnx_ir as ir
 import tensorflow as tf
 
-from nncf_ext.edits import QUANTIZE, Edit
+from nncf_ext.edits import Edit
 from nncf_ext.export.constants import add_constant
 from nncf_ext.export.marked import marker
 from nncf_ext.export.rewiring import replace_node
@@ -40,7 +40,7 @@ def export_marked(
     """
     model = attached.model
     inputs, names = _input_specs(model, example)
-    quantizers = [edit for edit in attached.plan if edit.transform.stage == QUANTIZE]
+    quantizers = [edit for edit in attached.plan if edit.transform.has_grid]
     weights = _float_weights(attached, quantizers)
     specs = [tf.TensorSpec(value.shape, value.dtype, _WEIGHT + str(number)) for number, value in enumerate(weights.values())]
 

@@ -13,7 +13,6 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from nncf_ext.edits import QUANTIZE
 from nncf_ext.export.marked import DOMAIN, MARKER
 from nncf_ext_torch.apply import TorchAttached
 from nncf_ext_torch.trace import ExampleInput, evaluating, on_device_of
@@ -63,7 +62,7 @@ class _Marker:
 
 @contextmanager
 def _marked(attached: TorchAttached) -> Iterator[None]:
-    quantizers = [attached._of(edit) for edit in attached.plan if edit.transform.stage == QUANTIZE]
+    quantizers = [attached._of(edit) for edit in attached.plan if edit.transform.has_grid]
     edits = [applied.edit for applied in quantizers]
     try:
         for applied in quantizers:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from nncf_ext.algorithms.algorithm import Algorithm
+from nncf_ext.algorithms.binarization import Binarization
 from nncf_ext.algorithms.const_sparsity import ConstSparsity
 from nncf_ext.algorithms.filter_pruning import FilterPruning
 from nncf_ext.algorithms.knowledge_distillation import KnowledgeDistillation
@@ -18,6 +19,7 @@ ALGORITHMS: dict[str, type[Any]] = {
     "movement_sparsity": MovementSparsity,
     "rb_sparsity": RBSparsity,
     "const_sparsity": ConstSparsity,
+    "binarization": Binarization,
     "knowledge_distillation": KnowledgeDistillation,
 }
 
@@ -27,7 +29,6 @@ FORMER_NAMES = {"experimental_quantization": "quantization"}
 # Algorithms of NNCF 2.x that a config may name and nncf_ext cannot run yet.
 KNOWN_NOT_BUILT = frozenset(
     {
-        "binarization",
         "bootstrapNAS",
     }
 )

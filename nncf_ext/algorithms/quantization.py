@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from nncf_ext import numerics, staged
-from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, State, Training
+from nncf_ext.algorithms.algorithm import State, Training
+from nncf_ext.algorithms.staged_quantizers import StagedQuantizers
 from nncf_ext.config.models import QuantizationConfig, QuantizationSettings, RangeInit
 from nncf_ext.edits import QUANTIZE, Edit, Plan, Range, Transform, Var
 from nncf_ext.graph import INPUT, Graph, Site
@@ -48,6 +49,7 @@ class Quantizer(Transform):
     kind: Literal["quantizer"] = "quantizer"
     stage: ClassVar[int] = QUANTIZE
     needs_range: ClassVar[bool] = True
+    has_grid: ClassVar[bool] = True
 
     bits: int
     symmetric: bool
@@ -121,15 +123,9 @@ class QuantizationStatistics:
     weights_total: int
 
 
-class Quantization(QuantizationConfig, Algorithm):
+class Quantization(QuantizationConfig, StagedQuantizers):
     transforms: ClassVar[tuple[type[Transform], ...]] = (Quantizer,)
-    commands: ClassVar[tuple[str, ...]] = (
-        "enable_weight_quantization",
-        "disable_weight_quantization",
-        "enable_activation_quantization",
-        "disable_activation_quantization",
-        "init_range",
-    )
+    family: ClassVar[str] = "quantization"
 
     def plan(self, graph: Graph, target_device: str) -> Plan:
         names = [node.name for node in graph.nodes]
@@ -177,46 +173,6 @@ class Quantization(QuantizationConfig, Algorithm):
     def range_inits(self, graph: Graph, edits: Sequence[Edit]) -> Mapping[str, RangeInit]:
         quantizers = {edit.key: edit for edit in edits}
         return range_inits(quantizers, graph, self.initializer.range, self.scope_overrides, self.where, self.validate_scopes)
-
-    def start(self) -> State:
-        return staged.start(self.params)
-
-    def initialize(self, training: Training, state: State) -> State:
-        staged.enter(training, state)
-        return state
-
-    def resume(self, training: Training, state: State) -> None:
-        staged.enter(training, state)
-
-    def epoch_step(self, training: Training, clock: Clock, state: State) -> State:
-        return staged.epoch_step(training, clock, state, self.params, self.range_inits(training.graph, training.edits))
-
-    def stage(self, clock: Clock, state: State) -> CompressionStage:
-        begun = set(state["begun"].values())
-        if len(begun) > 1:
-            return CompressionStage.PARTIALLY_COMPRESSED
-        return CompressionStage.FULLY_COMPRESSED if True in begun else CompressionStage.UNCOMPRESSED
-
-    def enable_weight_quantization(self, training: Training, state: State) -> State:
-        """The weights' quantizers work, from now on."""
-        return staged.switched(training, state, "weights", True)
-
-    def disable_weight_quantization(self, training: Training, state: State) -> State:
-        """The weights' quantizers do nothing, until they are enabled or their epoch begins."""
-        return staged.switched(training, state, "weights", False)
-
-    def enable_activation_quantization(self, training: Training, state: State) -> State:
-        """The activations' quantizers work, from now on."""
-        return staged.switched(training, state, "activations", True)
-
-    def disable_activation_quantization(self, training: Training, state: State) -> State:
-        """The activations' quantizers do nothing, until they are enabled or their epoch begins."""
-        return staged.switched(training, state, "activations", False)
-
-    def init_range(self, training: Training, state: State) -> State:
-        """All ranges start anew, from the float model's tensors (see `staged.init_ranges`)."""
-        staged.init_ranges(training, staged.GROUPS, self.range_inits(training.graph, training.edits))
-        return state
 
     def report(self, training: Training, clock: Clock, state: State) -> QuantizationStatistics:
         quantizers: Counter[tuple[str, int, str, str]] = Counter()

@@ -354,6 +354,35 @@ class QuantizationConfig(ScopedConfig):
     """Quantizers that begin to work in the course of training; where it is missing, all work at once."""
 
 
+class BinarizationInitializer(QuantizationInitializer):
+    """What happens to the data of `register_default_init_args` before activations are binarized."""
+
+    range: Annotated[
+        Annotated[RangeInit, Tag("<object>")] | Annotated[tuple[PerLayerRangeInit, ...], Tag("<array>")],
+        Discriminator(_one_or_array),
+    ] = RangeInit(type="percentile")
+    """How the scales of activations start: as the upper end of the range."""
+
+
+class BinarizationConfig(ScopedConfig):
+    """Binarization of two-dimensional convolutions: weights have two values, activations zero and one more."""
+
+    algorithm: Literal["binarization"] = "binarization"
+    """Name of the algorithm."""
+
+    mode: Literal["xnor", "dorefa"] = "xnor"
+    """Weights become the sign times the mean absolute value. xnor: of each output channel; dorefa: of the whole weight."""
+
+    initializer: BinarizationInitializer = BinarizationInitializer()
+    """What data decides when activations are first binarized."""
+
+    params: StagedParams = StagedParams()
+    """When binarization begins: by default in the second epoch."""
+
+    compression_lr_multiplier: LrMultiplier | None = None
+    """Factor on the gradients of the activations' scales and thresholds; that of the top level where it is missing."""
+
+
 class SparsityInitializer(Section):
     """What happens to the data of `register_default_init_args` before training starts."""
 

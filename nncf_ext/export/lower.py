@@ -14,6 +14,7 @@ from nncf_ext.export.constants import constant, fold_constants
 from nncf_ext.export.fold import fold_batchnorm
 from nncf_ext.export.marked import DOMAIN, Grid, is_marker, key_of
 from nncf_ext.export.rewiring import bypass
+from nncf_ext.export.straight_through import drop_straight_through
 from nncf_ext.export.summed_scales import float_where_scales_are_summed_over
 from nncf_ext.export.weights import lower_weights
 
@@ -26,6 +27,7 @@ def lower(model: ir.Model, grids: Mapping[str, Grid]) -> ir.Model:
     graph = model.graph
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     _drop_identities(graph)
+    drop_straight_through(graph)
     fold_constants(graph)
     lower_weights(graph, grids)
     float_where_scales_are_summed_over(graph)

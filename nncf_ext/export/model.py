@@ -12,7 +12,6 @@ import onnx_ir as ir
 
 from nncf_ext import reference
 from nncf_ext.adapter import Adapter, Attached
-from nncf_ext.edits import QUANTIZE
 from nncf_ext.export.bias import step_of
 from nncf_ext.export.lower import lower
 from nncf_ext.export.marked import Grid
@@ -50,7 +49,7 @@ def grids(adapter: Adapter, attached: Attached) -> dict[str, Grid]:
     """The grid of every quantizer of the plan, by edit key."""
     found = {}
     for edit in attached.plan:
-        if edit.transform.stage == QUANTIZE:
+        if edit.transform.has_grid:
             variables = {name: adapter.to_numpy(value) for name, value in attached.variables(edit).items()}
             grid = edit.transform.grid(reference, variables)  # type: ignore[attr-defined]
             found[edit.key] = Grid(grid.low, grid.step, grid.intervals)

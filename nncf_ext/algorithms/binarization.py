@@ -1,0 +1,124 @@
+"""Binarization of convolutions (NNCF up to 2.8): XNOR-Net's and DoReFa-Net's weights, activations with a learned threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from nncf_ext import numerics
+from nncf_ext.algorithms.algorithm import State, Training
+from nncf_ext.algorithms.staged_quantizers import StagedQuantizers
+from nncf_ext.config.models import BinarizationConfig, RangeInit, ScopeOverrides
+from nncf_ext.edits import QUANTIZE, Edit, Plan, Range, Transform, Var
+from nncf_ext.graph import Graph, Site
+from nncf_ext.ops import has_weight
+from nncf_ext.quantizer_settings import range_inits
+from nncf_ext.schedules import Clock
+from nncf_ext.scopes import considered, select
+
+
+class BinaryWeight(Transform):
+    """w -> +-scale, + where w > 0, with scale the mean of |w|; the gradient passes unchanged.
+
+    channel_axis: a scale per index along it (Rastegari et al. 2016, eq. 6); None: one scale (Zhou et al. 2016, eq. 7).
+    """
+
+    kind: Literal["binary_weight"] = "binary_weight"
+    stage: ClassVar[int] = QUANTIZE
+    channel_axis: int | None = None
+
+    def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:
+        return self, {}
+
+    def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
+        channel_axis = None if self.channel_axis is None else self.channel_axis % len(x.shape)
+        scale = xp.mean(xp.abs(x), axis=tuple(a for a in range(len(x.shape)) if a != channel_axis), keepdims=True)
+        return numerics.straight_through(xp, xp.where(x > 0, scale, -scale), x)
+
+
+class BinaryActivation(Transform):
+    """x -> scale where x > threshold * scale, else 0, with learned scale > 0 and, per channel, 0 < threshold < 1.
+
+    threshold_axis: axis of the channels. Variables: `log_scale` (one), `logit` of the thresholds. Gradients are NNCF 2.x's: with
+    y the output and I = [0 <= x <= scale],  dx = I,  dscale = sum of (y - x) / scale where x <= scale, of 1 above it,
+    dthreshold = -sum of [0 < x < scale] over all axes but the channels'.
+    """
+
+    kind: Literal["binary_activation"] = "binary_activation"
+    stage: ClassVar[int] = QUANTIZE
+    needs_range: ClassVar[bool] = True
+    channel_axis: ClassVar[None] = None  # of the range that is observed: one for the tensor,
+    symmetric: ClassVar[bool] = False  # of whose two ends the upper one counts
+    threshold_axis: int
+
+    def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:
+        ones = (1,) * len(shape)
+        high = np.float32(1) if seen is None else np.maximum(np.asarray(seen.high, np.float32).reshape(()), np.float32(1e-6))
+        channels = tuple(size if axis == self.threshold_axis else 1 for axis, size in enumerate(shape))
+        return self, {
+            "log_scale": Var(np.full(ones, np.log(high), np.float32), trainable=True),
+            "logit": Var(np.zeros(channels, np.float32), trainable=True),
+        }
+
+    def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
+        scale, threshold = xp.exp(variables["log_scale"]), xp.sigmoid(variables["logit"])
+        x0, scale0, threshold0 = (xp.stop_gradient(a) for a in (x, scale, threshold))
+        zeros, below = xp.zeros_like(x0), x0 <= scale0
+        y = xp.where(x0 > threshold0 * scale0, scale0, zeros)
+        by_scale = xp.where(below, (y - x0) / scale0, xp.ones_like(x0))
+        between = xp.cast_like((x0 > 0) & (x0 < scale0), x0)
+        inside = xp.where((x0 >= 0) & below, x, zeros)
+        return numerics.straight_through(xp, y, inside + scale * by_scale - threshold * between)
+
+
+@dataclass(frozen=True)
+class BinarizationStatistics:
+    """Convolutions and weights that are binarized, and all weights of the model."""
+
+    layers_binarized: int
+    weights_binarized: int
+    weights_total: int
+
+
+class Binarization(BinarizationConfig, StagedQuantizers):
+    family: ClassVar[str] = "quantization"
+    transforms: ClassVar[tuple[type[Transform], ...]] = (BinaryWeight, BinaryActivation)
+
+    def plan(self, graph: Graph, target_device: str) -> Plan:
+        select([node.name for node in graph.nodes], self.ignored_scopes, self.target_scopes, self.validate_scopes, self.where)
+        weights: dict[str, list[Site]] = {}
+        edits, skipped = [], []
+        for node in graph.nodes:
+            weight = node.parameter("weight")
+            if weight is None or not has_weight(node):
+                continue
+            activation = Site(node.name, "input:0")
+            if not considered(node.name, self.ignored_scopes, self.target_scopes):
+                skipped.append((node.name, "outside the scopes of binarization"))
+            elif node.op != "Conv" or len(weight.shape) != 4:
+                skipped.append((node.name, f"{node.op}: only two-dimensional convolutions are binarized"))
+            else:
+                weights.setdefault(weight.name, []).append(Site(node.name, "weight"))
+                axis = 3 if node.attrs.get("data_format") == "channels_last" else 1
+                edits.append(Edit((activation,), BinaryActivation(threshold_axis=axis), self.algorithm))
+        for sites in weights.values():
+            parameter = graph[sites[0].node].parameter("weight")
+            assert parameter is not None
+            axis = (parameter.channel_axis or 0) if self.mode == "xnor" else None
+            edits.append(Edit(tuple(sites), BinaryWeight(channel_axis=axis), self.algorithm))
+        return Plan(tuple(edits), tuple(skipped))
+
+    def range_inits(self, graph: Graph, edits: Sequence[Edit]) -> Mapping[str, RangeInit]:
+        activations = {edit.key: edit for edit in edits if edit.transform.needs_range}
+        return range_inits(activations, graph, self.initializer.range, ScopeOverrides(), self.where, self.validate_scopes)
+
+    def report(self, training: Training, clock: Clock, state: State) -> BinarizationStatistics:
+        weights = [edit for edit in training.edits if edit.site.is_parameter]
+        return BinarizationStatistics(
+            sum(len(edit.sites) for edit in weights),
+            sum(int(np.prod(training.graph.shape_of(edit.site))) for edit in weights),
+            sum({p.name: int(np.prod(p.shape)) for node in training.graph.nodes for p in node.parameters}.values()),
+        )

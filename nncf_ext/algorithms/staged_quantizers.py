@@ -1,0 +1,63 @@
+"""What the algorithms that quantize have in common: groups of quantizers that begin in an epoch, and are switched by hand."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from nncf_ext import staged
+from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, State, Training
+from nncf_ext.config.models import StagedParams
+from nncf_ext.schedules import Clock
+
+
+class StagedQuantizers(Algorithm):
+    """State: see `nncf_ext.staged`."""
+
+    params: StagedParams | None
+    commands: ClassVar[tuple[str, ...]] = (
+        "enable_weight_quantization",
+        "disable_weight_quantization",
+        "enable_activation_quantization",
+        "disable_activation_quantization",
+        "init_range",
+    )
+
+    def start(self) -> State:
+        return staged.start(self.params)
+
+    def initialize(self, training: Training, state: State) -> State:
+        staged.enter(training, state)
+        return state
+
+    def resume(self, training: Training, state: State) -> None:
+        staged.enter(training, state)
+
+    def epoch_step(self, training: Training, clock: Clock, state: State) -> State:
+        return staged.epoch_step(training, clock, state, self.params, self.range_inits(training.graph, training.edits))
+
+    def stage(self, clock: Clock, state: State) -> CompressionStage:
+        begun = set(state["begun"].values())
+        if len(begun) > 1:
+            return CompressionStage.PARTIALLY_COMPRESSED
+        return CompressionStage.FULLY_COMPRESSED if True in begun else CompressionStage.UNCOMPRESSED
+
+    def enable_weight_quantization(self, training: Training, state: State) -> State:
+        """The weights' quantizers work, from now on."""
+        return staged.switched(training, state, "weights", True)
+
+    def disable_weight_quantization(self, training: Training, state: State) -> State:
+        """The weights' quantizers do nothing, until they are enabled or their epoch begins."""
+        return staged.switched(training, state, "weights", False)
+
+    def enable_activation_quantization(self, training: Training, state: State) -> State:
+        """The activations' quantizers work, from now on."""
+        return staged.switched(training, state, "activations", True)
+
+    def disable_activation_quantization(self, training: Training, state: State) -> State:
+        """The activations' quantizers do nothing, until they are enabled or their epoch begins."""
+        return staged.switched(training, state, "activations", False)
+
+    def init_range(self, training: Training, state: State) -> State:
+        """All ranges start anew, from the float model's tensors (see `staged.init_ranges`)."""
+        staged.init_ranges(training, staged.GROUPS, self.range_inits(training.graph, training.edits))
+        return state

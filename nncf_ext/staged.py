@@ -7,7 +7,7 @@ become; afterwards only the user switches it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -51,13 +51,13 @@ def switched(training: Training, state: State, group: str, enabled: bool) -> Sta
 
 
 def epoch_step(
-    training: Training, clock: Clock, state: State, params: StagedParams | None, starts: Mapping[str, RangeInit]
+    training: Training, clock: Clock, state: State, params: StagedParams | None, starts: Callable[[], Mapping[str, RangeInit]]
 ) -> State:
     """The state when an epoch begins, in which groups may begin too. starts: how ranges are initialised, by edit key."""
     due = [g for g in GROUPS if params is not None and not state["begun"][g] and clock.epoch >= _first_epoch(params, g)]
     if not due:
         return state
-    init_ranges(training, due, starts)
+    init_ranges(training, due, starts())
     state = {key: {**state[key], **dict.fromkeys(due, True)} for key in ("begun", "enabled")}
     enter(training, state)
     return state

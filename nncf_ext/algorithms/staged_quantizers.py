@@ -33,7 +33,7 @@ class StagedQuantizers(Algorithm):
         staged.enter(training, state)
 
     def epoch_step(self, training: Training, clock: Clock, state: State) -> State:
-        return staged.epoch_step(training, clock, state, self.params, self.range_inits(training.graph, training.edits))
+        return staged.epoch_step(training, clock, state, self.params, lambda: self.range_inits(training.graph, training.edits))
 
     def stage(self, clock: Clock, state: State) -> CompressionStage:
         begun = set(state["begun"].values())

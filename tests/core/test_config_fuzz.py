@@ -23,6 +23,9 @@ KEYS = [
     "type",
     "params",
     "ignored_scopes",
+    "target_scopes",
+    "scope_overrides",
+    "weights",
     "input_info",
     "sample_size",
 ]

@@ -435,7 +435,7 @@ def test_the_same_every_time() -> None:
 
 
 def test_what_removals_leave_of_activations() -> None:
-    """a makes 6 channels; the last 4 are split off, reshaped to two groups and put behind the first 2 again, two of those."""
+    """a makes 6 channels; the last 4 of them are split off, reshaped to two groups and back, and joined with the first 2."""
     net = Net(IMAGE)
     x = net.conv(*net.inputs, 6, "a")
     first, last = net.add("Split", [(1, 2, 8, 8), (1, 4, 8, 8)], [x], name="split", axis=1, split=(2, 4))

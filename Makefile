@@ -28,7 +28,7 @@ bench: .venv/installed .venv-peers/installed .venv-tfmot/installed
 notebooks: .venv/installed
 	$(BIN)/python notebooks/execute.py
 
-.venv/installed: setup.cfg setup.py pyproject.toml constraints.txt adapters/nncf_ext_torch/csrc/fake_quantize.c
+.venv/installed: setup.cfg setup.py pyproject.toml constraints.txt $(wildcard adapters/nncf_ext_torch/csrc/*.c)
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.11 ...')"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[torch,tensorflow,openvino,demo,dev]"

@@ -55,9 +55,7 @@ def test_a_binary_network_learns(digits, mode, tmp_path):
     keras.utils.set_random_seed(0)
     layers = [*conv(24, 1, "first"), *conv(48, 2, "second"), *conv(48, 1, "third"), keras.layers.Flatten()]
     model = keras.Sequential([keras.Input((8, 8, 1)), *layers, keras.layers.Dense(10)])
-    config = NNCFConfig.from_dict(
-        {"compression": {"algorithm": "binarization", "mode": mode, "ignored_scopes": ["{re}first"]}}
-    )
+    config = NNCFConfig.from_dict({"compression": {"algorithm": "binarization", "mode": mode, "ignored_scopes": ["{re}first"]}})
     register_default_init_args(config, [(digits[0][:128], digits[1][:128])], 128)
     ctrl, _ = create_compressed_model(model, config)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

@@ -117,6 +117,7 @@ class MovementSparsityStatistics:
 
 
 class MovementSparsity(MovementSparsityConfig, Algorithm):
+    family: ClassVar[str] = "sparsity"
     transforms: ClassVar[tuple[type[Transform], ...]] = (MovementMask,)
 
     def plan(self, graph: Graph, target_device: str) -> Plan:

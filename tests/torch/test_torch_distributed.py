@@ -22,6 +22,12 @@ SPARSITY = {
 }
 COMPRESSION = {
     "int8_and_magnitude": [{"algorithm": "quantization", "initializer": {"range": {"num_init_samples": 64}}}, SPARSITY],
+    "rb": {
+        "algorithm": "rb_sparsity",
+        "sparsity_init": 0.3,
+        "compression_lr_multiplier": 50,
+        "params": {"sparsity_target": 0.6, "sparsity_target_epoch": 2},
+    },
     "distillation": [SPARSITY, {"algorithm": "knowledge_distillation", "type": "softmax"}],
 }
 
@@ -83,7 +89,7 @@ def test_two_ranks_agree(folder, wrapper, name):
     assert facts["losses"] != other["losses"]  # they saw other data
 
 
-@pytest.mark.parametrize("name", ["distillation"])  # ranges start from the first rank's data: one process would have others
+@pytest.mark.parametrize("name", ["distillation", "rb"])  # ranges start from the first rank's data: one process would have others
 def test_two_ranks_train_as_one_process(folder, tmp_path, name):
     expected, _ = alone(job(tmp_path / "one", "alone", COMPRESSION[name]))
     for wrapper in WRAPPERS:

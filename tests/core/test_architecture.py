@@ -13,7 +13,16 @@ ALGORITHMS = sorted(
     path for path in (ROOT / "nncf_ext" / "algorithms").glob("*.py") if path.stem not in ("__init__", "algorithm")
 )
 FRAMEWORKS = {"torch", "tensorflow", "keras", "jax", "tf2onnx", "onnxscript"}
-HEAVY = {"nncf", "transformers", "onnxruntime", "openvino", "onnxscript", "sklearn"}  # seconds to load: only inside functions
+HEAVY = {
+    "nncf",
+    "transformers",
+    "onnxruntime",
+    "openvino",
+    "onnxscript",
+    "sklearn",
+    "optuna",
+    "matplotlib",
+}  # seconds to load: only inside functions
 
 
 def name_of(path: Path) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -91,6 +93,25 @@ class Adapter(Protocol):
 
     def adapt_batchnorm(self, model: Any, batches: Iterable[Any]) -> None:
         """Re-estimate the BatchNorm statistics of `model` on `batches`; nothing else changes."""
+        ...
+
+    def hessian_products(
+        self, model: Any, traced: Any, sites: Sequence[Site], loss: Callable[[Any, Any], Any]
+    ) -> Callable[[tuple[Any, Any], Sequence[np.ndarray]], list[np.ndarray]]:
+        """The function ((inputs, target), v) -> H v, with v and H v as one array of the parameter's shape for each site.
+
+        H is the Hessian of `loss(outputs, target)` by the parameters at `sites` of the plain model, taken together, in inference
+        mode. Whatever the framework raises in it passes through.
+        """
+        ...
+
+    def evaluation(self, model: Any) -> AbstractContextManager[None]:
+        """Around the user's own look at `model`, which is plain before and after: no gradients are kept, and its weights,
+        statistics and modes are afterwards what they were."""
+        ...
+
+    def read_tensor(self, path: Path) -> np.ndarray:
+        """The one tensor in a file of the framework's own kind. ValueError where it is none, or cannot be read safely."""
         ...
 
     def frozen_copy(self, model: Any) -> Any:

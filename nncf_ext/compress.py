@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from nncf_ext.adapter import Adapter
-from nncf_ext.algorithms.algorithm import Algorithm
+from nncf_ext.adapter import Adapter, Traced
+from nncf_ext.algorithms.algorithm import Algorithm, Prospect
 from nncf_ext.calibration import ranges_of
 from nncf_ext.checkpoint import check_plan_fits, plan_from_json, plan_in
 from nncf_ext.config import NNCFConfig
@@ -54,6 +55,7 @@ def compress(
         starts = {key: start for a in algorithms for key, start in a.range_inits(traced.graph, plan.of(a.algorithm)).items()}
         parameter, observe = partial(adapter.parameter, model, traced), partial(adapter.observe, model, traced)
         ranges = ranges_of(adapter, plan, starts, parameter, observe, range_batches)
+        plan = _refined(adapter, model, traced, config, algorithms, plan, ranges)
         plan, values = _calibrated(plan, traced.graph, ranges)
     samples = list(islice(range_batches(), _KEPT_SAMPLES)) if range_batches is not None else []
     attached = adapter.apply(model, traced, plan, values)
@@ -92,3 +94,32 @@ def _calibrated(plan: Plan, graph: Graph, ranges: Mapping[str, Range]) -> tuple[
         edits.append(replace(edit, transform=transform))
         values[edit.key] = variables
     return Plan(tuple(edits), plan.skipped), values
+
+
+def _refined(
+    adapter: Adapter,
+    model: Any,
+    traced: Traced,
+    config: NNCFConfig,
+    algorithms: Sequence[Algorithm],
+    plan: Plan,
+    ranges: Mapping[str, Range],
+) -> Plan:
+    """The plan with what its algorithms let data decide about it."""
+    extras = config.get_all_extra_structs()
+
+    @contextmanager
+    def trial(plan: Plan) -> Iterator[Any]:
+        with adapter.evaluation(model):
+            attached = adapter.apply(model, traced, *_calibrated(plan, traced.graph, ranges))
+            try:
+                adapt_batchnorm(adapter, model, algorithms, extras)
+                yield model
+            finally:
+                attached.detach()
+
+    log_dir = Path(config.log_dir or ".")
+    prospect = Prospect(adapter, model, traced, config.target_device, ranges, trial, extras, log_dir)
+    for algorithm in algorithms:
+        plan = algorithm.refine(plan, prospect)
+    return plan

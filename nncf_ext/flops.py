@@ -66,6 +66,16 @@ class CostModel:
         return Cost(int(2 * (sizes * self._uses).sum()), int(sizes.sum()))
 
 
+def flops(graph: Graph) -> dict[str, int]:
+    """The same count for each node that multiplies with a weight of its own, by node name."""
+    batch = _batch_size(graph)
+    return {
+        node.name: 2 * math.prod(weight.shape) * _positions(graph, node, batch)[0]
+        for node in graph.nodes
+        if has_weight(node) and node.op != "Gather" and (weight := node.parameter("weight")) is not None
+    }
+
+
 def _batch_size(graph: Graph) -> int:
     """Of the example the graph was traced with; 1 where it is left open."""
     first = next((node.name for node in graph.nodes if node.op == INPUT), "")

@@ -38,6 +38,26 @@ class LeGRInitArgs:
     validate: Callable[[Any], float]
 
 
+@dataclass(frozen=True)
+class QuantizationPrecisionInitArgs:
+    """Labelled data and the task's loss, for a choice of bits by second derivatives.
+
+    batches() starts anew at every call and yields (model inputs, target) of few samples each (`pieces`), as every product with a
+    Hessian takes one of them; loss(outputs, target) is a scalar of the framework, the mean over the samples.
+    """
+
+    batches: Callable[[], Iterable[tuple[Any, Any]]]
+    loss: Callable[[Any, Any], Any]
+
+
+@dataclass(frozen=True)
+class AutoQPrecisionInitArgs:
+    """The user's evaluation, for a choice of bits by trial: eval_fn(model, loader) is a score, the higher the better."""
+
+    eval_fn: Callable[[Any, Any], float]
+    loader: Any
+
+
 def loss_in(result: Any) -> float:
     """The loss in what a validation function of NNCF 2.x returns: (accuracy, loss), the last of several; or the loss alone."""
     return float(result[-1] if isinstance(result, tuple | list) else result)
@@ -52,6 +72,30 @@ def register_loader(config: NNCFConfig, batches: Callable[[], Iterable[Any]]) ->
 def registered_batches(config: NNCFConfig, kind: type) -> Callable[[], Iterable[Any]] | None:
     """What was registered for `kind`, or None."""
     return config.get_extra_struct(kind).batches if config.has_extra_struct(kind) else None
+
+
+def pieces(batch: Any, samples: int, size: int = 2) -> Iterator[Any]:
+    """A batch of `samples` in pieces of `size`, the last one smaller: nested tuples, lists and mappings of arrays.
+
+    Arrays are cut along their first axis where that has the samples; so are lists with something else than such an array for
+    every sample (boxes, say). The rest goes into every piece.
+    """
+    for start in range(0, samples, size):
+        yield _cut(batch, samples, slice(start, start + size))
+
+
+def _cut(value: Any, samples: int, part: slice) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _cut(item, samples, part) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        if isinstance(value, list) and len(value) == samples and not all(_has_samples(item, samples) for item in value):
+            return value[part]
+        return type(value)(_cut(item, samples, part) for item in value)
+    return value[part] if _has_samples(value, samples) else value
+
+
+def _has_samples(value: Any, samples: int) -> bool:
+    return bool(getattr(value, "shape", ())) and value.shape[0] == samples
 
 
 def take_samples(batches: Iterable[Any], wanted: int, size_of: Callable[[Any], int]) -> Iterator[Any]:

@@ -1,8 +1,8 @@
 """Which nodes of a graph an algorithm considers: `ignored_scopes` and `target_scopes` of NNCF 2.x.
 
 A scope is the exact name of a node, or, with the marker `{re}` anywhere in it, a regular expression that is searched in the name.
-NNCF 2.x put "NNCF" before the class names of wrapped layers (`NNCFConv2d[conv1]`); our names have no such prefix, so scopes are
-also tried without it.
+NNCF 2.x put "NNCF" before the class names of wrapped layers (`NNCFConv2d[conv1]`), and an underscore behind the names of
+functions that layers call in place (`ReLU[relu]/relu__0`); our names have neither, so scopes are also tried without.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from nncf_ext.config.errors import ConfigError, nearest
 
 MARKER = "{re}"
 _WRAPPED_CLASS = re.compile(r"(?<!\w)NNCF(?=[A-Z(.\[\\])")
+_IN_PLACE = re.compile(r"(?<=[A-Za-z0-9])__(?=\d|\\d)")
 
 
 class Inherited(str):
@@ -30,7 +31,8 @@ def unwrapped(name: str) -> str:
 @lru_cache(maxsize=1024)
 def compile_scope(pattern: str) -> Callable[[str], bool]:
     """The test that `pattern` puts to a node name. `re.error` for an invalid regular expression."""
-    forms = {pattern, unwrapped(pattern)}
+    plain = unwrapped(pattern)
+    forms = {pattern, plain, _IN_PLACE.sub("_", plain)}
     if MARKER not in pattern:
         return forms.__contains__
     searches = [re.compile(form.replace(MARKER, "")).search for form in forms]

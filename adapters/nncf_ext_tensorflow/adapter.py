@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -15,6 +17,7 @@ from nncf_ext_tensorflow import keras_private, xp
 from nncf_ext_tensorflow.apply import Patch
 from nncf_ext_tensorflow.attach import KerasAttached, attach, visiting
 from nncf_ext_tensorflow.batchnorm import adapt_batchnorm
+from nncf_ext_tensorflow.hessian import hessian_products
 from nncf_ext_tensorflow.naming import names_in
 from nncf_ext_tensorflow.saving import attached_to, refuse_compressed
 from nncf_ext_tensorflow.shrink import remove_channels
@@ -59,6 +62,23 @@ class KerasAdapter:
 
     def adapt_batchnorm(self, model: keras.Model, batches: Iterable[Any]) -> None:
         adapt_batchnorm(model, names_in(model).batch_norms, batches)
+
+    def hessian_products(
+        self, model: keras.Model, traced: Any, sites: Sequence[Site], loss: Callable[[Any, Any], Any]
+    ) -> Callable[[tuple[Any, Any], Sequence[np.ndarray]], list[np.ndarray]]:
+        return hessian_products(model, [traced.variables[site][2] for site in sites], loss)
+
+    @contextmanager
+    def evaluation(self, model: keras.Model) -> Iterator[None]:
+        before = [(variable, variable.numpy()) for variable in model.variables]
+        try:
+            yield
+        finally:
+            for variable, value in before:
+                variable.assign(value)
+
+    def read_tensor(self, path: Path) -> np.ndarray:
+        raise ValueError("Keras has no files of one tensor: expected .npy, .safetensors or .json")
 
     def frozen_copy(self, model: keras.Model) -> keras.Model:
         """ValueError where the model cannot be built from its config."""

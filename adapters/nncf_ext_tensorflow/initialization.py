@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
 
 from nncf_ext import ConfigError, NNCFConfig
-from nncf_ext.initialization import LeGRInitArgs, loss_in, register_loader
+from nncf_ext.initialization import (
+    AutoQPrecisionInitArgs,
+    LeGRInitArgs,
+    QuantizationPrecisionInitArgs,
+    loss_in,
+    pieces,
+    register_loader,
+)
 
 
 def register_default_init_args(
@@ -18,15 +25,21 @@ def register_default_init_args(
     batch_size: int,
     device: Any = None,
     *,
+    criterion: Any = None,
+    criterion_fn: Callable[[Any, Any, Any], Any] | None = None,
     train_steps_fn: Any = None,
     validate_fn: Any = None,
     val_loader: Any = None,
+    autoq_eval_fn: Callable[[Any, Any], float] | None = None,
     legr_train_optimizer: Any = None,
 ) -> NNCFConfig:
-    """Give the config the data for range initialisation and BatchNorm adaptation; returns the same config.
+    """Give the config the data and functions for what is initialised before training; returns the same config.
 
     data_loader: batches of (inputs, target), or of bare inputs: a `tf.data.Dataset` or any iterable that can be started anew.
     batch_size, device: NNCF 2.x's arguments; batches are counted as they come.
+    criterion: the task's loss, as `compile` takes it (a name, a `keras.losses.Loss`, a function of target and outputs), or with
+    criterion_fn(outputs, target, criterion) anything; for precision by `hawq`.
+    autoq_eval_fn(model, val_loader): a score, more is better, for precision by `autoq`; without val_loader on data_loader.
     train_steps_fn(data_loader, model, optimizer, controller, steps), validate_fn(model, val_loader) -> (accuracy, loss) and
     legr_train_optimizer() -> optimizer (SGD where missing): for learned_ranking of filter pruning.
     """
@@ -45,6 +58,11 @@ def register_default_init_args(
                 )
             ]
         )
+    if criterion is not None or criterion_fn is not None:
+        loss = _keras_loss(criterion) if criterion_fn is None else lambda y, target: criterion_fn(y, target, criterion)
+        config.register_extra_structs([QuantizationPrecisionInitArgs(lambda: _labelled(data_loader), loss)])
+    if autoq_eval_fn is not None:
+        config.register_extra_structs([AutoQPrecisionInitArgs(autoq_eval_fn, data_loader if val_loader is None else val_loader)])
     return register_loader(config, lambda: _inputs(data_loader))
 
 
@@ -53,13 +71,33 @@ def _sgd() -> keras.optimizers.Optimizer:
     return keras.optimizers.SGD(1e-2, momentum=0.9, weight_decay=5e-4, nesterov=True)
 
 
+def _keras_loss(criterion: Any) -> Callable[[Any, Any], Any]:
+    """(outputs, target) -> scalar. ValueError for a name that Keras does not know."""
+    loss: Any = keras.losses.get(criterion)
+    return lambda outputs, target: keras.ops.mean(loss(target, outputs))
+
+
 def _inputs(loader: Iterable[Any]) -> Iterator[Any]:
     for batch in loader:
-        if isinstance(batch, tuple):
-            if not batch:
-                raise ConfigError("range initialisation: the data loader gave an empty batch")
-            batch = batch[0]
-        yield keras.tree.map_structure(keras.ops.convert_to_tensor, batch)
+        yield _tensors(_parts(batch)[0])
+
+
+def _labelled(loader: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+    for batch in loader:
+        inputs, *rest = _parts(batch)
+        whole = _tensors(inputs), _tensors(rest[0]) if rest and rest[0] is not None else None
+        yield from pieces(whole, int(keras.tree.flatten(whole[0])[0].shape[0]))
+
+
+def _parts(batch: Any) -> tuple[Any, ...]:
+    """A batch as Keras reads it: (inputs, target, ...) where it is a tuple, else inputs alone."""
+    if isinstance(batch, tuple) and not batch:
+        raise ConfigError("range initialisation: the data loader gave an empty batch")
+    return batch if isinstance(batch, tuple) else (batch,)
+
+
+def _tensors(structure: Any) -> Any:
+    return keras.tree.map_structure(keras.ops.convert_to_tensor, structure)
 
 
 def example_of(config: NNCFConfig) -> Any:

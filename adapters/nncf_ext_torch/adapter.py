@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from torch import nn
 from nncf_ext.adapter import Attached, Values
 from nncf_ext.edits import Plan, Removal
 from nncf_ext.graph import Site
-from nncf_ext_torch import apply, batchnorm, observe, shrink, trace, xp
+from nncf_ext_torch import apply, batchnorm, hessian, observe, shrink, trace, xp
 from nncf_ext_torch.sharding import of_first_rank, overwrite, whole
 from nncf_ext_torch.sites import parameter_name
 from nncf_ext_torch.trace import ExampleInput, TorchTrace, evaluating, leaves
@@ -47,6 +49,38 @@ class TorchAdapter:
         batchnorm.adapt_batchnorm(model, batches)
         for name, statistic in of_first_rank(dict(model.named_buffers())).items():
             model.get_buffer(name).copy_(statistic)
+
+    def hessian_products(
+        self, model: nn.Module, traced: TorchTrace, sites: Sequence[Site], loss: Callable[[Any, Any], torch.Tensor]
+    ) -> Callable[[tuple[Any, Any], Sequence[np.ndarray]], list[np.ndarray]]:
+        parameters = [model.get_parameter(parameter_name(traced, site)) for site in sites]
+        return lambda batch, directions: [
+            self.to_numpy(product) for product in hessian.hessian_products(model, parameters, loss, batch, directions)
+        ]
+
+    @contextmanager
+    def evaluation(self, model: nn.Module) -> Iterator[None]:
+        before = {name: value.clone() for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
+        modes = [(module, module.training) for module in model.modules()]
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            for module, training in modes:
+                module.training = training
+            with torch.no_grad():
+                for name, value in model.state_dict().items():
+                    if name in before:
+                        value.copy_(before[name])
+
+    def read_tensor(self, path: Path) -> np.ndarray:
+        try:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise ValueError(f"PyTorch cannot read it as a file of tensors alone: {str(error).splitlines()[0]}") from None
+        if not isinstance(found, torch.Tensor):
+            raise ValueError(f"found a {type(found).__name__}, expected a tensor")
+        return self.to_numpy(found)
 
     def frozen_copy(self, model: nn.Module) -> nn.Module:
         return copy.deepcopy(model).eval().requires_grad_(False)

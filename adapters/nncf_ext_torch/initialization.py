@@ -9,8 +9,15 @@ from typing import Any
 import torch
 
 from nncf_ext import ConfigError, NNCFConfig
-from nncf_ext.initialization import LeGRInitArgs, loss_in, register_loader
-from nncf_ext_torch.trace import ExampleInput
+from nncf_ext.initialization import (
+    AutoQPrecisionInitArgs,
+    LeGRInitArgs,
+    QuantizationPrecisionInitArgs,
+    loss_in,
+    pieces,
+    register_loader,
+)
+from nncf_ext_torch.trace import ExampleInput, leaves
 
 _TARGETS = ("labels", "label", "target", "targets")  # entries of a mapping that the loss takes, not the model
 
@@ -30,13 +37,15 @@ def register_default_init_args(
     legr_train_optimizer: Any = None,
     device: Any = None,
 ) -> NNCFConfig:
-    """Give the config the data for range initialisation and BatchNorm adaptation; returns the same config.
+    """Give the config the data and functions for what is initialised before training; returns the same config.
 
-    train_loader yields (inputs, target) pairs, mappings (Hugging Face batches; `labels` is left out), or bare inputs; a
-    loader with `get_inputs(batch) -> (args, kwargs)` decides itself (NNCF's PTInitializingDataLoader). The arguments after it
-    are NNCF 2.x's, accepted for its order; those of algorithms that are not built yet have no use so far.
+    train_loader yields (inputs, target) pairs, mappings (Hugging Face batches; `labels` is the target), or bare inputs; a loader
+    with `get_inputs(batch) -> (args, kwargs)` and `get_target(batch)` decides itself (NNCF's PTInitializingDataLoader).
+    criterion(outputs, target), or criterion_fn(outputs, target, criterion): the task's loss, for precision by `hawq`.
+    autoq_eval_fn(model, val_loader): a score, more is better, for precision by `autoq`; without val_loader on train_loader.
     train_steps_fn(train_loader, model, optimizer, controller, steps), validate_fn(model, val_loader) -> (accuracy, loss) and
     legr_train_optimizer(parameters) -> optimizer (SGD where missing): for learned_ranking of filter pruning.
+    The other arguments are NNCF 2.x's, accepted for its order; those of algorithms that are not built yet have no use so far.
     """
     if train_steps_fn is not None and validate_fn is not None and val_loader is not None:
         optimizer_of = legr_train_optimizer or _sgd
@@ -46,6 +55,14 @@ def register_default_init_args(
                 "each trial starts with a new one"
             )
         config.register_extra_structs([_trials(train_loader, train_steps_fn, val_loader, validate_fn, optimizer_of)])
+    if criterion is not None or criterion_fn is not None:
+        of_outputs = criterion_fn or _plain_criterion
+        args = QuantizationPrecisionInitArgs(
+            lambda: _labelled(train_loader, device), lambda outputs, target: of_outputs(outputs, target, criterion)
+        )
+        config.register_extra_structs([args])
+    if autoq_eval_fn is not None:
+        config.register_extra_structs([AutoQPrecisionInitArgs(autoq_eval_fn, train_loader if val_loader is None else val_loader)])
     return register_loader(config, lambda: _batches(train_loader, device))
 
 
@@ -81,14 +98,36 @@ def _modes_kept(model: torch.nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def _plain_criterion(outputs: Any, target: Any, criterion: Any) -> Any:
+    return criterion(outputs, target)
+
+
 def _batches(loader: Iterable[Any], device: Any) -> Iterator[ExampleInput]:
-    split: Callable[[Any], ExampleInput] = inputs_of
-    own: Any = getattr(loader, "get_inputs", None)
-    if own is not None:
-        split = lambda batch: ExampleInput(*own(batch))  # noqa: E731
     for batch in loader:
-        example = split(batch)
-        yield ExampleInput(*_moved((example.args, example.kwargs), device)) if device is not None else example
+        yield _example(loader, batch, device)
+
+
+def _labelled(loader: Iterable[Any], device: Any) -> Iterator[tuple[ExampleInput, Any]]:
+    split: Callable[[Any], Any] = getattr(loader, "get_target", target_of)
+    for batch in loader:
+        example, target = _example(loader, batch, device), split(batch)
+        whole = (example.args, example.kwargs, target if device is None else _moved(target, device))
+        samples = next((tensor.shape[0] for _, tensor in leaves(example) if tensor.ndim), 1)
+        for args, kwargs, target in pieces(whole, samples):
+            yield ExampleInput(args, kwargs), target
+
+
+def _example(loader: Iterable[Any], batch: Any, device: Any) -> ExampleInput:
+    own: Any = getattr(loader, "get_inputs", None)
+    example = inputs_of(batch) if own is None else ExampleInput(*own(batch))
+    return example if device is None else ExampleInput(*_moved((example.args, example.kwargs), device))
+
+
+def target_of(batch: Any) -> Any:
+    """What the loss compares the outputs with, in one batch of a loader."""
+    if isinstance(batch, Mapping):
+        return next((batch[key] for key in _TARGETS if key in batch), None)
+    return batch[1] if isinstance(batch, tuple | list) and len(batch) > 1 else None
 
 
 def inputs_of(batch: Any) -> ExampleInput:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import IntEnum
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from nncf_ext.adapter import Adapter, Attached
 from nncf_ext.config.models import RangeInit
-from nncf_ext.edits import Edit, Plan, Removal, Transform
+from nncf_ext.edits import Edit, Plan, Range, Removal, Transform
 from nncf_ext.graph import Graph
 from nncf_ext.schedules import Clock
 
@@ -65,6 +67,32 @@ class Training:
         return self.adapter.to_numpy(self.attached.variables(edit)[name])
 
 
+@dataclass(frozen=True)
+class Prospect:
+    """What an algorithm sees of a model for which there is a plan, and which is still plain.
+
+    ranges: by edit key. trial(plan): the model compressed with that plan, ranges and BatchNorm statistics initialised; afterwards
+    it is plain again, and in every value as it was. extras: the config's extra structs.
+    """
+
+    adapter: Adapter
+    model: Any
+    traced: Any
+    target_device: str
+    ranges: Mapping[str, Range]
+    trial: Callable[[Plan], AbstractContextManager[Any]]
+    extras: Mapping[str, Any]
+    log_dir: Path
+
+    @property
+    def graph(self) -> Graph:
+        return self.traced.graph
+
+    def extra(self, kind: type) -> Any:
+        """What the user registered in the config for `kind`, or None."""
+        return self.extras.get(kind.__name__)
+
+
 class Algorithm:
     """An entry of `compression`. Instances are immutable; `state` is what changes, and the controller keeps it.
 
@@ -86,6 +114,10 @@ class Algorithm:
     def range_inits(self, graph: Graph, edits: Sequence[Edit]) -> Mapping[str, RangeInit]:
         """How the ranges of its edits that need one start, by edit key."""
         return {}
+
+    def refine(self, plan: Plan, prospect: Prospect) -> Plan:
+        """What data decide about the algorithm's edits in the composed plan. Not called where a saved plan is taken up again."""
+        return plan
 
     def start(self) -> State:
         return {}

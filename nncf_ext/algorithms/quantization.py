@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from nncf_ext import numerics, staged
-from nncf_ext.algorithms.algorithm import State, Training
+from nncf_ext.algorithms.algorithm import Prospect, State, Training
 from nncf_ext.algorithms.staged_quantizers import StagedQuantizers
 from nncf_ext.config.models import QuantizationConfig, QuantizationSettings, RangeInit
 from nncf_ext.edits import QUANTIZE, Edit, Plan, Range, Transform, Var
@@ -18,6 +18,7 @@ from nncf_ext.graph import INPUT, Graph, Site
 from nncf_ext.nncf_rules import Constraints
 from nncf_ext.ops import has_weight, is_embedding
 from nncf_ext.placement import Placement, model_type_of, place, reads_model_input
+from nncf_ext.precision.choice import choose_bits
 from nncf_ext.quantizer_settings import check_device, of_operators, overridden, range_inits, unified
 from nncf_ext.schedules import Clock
 from nncf_ext.scopes import considered, matches, select
@@ -115,12 +116,20 @@ class Quantizer(Transform):
 
 
 @dataclass(frozen=True)
+class QuantizerBits:
+    quantizer: str
+    bits: int
+
+
+@dataclass(frozen=True)
 class QuantizationStatistics:
-    """Numbers of quantizers by (`weights` | `activations`, bits, `symmetric` | `asymmetric`, `per-channel` | `per-tensor`)."""
+    """Numbers of quantizers by (`weights` | `activations`, bits, `symmetric` | `asymmetric`, `per-channel` | `per-tensor`), and
+    the bits of each one."""
 
     quantizers: Counter[tuple[str, int, str, str]]
     weights_quantized: int
     weights_total: int
+    bits: tuple[QuantizerBits, ...]
 
 
 class Quantization(QuantizationConfig, StagedQuantizers):
@@ -170,15 +179,32 @@ class Quantization(QuantizationConfig, StagedQuantizers):
         )
         return Plan(edits, skipped)
 
+    def refine(self, plan: Plan, prospect: Prospect) -> Plan:
+        """The plan with the bits that `initializer.precision` chooses."""
+        settings = self.initializer.precision
+        if settings is None:
+            return plan
+        half = self._half_range_nodes(prospect.graph, prospect.target_device)
+
+        def with_bits(bits: Mapping[str, int]) -> Plan:
+            edits = (_with_bits(edit, bits[edit.key], half) if edit.key in bits else edit for edit in plan)
+            return replace(plan, edits=tuple(edits))
+
+        where = f"{self.where}.initializer.precision"
+        bits = choose_bits(settings, plan.of(self.algorithm), with_bits, prospect, where)
+        return with_bits(prospect.adapter.of_first_rank(bits))
+
     def range_inits(self, graph: Graph, edits: Sequence[Edit]) -> Mapping[str, RangeInit]:
         quantizers = {edit.key: edit for edit in edits}
         return range_inits(quantizers, graph, self.initializer.range, self.scope_overrides, self.where, self.validate_scopes)
 
     def report(self, training: Training, clock: Clock, state: State) -> QuantizationStatistics:
         quantizers: Counter[tuple[str, int, str, str]] = Counter()
+        bits: list[QuantizerBits] = []
         for edit in training.edits:
             transform = edit.transform
             assert isinstance(transform, Quantizer)
+            bits.append(QuantizerBits(str(edit.site), transform.bits))
             quantizers[
                 staged.group_of(edit.site),
                 transform.bits,
@@ -196,25 +222,24 @@ class Quantization(QuantizationConfig, StagedQuantizers):
             quantizers,
             sum(size for name, size in weights.items() if name in quantized),
             sum(weights.values()),
+            tuple(bits),
         )
 
     def _edit(self, graph: Graph, placement: Placement, half: Collection[str]) -> Edit:
         site, spec = placement.sites[0], placement.spec
         is_weight = site.is_parameter
         axis = _channel_axis(graph, _deciding(graph, placement.sites)) if spec.per_channel else None
-        halved = is_weight and spec.bits == 8 and site.node in half
         transform = Quantizer(
             bits=spec.bits,
             symmetric=spec.mode == "symmetric",
             signed=True if is_weight and spec.signed is None else spec.signed,
-            narrow=is_weight and spec.bits == 8 and not halved,
-            half=halved,
             channel_axis=axis,
             # data tell the range of inputs; learning it takes the first layer's input gradient, needed for nothing else
             learned=None if any(reads_model_input(graph, s) for s in placement.sites) else True,
             logarithm=(self.weights if is_weight else self.activations).logarithm_scale,
         )
-        return Edit(placement.sites, transform, self.algorithm, operators=placement.operators)
+        edit = Edit(placement.sites, transform, self.algorithm, operators=placement.operators)
+        return _with_bits(edit, spec.bits, half)
 
     def _half_range_nodes(self, graph: Graph, target_device: str) -> Collection[str]:
         """Nodes whose 8-bit weights use 7 bits (`overflow_fix`)."""
@@ -223,6 +248,13 @@ class Quantization(QuantizationConfig, StagedQuantizers):
         if self.overflow_fix == "enable":
             return graph.by_name
         return _first_weighted(graph)
+
+
+def _with_bits(edit: Edit, bits: int, half: Collection[str]) -> Edit:
+    """The quantizer with `bits`. 8-bit weights are symmetric around zero, and of nodes in `half` they use 7 bits."""
+    halved = edit.site.is_parameter and bits == 8 and edit.site.node in half
+    narrow = edit.site.is_parameter and bits == 8 and not halved
+    return replace(edit, transform=edit.transform.model_copy(update={"bits": bits, "half": halved, "narrow": narrow}))
 
 
 def _constraints(settings: QuantizationSettings) -> Constraints:

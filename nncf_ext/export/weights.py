@@ -41,14 +41,25 @@ def lower_weights(graph: ir.Graph, grids: Mapping[str, Grid]) -> None:
 
 
 def quantize(weight: np.ndarray, grid: Grid) -> Quantized:
-    """int8 with zero point 0 where the codes fit (every symmetric grid), else uint8 from the grid's low end."""
-    codes, zero = grid.codes(weight), grid.zero
-    if np.all(zero <= 128) and np.all(grid.intervals - zero <= 127):
+    """int8 with zero point 0 where the codes fit (every symmetric grid), else uint8 from the grid's low end.
+
+    Codes of fewer bits are spread over 7 by a power of two, which leaves every value as it is, bit for bit: an int32 bias has the
+    step of input times weight, and would be coarse beside a coarse weight.
+    """
+    spread = _spread(grid)
+    codes, zero, highest = grid.codes(weight) * spread, grid.zero * spread, (grid.intervals - grid.zero) * spread
+    if np.all(zero <= 128) and np.all(highest <= 127):
         zero, dtype = np.zeros_like(zero), np.int8
     else:
         codes, dtype = codes + zero, np.uint8
-    step = np.asarray(grid.step, np.float32)
+    step = np.asarray(grid.step, np.float32) / np.float32(spread)
     return Quantized(codes.astype(dtype), *(np.broadcast_to(a, codes.shape) for a in (zero.astype(dtype), step)))
+
+
+def _spread(grid: Grid) -> int:
+    """The largest power of two by which the grid's codes may be multiplied and stay in 7 bits."""
+    largest = max(int(np.max(grid.zero)), int(np.max(grid.intervals - grid.zero)) + 1)
+    return max(64 >> (largest - 1).bit_length(), 1)
 
 
 def _move(graph: ir.Graph, value: ir.Value, weight: Quantized, name: str) -> None:

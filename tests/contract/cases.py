@@ -20,6 +20,14 @@ def _ranges(kind: str) -> dict[str, Any]:
 
 _RANGE = {"num_init_samples": 16}
 INT8 = {"algorithm": "quantization", "initializer": _ranges("min_max")}
+BY_HAND = {
+    "bitwidth_per_scope": [
+        [4, r"{re}fc1.*\|WEIGHT"],
+        [3, r"{re}fc2.*\|WEIGHT"],
+        [4, "{re}input"],
+        [5, r"{re}(?i)relu.*\|output"],
+    ]
+}
 SPARSE = {
     "algorithm": "magnitude_sparsity",
     "sparsity_init": 0.1,
@@ -136,6 +144,7 @@ CASES = (
     Case("int8_staged_with_masks", [{**INT8, "preset": "mixed", "params": {}}, SPARSE]),
     Case("int8_npu_four_bits", {**INT8, "weights": {"bits": 4}}, (("target_device", "NPU"),)),
     Case("int8_cpu_spr", INT8, (("target_device", "CPU_SPR"),)),
+    Case("mixed_by_hand", {**INT8, "initializer": {**INT8["initializer"], "precision": BY_HAND}}),
     Case("sparsity_polynomial", SPARSE),
     Case("sparsity_convex", _sparse(concave=False, power=2)),
     Case("sparsity_exponential", _sparse(schedule="exponential")),

@@ -33,6 +33,10 @@ def _with(**keys: Any) -> dict[str, Any]:
     return {**INT8, **keys}
 
 
+def _precision(**keys: Any) -> dict[str, Any]:
+    return _with(initializer={**INT8["initializer"], "precision": keys})
+
+
 MISTAKES = (
     Mistake("empty_loader", "range initialisation: the data loader gave no batch", INT8, []),
     Mistake("nan_in_the_data", r"input_0\|output saw NaN or infinite values", INT8, [np.full((8, 6), np.nan, np.float32)]),
@@ -60,6 +64,20 @@ MISTAKES = (
         "quantizer_without_a_range",
         "initializer.range: no entry is about .*, expected one entry for every quantizer",
         _with(initializer={"range": [{"target_scopes": "{re}fc1", "target_quantizer_group": "weights"}]}),
+        GOOD,
+    ),
+    Mistake("hawq_without_a_loss", "initializer.precision: hawq needs the loss on labelled data", _precision(type="hawq"), GOOD),
+    Mistake("autoq_without_a_score", "precision: autoq needs a score", _precision(type="autoq", iter_number=2), GOOD),
+    Mistake(
+        "ratio_out_of_reach",
+        "precision.compression_ratio: found 5, expected from 1 to 4, which is what the bits",
+        _precision(type="hawq", compression_ratio=5),
+        GOOD,
+    ),
+    Mistake(
+        "bits_of_no_quantizer",
+        r'bitwidth_per_scope\[0\]: "fc3\|weight" matches no quantizer; the nearest quantizer is ".*fc',
+        _precision(bitwidth_per_scope=[[4, "fc3|weight"]]),
         GOOD,
     ),
     Mistake("no_compression_state", "expected what get_compression_state", INT8, GOOD, {"weights": 1}, CheckpointError),

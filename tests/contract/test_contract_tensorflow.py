@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from nncf_ext_tensorflow import create_compressed_model, register_default_init_args
+from nncf_ext_tensorflow.adapter import KerasAdapter
 
 from nncf_ext import NNCFConfig
+from tests.contract import precision
 from tests.contract.cases import CASES
 from tests.contract.contract import check_numbers, check_resume, check_strip
 from tests.contract.mistakes import MISTAKES, check_mistake, check_wrong_checkpoints
@@ -34,6 +36,20 @@ class KerasDriver:
         if batches is not None:
             register_default_init_args(config, [(x, None) for x in batches], 8)
         return create_compressed_model(model, config, copy.deepcopy(state))[0]
+
+    def compress_labelled(self, model: keras.Model, config: NNCFConfig, pairs: Any, **functions: Any) -> Any:
+        register_default_init_args(config, list(pairs), 8, **{"criterion": "mse", **functions})
+        return create_compressed_model(model, config)[0]
+
+    def traced(self, model: keras.Model) -> tuple[Any, Any]:
+        adapter = KerasAdapter()
+        return adapter, adapter.trace(model)
+
+    def labelled(self, x: np.ndarray, y: np.ndarray) -> tuple[Any, Any]:
+        return keras.ops.convert_to_tensor(x), keras.ops.convert_to_tensor(y)
+
+    def mean_squared_error(self, outputs: Any, target: Any) -> Any:
+        return keras.ops.mean(keras.ops.square(outputs - target))
 
     def outputs(self, model: keras.Model, x: np.ndarray, training: bool) -> np.ndarray:
         return np.asarray(model(x, training=training))
@@ -86,3 +102,23 @@ def test_mistake(mistake):
 
 def test_wrong_checkpoints(tmp_path):
     check_wrong_checkpoints(DRIVER, tmp_path)
+
+
+def test_hessian():
+    precision.check_hessian(DRIVER)
+
+
+def test_estimated_traces(tmp_path):
+    precision.check_estimated_traces(DRIVER, tmp_path)
+
+
+def test_hawq_is_the_best(tmp_path):
+    precision.check_hawq_is_the_best(DRIVER, tmp_path)
+
+
+def test_autoq(tmp_path):
+    precision.check_autoq(DRIVER, tmp_path)
+
+
+def test_choice_of_bits_is_saved(tmp_path):
+    precision.check_choice_is_saved(DRIVER, tmp_path)

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 import torch
 from nncf_ext_torch import create_compressed_model, register_default_init_args
+from nncf_ext_torch.adapter import TorchAdapter
+from nncf_ext_torch.trace import ExampleInput
 from torch import nn
 
 from nncf_ext import NNCFConfig
+from tests.contract import precision
 from tests.contract.cases import CASES
 from tests.contract.contract import check_numbers, check_resume, check_strip
 from tests.contract.mistakes import MISTAKES, check_mistake, check_wrong_checkpoints
@@ -36,6 +39,21 @@ class TorchDriver:
         if batches is not None:
             register_default_init_args(config, [(torch.from_numpy(x), None) for x in batches])
         return create_compressed_model(model, config, copy.deepcopy(state))[0]
+
+    def compress_labelled(self, model: nn.Module, config: NNCFConfig, pairs: Any, **functions: Any) -> Any:
+        batches = [self.labelled(*pair) for pair in pairs]
+        register_default_init_args(config, batches, **{"criterion": nn.MSELoss(), **functions})
+        return create_compressed_model(model, config)[0]
+
+    def traced(self, model: nn.Module) -> tuple[Any, Any]:
+        adapter = TorchAdapter()
+        return adapter, adapter.trace(model, ExampleInput((torch.zeros(8, 6),)))
+
+    def labelled(self, x: np.ndarray, y: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.from_numpy(x), torch.from_numpy(y)
+
+    def mean_squared_error(self, outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return nn.functional.mse_loss(outputs, target)
 
     def outputs(self, model: nn.Module, x: np.ndarray, training: bool) -> np.ndarray:
         with torch.no_grad():
@@ -84,3 +102,23 @@ def test_mistake(mistake):
 
 def test_wrong_checkpoints(tmp_path):
     check_wrong_checkpoints(DRIVER, tmp_path)
+
+
+def test_hessian():
+    precision.check_hessian(DRIVER)
+
+
+def test_estimated_traces(tmp_path):
+    precision.check_estimated_traces(DRIVER, tmp_path)
+
+
+def test_hawq_is_the_best(tmp_path):
+    precision.check_hawq_is_the_best(DRIVER, tmp_path)
+
+
+def test_autoq(tmp_path):
+    precision.check_autoq(DRIVER, tmp_path)
+
+
+def test_choice_of_bits_is_saved(tmp_path):
+    precision.check_choice_is_saved(DRIVER, tmp_path)

@@ -12,7 +12,16 @@ ADAPTERS = sorted((ROOT / "adapters").rglob("*.py"))
 SHARED = ("__init__", "algorithm", "sparsity", "staged_quantizers")  # what algorithms have in common
 ALGORITHMS = sorted(path for path in (ROOT / "nncf_ext" / "algorithms").glob("*.py") if path.stem not in SHARED)
 FRAMEWORKS = {"torch", "tensorflow", "keras", "jax", "tf2onnx", "onnxscript"}
-HEAVY = {"nncf", "transformers", "onnxruntime", "openvino", "onnxscript", "sklearn"}  # seconds to load: only inside functions
+HEAVY = {
+    "nncf",
+    "transformers",
+    "onnxruntime",
+    "openvino",
+    "onnxscript",
+    "sklearn",
+    "optuna",
+    "matplotlib",
+}  # seconds to load: only inside functions
 
 
 def name_of(path: Path) -> str:

@@ -347,7 +347,6 @@ def test_the_key_of_a_scope_is_in_the_path_of_a_mistake():
 
 NOT_BUILT = [
     *((compression(algorithm=name), "compression.algorithm") for name in sorted(KNOWN_NOT_BUILT)),
-    (quantization(initializer={"precision": {}}), "compression.initializer.precision"),
     ({"bootstrapNAS": {}}, "bootstrapNAS"),
 ]
 

@@ -52,6 +52,14 @@ def test_a_user_class_called_nncf_keeps_its_name():
     assert matches("MyNNCFNet/Linear[a]/linear_0", ["MyNNCFNet/Linear[a]/linear_0"])
 
 
+def test_functions_that_layers_call_in_place():
+    for scope in ("Net/ReLU[relu]/relu__0", "{re}relu__0$", r"{re}relu__\d"):
+        assert matches("Net/ReLU[relu]/relu_0", [scope])
+        assert not matches("Net/ReLU[relu]/relu_10", ["Net/ReLU[relu]/relu__0"])
+    assert matches("Net/__iadd___0", ["Net/__iadd___0"])
+    assert not matches("Net/__iadd__0", ["Net/__iadd___0"])
+
+
 def test_considered():
     assert considered("a")
     assert considered("a", target=["a"])

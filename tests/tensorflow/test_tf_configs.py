@@ -9,6 +9,7 @@ from nncf_ext_tensorflow import create_compressed_model, create_compression_call
 from nncf_ext_tensorflow.demo import compile_model, digits_net
 
 from nncf_ext import NNCFConfig, demo
+from tests.configs import shortened
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs"
 CONFIGS = sorted(set(FOLDER.glob("*.json")) - set(FOLDER.glob("*_bert.json")))
@@ -29,11 +30,25 @@ def no_loss(model, loader):
     return 0.0, 0.0
 
 
+def accuracy(model: keras.Model, loader: list[tuple[np.ndarray, np.ndarray]]) -> float:
+    return float(np.mean([(np.argmax(model(x, training=False), 1) == y).mean() for x, y in loader]))
+
+
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
 def test_config_runs(file, batches):
     keras.utils.set_random_seed(0)
-    config = NNCFConfig.from_json(file)
-    register_default_init_args(config, batches, 32, train_steps_fn=no_steps, validate_fn=no_loss, val_loader=batches)
+    config = shortened(NNCFConfig.from_json(file))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    register_default_init_args(
+        config,
+        batches,
+        32,
+        train_steps_fn=no_steps,
+        validate_fn=no_loss,
+        val_loader=batches,
+        criterion=loss,
+        autoq_eval_fn=accuracy,
+    )
     ctrl, model = create_compressed_model(digits_net(), config)
     assert len(ctrl.plan) > 0
     compile_model(model, 0.01, epochs=1, steps=1)

@@ -65,6 +65,21 @@ def test_every_convolution_runs_in_integers_and_the_outputs_agree(tmp_path):
     assert not {"Conv", "BatchNormalization", "Clip", "Relu", "Gemm", "MatMul", "LeakyRelu"} & set(operators)
 
 
+def test_mixed_bits(tmp_path):
+    bits = [
+        [2, "{re}depthwise.*\\|WEIGHT"],
+        [4, "{re}stem.*\\|WEIGHT"],
+        [3, "{re}scores.*\\|WEIGHT"],
+        [4, "{re}re_lu.*\\|OUTPUT"],
+    ]
+    batchnorm = {"num_bn_adaptation_samples": 0}
+    initializer = {"batchnorm_adaptation": batchnorm, "precision": {"bitwidth_per_scope": bits}}
+    ctrl, _ = compressed(net(), initializer=initializer)
+    assert len({edit.transform.bits for edit in ctrl.plan}) == 4
+    parity = ctrl.export_model(tmp_path / "model.onnx")
+    assert parity.samples == 8 and parity.lsb <= 1 and parity.unoptimized <= parity.step
+
+
 def test_batch_size_is_free_and_names_are_the_models_or_the_users(tmp_path):
     ctrl, model = compressed(net())
     ctrl.export_model(tmp_path / "own.onnx")

@@ -8,6 +8,7 @@ from nncf_ext_torch import create_compressed_model, register_default_init_args
 from nncf_ext_torch.demo import DigitsNet
 
 from nncf_ext import NNCFConfig, demo
+from tests.configs import shortened
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs"
 CONFIGS = sorted(set(FOLDER.glob("*.json")) - set(FOLDER.glob("*_bert.json")))
@@ -28,11 +29,23 @@ def no_loss(model, loader):
     return 0.0, 0.0
 
 
+def accuracy(model: torch.nn.Module, loader: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
+    return float(sum((model.eval()(x).argmax(1) == y).float().mean() for x, y in loader)) / len(loader)
+
+
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
 def test_config_runs(file, batches):
     torch.manual_seed(0)
-    config = NNCFConfig.from_json(file)
-    register_default_init_args(config, batches, train_steps_fn=no_steps, validate_fn=no_loss, val_loader=batches)
+    config = shortened(NNCFConfig.from_json(file))
+    register_default_init_args(
+        config,
+        batches,
+        torch.nn.CrossEntropyLoss(),
+        train_steps_fn=no_steps,
+        validate_fn=no_loss,
+        val_loader=batches,
+        autoq_eval_fn=accuracy,
+    )
     ctrl, model = create_compressed_model(DigitsNet(), config)
     assert len(ctrl.plan) > 0
     optimizer = torch.optim.SGD(model.parameters(), 0.01)

@@ -100,6 +100,27 @@ def test_weights_are_those_of_the_model_bit_for_bit(tmp_path):
         assert (expected == 0).mean() > 0.1
 
 
+def test_mixed_bits(tmp_path):
+    """Widths from 2 to 8 side by side; a few weights' codes are few, the file's outputs are the model's."""
+    bits = [
+        [2, "{re}depthwise.*\\|WEIGHT"],
+        [4, "{re}expand.*\\|WEIGHT"],
+        [3, "{re}head.*\\|WEIGHT"],
+        [4, "{re}ReLU6.*\\|OUTPUT"],
+        [6, "{re}mean"],
+    ]
+    batchnorm = {"num_bn_adaptation_samples": 0}
+    initializer = {"batchnorm_adaptation": batchnorm, "precision": {"bitwidth_per_scope": bits}}
+    ctrl, _ = compressed(net(), initializer=initializer)
+    assert len({edit.transform.bits for edit in ctrl.plan}) == 5
+    parity = ctrl.export_model(tmp_path / "model.onnx")
+    assert parity.samples == 8 and parity.lsb <= 1 and parity.unoptimized <= parity.step
+    head = next(value for value in dequantized(tmp_path / "model.onnx") if sorted(value.shape) == [5, 8])
+    expected = ctrl.strip().head.weight.detach().numpy()
+    assert np.array_equal(head, expected) or np.array_equal(head.T, expected)
+    assert all(len(np.unique(np.round(row / np.abs(row)[row != 0].min(), 3))) <= 8 for row in expected)
+
+
 def test_batch_size_is_free_and_names_are_the_users(tmp_path):
     ctrl, model = compressed(net())
     ctrl.export_model(tmp_path / "model.onnx", input_names=["image"], output_names=["scores"])

@@ -1,0 +1,1 @@
+"""How many bits each quantizer gets (NNCF 2.x `initializer.precision`)."""

@@ -1,0 +1,162 @@
+"""AutoQ: bits by trial. Models are compressed, scored by the user's function and dropped; a sampler learns which bits score well.
+
+Constraint and reward are NNCF 2.x's. Its agent (DDPG) is replaced by a tree-structured Parzen estimator (Bergstra et al. 2011),
+which needs fewer trials and no tuning.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from nncf_ext.config import ConfigError
+from nncf_ext.config.models import PrecisionInit
+from nncf_ext.edits import Plan
+from nncf_ext.initialization import AutoQPrecisionInitArgs
+from nncf_ext.precision.assignment import Choices
+from nncf_ext.precision.dump import can_draw, draw_autoq, write
+from nncf_ext.report import progress
+
+if TYPE_CHECKING:
+    from nncf_ext.algorithms.algorithm import Prospect
+
+FLOAT_BITS = 32
+
+
+def autoq(
+    settings: PrecisionInit,
+    choices: Choices,
+    with_bits: Callable[[Mapping[str, int]], Plan],
+    prospect: Prospect,
+    where: str,
+) -> dict[str, int]:
+    """Edit key -> bits, of weights and of the activations that meet them."""
+    if settings.dump_init_precision_data:
+        can_draw(where)
+    user: AutoQPrecisionInitArgs | None = prospect.extra(AutoQPrecisionInitArgs)
+    if user is None:
+        raise ConfigError(f"{where}: autoq needs a score: give register_default_init_args an autoq_eval_fn")
+    order = [edit.key for edit in with_bits({}) if edit.key in choices.uses]
+    sizes = {key: math.prod(prospect.graph.shape_of(edit.site)) for edit in with_bits({}) if (key := edit.key) in choices.uses}
+    options = {key: choices.options[key] for key in order}
+    smallest = size_ratio({key: options[key][0] for key in order}, sizes)
+    if settings.ratio < smallest * (1 - 1e-9):
+        raise ConfigError(
+            f"{where}.compression_ratio: found {settings.ratio:g}, expected at least {smallest:.4g}, which is the model with the "
+            "fewest bits everywhere"
+        )
+    loader = first_part(user.loader, settings.eval_subset_ratio)
+
+    def score(model: Any) -> float:
+        value = prospect.adapter.of_first_rank(float(user.eval_fn(model, loader)))  # all processes take the same way
+        if math.isnan(value):
+            raise ConfigError(f"{where}: autoq_eval_fn returned NaN, expected a score")
+        return value
+
+    with prospect.adapter.evaluation(prospect.model):
+        float_score = score(prospect.model)
+    unit = 10 ** -math.floor(math.log10(abs(float_score))) if float_score else 1
+    known: dict[tuple[int, ...], float] = {}
+    trials: list[dict[str, Any]] = []
+
+    def reward(proposed: Mapping[str, int]) -> float:
+        bits = within_size(proposed, options, sizes, settings.ratio)
+        choice = tuple(bits.values())
+        if choice not in known:
+            with prospect.trial(with_bits(choices.with_activations(bits))) as model:
+                known[choice] = score(model)
+            trials.append({"score": known[choice], "size_ratio": size_ratio(bits, sizes), "bits": bits})
+        return known[choice] * unit
+
+    search(reward, options, settings.iterations, settings.warmup_iter_number)
+    best = max(trials, key=lambda trial: trial["score"])
+    bits = choices.with_activations(best["bits"])
+    if settings.dump_init_precision_data:
+        found = {
+            "float_score": float_score,
+            "score": best["score"],
+            "size_ratio": best["size_ratio"],
+            "bitwidth_per_scope": [[bits[edit.key], edit.key.rpartition("|")[0]] for edit in with_bits(bits) if edit.key in bits],
+            "trials": trials,
+        }
+        write(prospect.log_dir, "autoq", found, draw_autoq, where)
+    return bits
+
+
+def size_ratio(bits: Mapping[str, int], sizes: Mapping[str, int]) -> float:
+    """Bits of the quantized weights over those that they take as 32-bit floats."""
+    return sum(bits[key] * size for key, size in sizes.items()) / (FLOAT_BITS * sum(sizes.values()))
+
+
+def within_size(
+    bits: Mapping[str, int], options: Mapping[str, tuple[int, ...]], sizes: Mapping[str, int], ratio: float
+) -> dict[str, int]:
+    """`bits`, lowered from the last weight to the first, one option at a time and again from the last, until they fit `ratio`.
+
+    The fewest of all fit.
+    """
+    bits = dict(bits)
+    keys = list(options)[::-1]
+    while size_ratio(bits, sizes) > ratio * (1 + 1e-9):
+        for key in keys:
+            fewer = [other for other in options[key] if other < bits[key]]
+            if fewer:
+                bits[key] = fewer[-1]
+                if size_ratio(bits, sizes) <= ratio * (1 + 1e-9):
+                    break
+    return bits
+
+
+def search(
+    reward: Callable[[Mapping[str, int]], float],
+    options: Mapping[str, tuple[int, ...]],
+    iterations: int,
+    warm_up: int,
+    seed: int = 0,
+) -> None:
+    """Ask for the reward of `iterations` proposals: the most bits everywhere, `warm_up` random ones, then promising ones."""
+    import optuna
+
+    with _quiet(optuna.logging):
+        study = optuna.create_study(
+            direction="maximize", sampler=optuna.samplers.TPESampler(n_startup_trials=warm_up + 1, seed=seed)
+        )
+        study.enqueue_trial({key: len(choice) - 1 for key, choice in options.items()})
+        for _ in progress(range(iterations), iterations, "models tried", lambda _: 1):
+            trial = study.ask()
+            chosen = {key: choice[trial.suggest_int(key, 0, len(choice) - 1)] for key, choice in options.items()}
+            study.tell(trial, reward(chosen))
+
+
+@contextmanager
+def _quiet(logging: Any) -> Iterator[None]:
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def first_part(loader: Any, share: float) -> Any:
+    """The loader, cut down to the first `share` of its batches, rounded up."""
+    return loader if share == 1 else _FirstBatches(loader, math.ceil(share * len(loader)))
+
+
+class _FirstBatches:
+    """The first batches of a loader, which has all other attributes of that loader."""
+
+    def __init__(self, loader: Any, count: int):
+        self._loader, self._count = loader, count
+
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.islice(iter(self._loader), self._count)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)

@@ -1,0 +1,16 @@
+"""The files in `configs/`, for tests."""
+
+from __future__ import annotations
+
+from nncf_ext import NNCFConfig
+
+
+def shortened(config: NNCFConfig) -> NNCFConfig:
+    """`config` with searches of a few rounds, which writes nothing down."""
+    config.pop("log_dir", None)
+    entries = config["compression"]
+    for entry in entries if isinstance(entries, list) else [entries]:
+        precision = entry.get("initializer", {}).get("precision", {})
+        if precision.get("type") in ("hawq", "autoq"):
+            precision.update(iter_number=3, dump_init_precision_data=False)
+    return config

@@ -7,6 +7,8 @@ from nncf_ext_tensorflow import create_compressed_model, create_compression_call
 
 from nncf_ext import NNCFConfig, demo, noise
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
+
 
 def net():
     keras.utils.set_random_seed(0)

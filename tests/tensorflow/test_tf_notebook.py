@@ -1,13 +1,20 @@
-"""The tutorial for Keras."""
+"""The tutorials for Keras."""
+
+import pytest
 
 from tests.notebook_checks import check_it_is_committed_with_outputs, check_it_runs
 
-NOTEBOOK = "keras_quickstart.ipynb"
+PICTURES = {
+    "keras_quickstart.ipynb": 4,  # the digits, the curves, the histograms, the sizes
+    "filter_pruning_keras.ipynb": 3,  # the curves, the widths of the layers, the sizes and times
+}
 
 
-def test_it_runs(tmp_path):
-    check_it_runs(NOTEBOOK, tmp_path)
+@pytest.mark.parametrize("notebook", PICTURES)
+def test_it_runs(notebook, tmp_path):
+    check_it_runs(notebook, tmp_path)
 
 
-def test_it_is_committed_with_outputs():
-    check_it_is_committed_with_outputs(NOTEBOOK, pictures=4)  # the digits, the curves, the histograms, the sizes
+@pytest.mark.parametrize("notebook", PICTURES)
+def test_it_is_committed_with_outputs(notebook):
+    check_it_is_committed_with_outputs(notebook, PICTURES[notebook])

@@ -14,7 +14,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from rich.console import Console
 from benchmarks.contest import ROOT, Result, machine, run_worker, show, write_section
 
 SEEDS = (0, 1, 2)
-FLOAT_EPOCHS, EPOCHS = 10, 8
+FLOAT_EPOCHS, EPOCHS = 6, 6
 DOCUMENT = ROOT / "docs" / "results.md"
 
 INT8 = {"algorithm": "quantization", "initializer": {"range": {"num_init_samples": 256, "type": "mixed_min_max"}}}
@@ -45,8 +45,7 @@ MAGNITUDE = {
 RB = {
     "algorithm": "rb_sparsity",
     "sparsity_init": 0.05,
-    "params": {"sparsity_target": 0.61, "sparsity_target_epoch": 4, "sparsity_freeze_epoch": 6},
-    "compression_lr_multiplier": 20,
+    "params": {"sparsity_target": 0.61, "sparsity_target_epoch": 2, "sparsity_freeze_epoch": 5},
 }
 FILTERS = {
     "algorithm": "filter_pruning",
@@ -90,10 +89,11 @@ IMAGE_ROWS = {
     "float, trained as long": Row(()),
     "int8": Row((INT8,), -0.31, "ResNet-50"),
     "magnitude 70 %": Row((MAGNITUDE,), 0.58, "SSD512-VGG, with int8, mAP"),
-    "RB 61 % + int8": Row((RB, INT8), 0.73, "ResNet-50"),
     "filters 40 %": Row((FILTERS,), 0.45, "ResNet-18"),
     "filters 40 % + distillation": Row((FILTERS, DISTILLATION), 0.19, "ResNet-34, 50 %"),
 }
+# Scores need a learning rate of their own: a parameter group of Adam, which Keras' optimizers do not have.
+TORCH_ROWS = {**IMAGE_ROWS, "RB 61 % + int8": Row((RB, INT8), 0.73, "ResNet-50")}
 TEXT_ROWS = {
     "float, trained as long": Row(()),
     "int8": Row((INT8,), -0.24, "BERT-base, MRPC"),
@@ -101,7 +101,7 @@ TEXT_ROWS = {
     "movement + int8 + distillation": Row((MOVEMENT, INT8, DISTILLATION)),
 }
 SUITES = {
-    "results_torch": ("Digits in PyTorch", IMAGE_ROWS),
+    "results_torch": ("Digits in PyTorch", TORCH_ROWS),
     "results_keras": ("Digits in Keras", IMAGE_ROWS),
     "results_text": ("Help texts in PyTorch: a BERT of 2 layers", TEXT_ROWS),
 }
@@ -152,7 +152,9 @@ def cells(name: str, row: Row, seeds: Sequence[Mapping[str, Any]]) -> list[str]:
     results = [seed["rows"][name] for seed in seeds]
     drops = [100 * (start - result["file"]) for start, result in zip(floats, results, strict=True)]
     mean, worst = sum(drops) / len(drops), max(drops)
-    target = "" if row.published is None else f"<= {max(row.published, 0):.2f}: {'met' if mean <= max(row.published, 0) else 'missed'}"
+    target = (
+        "" if row.published is None else f"<= {max(row.published, 0):.2f}: {'met' if mean <= max(row.published, 0) else 'missed'}"
+    )
 
     def average(key: str) -> float:
         return sum(result[key] for result in results) / len(results)
@@ -172,6 +174,10 @@ def cells(name: str, row: Row, seeds: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
+def lines(rows: Mapping[str, Row], seeds: Sequence[Result]) -> list[list[str]]:
+    return [cells(name, row, seeds) for name, row in rows.items()]
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--quick", action="store_true", help="one seed: shows that all runs")
@@ -179,19 +185,21 @@ def main() -> None:
     options = arguments.parse_args()
     seeds = SEEDS[:1] if options.quick else SEEDS
     suites = [options.only] if options.only else list(SUITES)
-    start = time.perf_counter()
-    with ThreadPoolExecutor(min(len(suites), os.cpu_count() or 1)) as pool:
-        results: list[Result] = list(pool.map(lambda suite: run_worker("", f"benchmarks.{suite}", *map(str, seeds)), suites))
+    start, found = time.perf_counter(), {suite: [] for suite in suites}
     failed = False
-    for suite, result in zip(suites, results, strict=True):
-        title, rows = SUITES[suite]
-        if "error" in result:
-            failed = True
-            Console(stderr=True).print(f"{title} fails: {result['error']}", markup=False, highlight=False)
-            continue
-        table = show(title, HEADER, [cells(name, row, result["seeds"]) for name, row in rows.items()])
-        if not options.quick:
-            write_section(suite, f"{machine()}; {len(seeds)} seeds, {result['seconds']:.0f} s.\n\n{table}", DOCUMENT)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        jobs = {pool.submit(run_worker, "", f"benchmarks.{suite}", str(seed)): suite for seed in seeds for suite in suites}
+        for job in as_completed(jobs):
+            suite, result = jobs[job], job.result()
+            title, rows = SUITES[suite]
+            if "error" in result:
+                failed = True
+                Console(stderr=True).print(f"{title} fails: {result['error']}", markup=False, highlight=False)
+                continue
+            found[suite].append(result)
+            table = show(f"{title}, {len(found[suite])} of {len(seeds)} seeds", HEADER, lines(rows, found[suite]))
+            if not options.quick:
+                write_section(suite, f"{machine()}; one thread.\n\n{table}", DOCUMENT)
     Console(stderr=True).print(f"{time.perf_counter() - start:.0f} s")
     if failed:
         sys.exit(1)

@@ -1,10 +1,9 @@
-"""The Keras rows of `results.py`, in a process of their own: `python -m benchmarks.results_keras SEED...`."""
+"""The Keras rows of `results.py`, in a process of their own: `python -m benchmarks.results_keras SEED`."""
 
 from __future__ import annotations
 
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -58,19 +57,15 @@ def compressed(model: keras.Model, data: demo.Digits, row: Row, seed: int, folde
     return measured(ctrl, lambda kind: accuracy(kind, data), folder / "compressed.onnx", test, data.test_labels)
 
 
-def results(seeds: list[int]) -> Result:
+def results(seed: int) -> Result:
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     data = demo.load_digits()
-    start, found = time.perf_counter(), []
+    model = trained(data, seed)
     with tempfile.TemporaryDirectory() as folder:
-        for seed in seeds:
-            model = trained(data, seed)
-            outcome = {name: compressed(model, data, row, seed, Path(folder)) for name, row in IMAGE_ROWS.items()}
-            found.append({"float": accuracy(model, data), "rows": outcome})
-            print(f"seed {seed}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
-    return {"seeds": found, "seconds": time.perf_counter() - start}
+        outcome = {name: compressed(model, data, row, seed, Path(folder)) for name, row in IMAGE_ROWS.items()}
+    return {"float": accuracy(model, data), "rows": outcome}
 
 
 if __name__ == "__main__":
-    report_result(lambda: results([int(seed) for seed in sys.argv[1:]]))
+    report_result(lambda: results(int(sys.argv[1])))

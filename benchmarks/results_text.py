@@ -16,7 +16,7 @@ from torch import nn
 
 from benchmarks.contest import report_result
 from benchmarks.results import TEXT_ROWS
-from benchmarks.results_torch import Task
+from benchmarks.results_torch import Task, adam
 
 LENGTH, STRETCH, CLASSES = 48, 600, 4
 TRAIN, TEST = 3000, 1500
@@ -47,24 +47,16 @@ def bert() -> nn.Module:
     )
 
 
-def optimizer(model: nn.Module, plain: bool) -> torch.optim.Optimizer:
-    """AdamW; movement's scores learn at a rate of their own."""
-    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-    for name, parameter in model.named_parameters():
-        groups[name.endswith("score")].append(parameter)
-    return torch.optim.AdamW([{"params": groups[False], "lr": 2e-3 if plain else 1e-3}, {"params": groups[True], "lr": 0.02}])
-
-
 def texts() -> Task:
     return Task(
         bert,
         pieces(False, TRAIN),
         pieces(True, TEST),
         [{"sample_size": [1, LENGTH], "type": "long", "keyword": "input_ids"}],
-        optimizer,
+        lambda model, plain: adam(model, 2e-3 if plain else 1e-3, 0.02),
         lambda outputs: outputs.logits,
     )
 
 
 if __name__ == "__main__":
-    report_result(lambda: texts().results(TEXT_ROWS, [int(seed) for seed in sys.argv[1:]]))
+    report_result(lambda: texts().results(TEXT_ROWS, int(sys.argv[1])))

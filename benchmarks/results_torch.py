@@ -1,12 +1,11 @@
-"""The PyTorch rows of `results.py`, in a process of their own: `python -m benchmarks.results_torch SEED...`."""
+"""The PyTorch rows of `results.py`, in a process of their own: `python -m benchmarks.results_torch SEED`."""
 
 from __future__ import annotations
 
 import copy
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from nncf_ext_torch.demo import DigitsNet
 from torch import nn
 
 from benchmarks.contest import Result, report_result
-from benchmarks.results import EPOCHS, FLOAT_EPOCHS, IMAGE_ROWS, Row, measured
+from benchmarks.results import EPOCHS, FLOAT_EPOCHS, TORCH_ROWS, Row, measured
 from nncf_ext import NNCFConfig, demo
 
 
@@ -72,16 +71,26 @@ class Task:
         inputs, labels = (np.ascontiguousarray(part.numpy()) for part in self.test)
         return measured(ctrl, self.accuracy, folder / "compressed.onnx", inputs, labels)
 
-    def results(self, rows: dict[str, Row], seeds: list[int]) -> Result:
+    def results(self, rows: Mapping[str, Row], seed: int) -> Result:
         torch.set_num_threads(1)
-        start, found = time.perf_counter(), []
+        model = self.trained(seed)
         with tempfile.TemporaryDirectory() as folder:
-            for seed in seeds:
-                model = self.trained(seed)
-                outcome = {name: self.compressed(model, row, seed, Path(folder)) for name, row in rows.items()}
-                found.append({"float": self.accuracy(model), "rows": outcome})
-                print(f"seed {seed}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
-        return {"seeds": found, "seconds": time.perf_counter() - start}
+            outcome = {name: self.compressed(model, row, seed, Path(folder)) for name, row in rows.items()}
+        return {"float": self.accuracy(model), "rows": outcome}
+
+
+def adam(model: nn.Module, rate: float, scores: float) -> torch.optim.Optimizer:
+    """Learned masks have a learning rate of their own."""
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, parameter in model.named_parameters():
+        groups[name.endswith(("score", "scores"))].append(parameter)
+    return torch.optim.AdamW([{"params": groups[False], "lr": rate}, {"params": groups[True], "lr": scores}])
+
+
+def image_optimizer(model: nn.Module, plain: bool) -> torch.optim.Optimizer:
+    if any(name.endswith("scores") for name, _ in model.named_parameters()):
+        return adam(model, 1e-3, 0.1)
+    return torch.optim.SGD(model.parameters(), 0.05 if plain else 0.02, momentum=0.9, weight_decay=5e-4)
 
 
 def digits() -> Task:
@@ -91,9 +100,9 @@ def digits() -> Task:
         (torch.from_numpy(data.train_images[:, None]), torch.from_numpy(data.train_labels)),
         (torch.from_numpy(data.test_images[:, None]), torch.from_numpy(data.test_labels)),
         {"sample_size": [1, 1, 8, 8]},
-        lambda model, plain: torch.optim.SGD(model.parameters(), 0.05 if plain else 0.02, momentum=0.9, weight_decay=5e-4),
+        image_optimizer,
     )
 
 
 if __name__ == "__main__":
-    report_result(lambda: digits().results(IMAGE_ROWS, [int(seed) for seed in sys.argv[1:]]))
+    report_result(lambda: digits().results(TORCH_ROWS, int(sys.argv[1])))

@@ -1,4 +1,4 @@
-# make demo | test | check | bench | notebooks | clean. Needs Python 3.11 or newer; everything runs in .venv, which make creates.
+# make demo | test | check | bench | results | notebooks | clean. Needs Python 3.11 or newer; everything runs in .venv, which make creates.
 PYTHON ?= python3
 BIN := .venv/bin
 ifeq ($(OS),Windows_NT)
@@ -6,7 +6,7 @@ BIN := .venv/Scripts
 endif
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test check bench notebooks clean
+.PHONY: demo test check bench results notebooks clean
 
 demo: .venv/installed
 	$(BIN)/nncf-ext demo
@@ -24,6 +24,9 @@ check: .venv/installed
 
 bench: .venv/installed .venv-peers/installed .venv-tfmot/installed
 	$(BIN)/python -m benchmarks.run_all
+
+results: .venv/installed
+	$(BIN)/python -m benchmarks.results
 
 notebooks: .venv/installed
 	$(BIN)/python notebooks/execute.py

@@ -71,14 +71,14 @@ def show(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> st
     return "\n".join([f"**{title}**", "", *lines, ""])
 
 
-def write_section(name: str, text: str) -> None:
-    """Replace what stands between `<!-- measured: name -->` and `<!-- end -->` in docs/benchmarks.md."""
-    document = DOCUMENT.read_text(encoding="utf-8")
+def write_section(name: str, text: str, document: Path = DOCUMENT) -> None:
+    """Replace what stands between `<!-- measured: name -->` and `<!-- end -->` in `document`."""
+    content = document.read_text(encoding="utf-8")
     section = re.compile(rf"(<!-- measured: {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
-    changed, found = section.subn(lambda match: f"{match[1]}\n{text.strip()}\n\n{match[2]}", document)
+    changed, found = section.subn(lambda match: f"{match[1]}\n{text.strip()}\n\n{match[2]}", content)
     if found != 1:
-        raise ValueError(f"{DOCUMENT.name}: expected one section `measured: {name}`, found {found}")
-    DOCUMENT.write_text(changed, encoding="utf-8")
+        raise ValueError(f"{document.name}: expected one section `measured: {name}`, found {found}")
+    document.write_text(changed, encoding="utf-8")
 
 
 def machine() -> str:

@@ -1,0 +1,27 @@
+"""`benchmarks/results_torch.py`: what a row of docs/results.md says."""
+
+from dataclasses import replace
+
+import pytest
+from nncf_ext_torch.demo import DigitsNet
+
+from benchmarks.results import FILTERS, HEADER, INT8, Row, cells
+from benchmarks.results_torch import digits
+
+
+def test_a_row(tmp_path):
+    whole = digits()
+    few = replace(whole, train=(whole.train[0][:64], whole.train[1][:64]))
+    outcome = few.compressed(DigitsNet(), Row((FILTERS, INT8)), 0, tmp_path, epochs=1)
+    assert outcome["bytes"] == (tmp_path / "compressed.onnx").stat().st_size > outcome["zipped"]
+    assert outcome["left"]["weights of 8 bits"] == 11 and 50 < outcome["left"]["% of FLOPs"] < 95
+    assert 0 < outcome["file"] < 1 and outcome["file"] == pytest.approx(outcome["model"], abs=0.05)
+
+
+def test_drops_are_of_the_file_and_the_worst_seed_is_told():
+    row = {"model": 0.96, "bytes": 2000, "zipped": 1000, "left": {"% of FLOPs": 40.0}}
+    seeds = [{"float": 0.97, "rows": {"a": {**row, "file": 0.965}}}, {"float": 0.98, "rows": {"a": {**row, "file": 0.97}}}]
+    shown = dict(zip(HEADER, cells("a", Row((), 0.45, "ResNet-18"), seeds), strict=True))
+    assert (shown["float"], shown["file"], shown["drop: mean"], shown["worst"]) == ("97.50", "96.75", "+0.75", "+1.00")
+    assert (shown["published by NNCF"], shown["target"]) == ("+0.45 (ResNet-18)", "<= 0.45: missed")
+    assert shown["what is left"] == "40 % of FLOPs"

@@ -76,7 +76,7 @@ MISTAKES = (
     ),
     Mistake(
         "bits_of_no_quantizer",
-        r'bitwidth_per_scope\[0\]: "fc3\|weight" matches no quantizer; the nearest quantizer is ".*fc',
+        r'bitwidth_per_scope\[0\]: "fc3\|weight" matches no quantizer; ',
         _precision(bitwidth_per_scope=[[4, "fc3|weight"]]),
         GOOD,
     ),

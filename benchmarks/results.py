@@ -133,9 +133,10 @@ def left(reports: Mapping[str, Any]) -> dict[str, float]:
     for name, report in reports.items():
         if name.endswith("_sparsity"):
             found["% of weights"] = 100 * (1 - report.sparsity_level_for_layers)
-            for group in getattr(report, "structured", ()):
-                kind = "heads" if group.units < 16 else "channels"
-                found[f"of {group.units} {kind}"] = found.get(f"of {group.units} {kind}", 0) + group.kept / 2
+            structured = getattr(report, "structured", ())
+            if structured:
+                kept, units = sum(group.kept for group in structured), sum(group.units for group in structured)
+                found["% of heads and channels"] = 100 * kept / units
         elif name == "filter_pruning":
             found["% of FLOPs"] = 100 * report.current_flops / report.full_flops
             found["% of parameters"] = 100 * report.current_params_num / report.full_params_num

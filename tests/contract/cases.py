@@ -188,5 +188,6 @@ CASES = (
     Case("movement_int8_distillation", [MOVING, INT8, DISTIL]),
     Case("all_together", [INT8, SPARSE, DISTIL]),
     Case("pruning_with_all", [INT8, SPARSE, PRUNE, DISTIL]),
+    Case("pruning_with_learned_masks_and_all", [PRUNE, RB, {**INT8, "preset": "mixed"}, DISTIL]),
     Case("all_together_in_another_order", [DISTIL, INT8, SPARSE]),
 )

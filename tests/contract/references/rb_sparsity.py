@@ -73,7 +73,7 @@ def _loss(net: Any, algorithm: Any, forward: Forward) -> Term:
         return Term(0.0)
     scores = {role: variables["scores"] for role, variables in masked.items()}
     wanted = {role: 1 - variables["level"] for role, variables in masked.items()}
-    factor = {role: net.edits[role][0].lr_multiplier for role in masked}
+    factor = {role: edit.lr_multiplier for role in masked for edit in net.edits[role] if edit.transform.kind == KIND}
     if algorithm.params.sparsity_level_setting_mode == "global":
         total = sum(score.size for score in scores.values())
         off = sum(np.sum(s > 0) - wanted[role] * s.size for role, s in scores.items()) / total / 0.05

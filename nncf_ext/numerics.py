@@ -104,12 +104,6 @@ def grid_through_zero(xp: Any, low: Any, span: Any, intervals: int) -> tuple[Any
     return straight_through(xp, new_low, low), straight_through(xp, new_span, span)
 
 
-def masked(xp: Any, x: Any, mask: Any) -> Any:
-    """x * mask; dx = g * mask, and nothing for the mask."""
-    y = _fused(xp, "masked", x, mask)
-    return x * xp.cast_like(mask, x) if y is None else y
-
-
 def masked_by_score(xp: Any, x: Any, score: Any, rows: Any = None) -> Any:
     """x * [score + noise > 0], which is x where a hard sample of sigmoid(score) is 1 (Louizos et al. 2018 without stretching).
 

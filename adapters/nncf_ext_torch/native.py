@@ -20,8 +20,7 @@ _GRID = [*[ctypes.c_float] * 2, *[ctypes.c_int64] * 5]  # lowest, intervals; siz
 _ARGUMENTS = {  # of each kernel: so many pointers, then these
     "fake_quantize_forward": (5, _GRID),
     "fake_quantize_backward": (8, _GRID),
-    "masked": (3, [ctypes.c_int64] * 3),  # size, part, parts
-    "masked_by_score_forward": (6, [ctypes.c_int64] * 3),
+    "masked_by_score_forward": (6, [ctypes.c_int64] * 3),  # size, part, parts
     "masked_by_score_backward": (8, [ctypes.c_int64] * 3),
     "kept_count_forward": (2, [ctypes.c_int64] * 3),
     "kept_count_backward": (3, [ctypes.c_int64] * 3),

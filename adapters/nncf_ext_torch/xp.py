@@ -32,7 +32,6 @@ fused = {
     "fake_quantize": kernels.fake_quantize,
     "fake_quantize_symmetric": kernels.fake_quantize_symmetric,
     "scale_gradient": kernels.scale_gradient,
-    "masked": mask_kernels.masked,
     "masked_by_score": mask_kernels.masked_by_score,
     "kept_count": mask_kernels.kept_count,
 }

@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from nncf_ext import numerics
 from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, State, Training
 from nncf_ext.config.models import ScopedConfig, SparsityParams
 from nncf_ext.edits import MASK, Edit, Plan, Range, Transform, Var
@@ -28,7 +27,7 @@ class BinaryMask(Transform):
         return self, {"mask": Var(np.ones(shape, np.float32))}
 
     def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
-        return numerics.masked(xp, x, variables["mask"])
+        return x * xp.cast_like(variables["mask"], x)
 
 
 def plan_masks(graph: Graph, config: ScopedConfig, algorithm: str, mask: Transform) -> Plan:

@@ -104,29 +104,6 @@ def test_a_count_of_older_scores_is_not_used():
         assert not mask_kernels.kept_count(score).requires_grad
 
 
-LAYOUTS = {
-    "small": ((5, 7), None),
-    "large": ((600, 1000), None),
-    "images": ((64, 32, 16, 16), torch.channels_last),
-    "odd": ((262145,), None),
-}
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_products_with_masks(layout):
-    shape, memory_format = LAYOUTS[layout]
-    torch.manual_seed(0)
-    x, g = torch.randn(shape), torch.randn(shape)
-    if memory_format is not None:
-        x = x.to(memory_format=memory_format)
-    mask = (x > 0).float()
-    assert (mask_kernels.masked(x, mask) is None) == (layout == "small")
-    ours, theirs = (gradients(lambda x, f=f: numerics.masked(f, x, mask), g, x) for f in (xp, COMPOSITE))
-    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
-    assert ours[0].stride() == x.stride()
-    assert mask_kernels.masked(x.half(), mask) is None and mask_kernels.masked(x, mask[:-1]) is None
-
-
 def test_frozen_scores_have_no_gradient():
     """As far from zero as `freeze` puts them."""
     x, score = torch.randn(500), 64 + torch.rand(500)

@@ -1,7 +1,4 @@
-/* Fused masks of float32 arrays (nncf_ext.numerics: masked, masked_by_score, kept_count), one pass forward, one pass backward.
- *
- * Memory is the limit. A store to a line that is not in the cache reads it first, so large results are streamed past the cache:
- * half the time of a product as the framework computes it. Results are made in blocks in the first-level cache.
+/* Fused masks of float32 arrays (nncf_ext.numerics: masked_by_score, kept_count), one pass forward, one pass backward.
  *
  * Noise is a table of rows of WIDTH; `rows` says which of them the stretches of an array get, in memory order. rows NULL: no
  * noise. A call does part `part` of `parts`; parts may run at the same time. Not a Python module: loaded with ctypes.
@@ -10,9 +7,6 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-#if defined(__x86_64__) || defined(_M_X64)
-#include <emmintrin.h>
-#endif
 
 #if defined(_MSC_VER)
 #define EXPORT __declspec(dllexport)
@@ -41,26 +35,6 @@ INLINE int64_t bound(int64_t size, int64_t part, int64_t parts) {
     return part == parts ? size : size / WIDTH * part / parts * WIDTH;
 }
 
-enum { LARGE = 1 << 18 }; /* elements: smaller results are worth keeping in the cache for whoever reads them next */
-
-/* Copy a block that was made in the first-level cache to its place. */
-INLINE void put(float *to, const float *from, int64_t n, int64_t size) {
-#if defined(__x86_64__) || defined(_M_X64)
-    if (size >= LARGE && n % 4 == 0 && (uintptr_t)to % 16 == 0) {
-        for (int64_t i = 0; i < n; i += 4) _mm_stream_ps(to + i, _mm_loadu_ps(from + i));
-        return;
-    }
-#endif
-    memcpy(to, from, n * sizeof(float));
-}
-
-/* Before others read what was streamed. */
-INLINE void finish(void) {
-#if defined(__x86_64__) || defined(_M_X64)
-    _mm_sfence();
-#endif
-}
-
 /* exp(-a) for a >= 0, to 1.2e-6 of itself; never smaller than 2^-126. */
 INLINE float exp_of_minus(float a) {
     float t = a * -1.44269504088896341f;
@@ -85,38 +59,23 @@ INLINE float slope(float score) {
     return e / (d * d);
 }
 
-/* y = x * mask */
-EXPORT FOR_EACH_CPU void masked(const float *RESTRICT x, const float *RESTRICT mask, float *RESTRICT y, int64_t size,
-                                int64_t part, int64_t parts) {
-    int64_t end = bound(size, part + 1, parts);
-    float block[WIDTH];
-    for (int64_t at = bound(size, part, parts); at < end; at += WIDTH) {
-        int64_t n = end - at < WIDTH ? end - at : WIDTH;
-        for (int64_t i = 0; i < n; i++) block[i] = x[at + i] * mask[at + i];
-        put(y + at, block, n, size);
-    }
-    finish();
-}
-
 /* y = x * [score + noise > 0]; count[part]: the positive scores of this part, without noise. */
 EXPORT FOR_EACH_CPU void masked_by_score_forward(const float *RESTRICT x, const float *RESTRICT score,
                                                  const float *RESTRICT table, const int32_t *RESTRICT rows, float *RESTRICT y,
                                                  float *count, int64_t size, int64_t part, int64_t parts) {
     int64_t total = 0, end = bound(size, part + 1, parts);
-    float block[WIDTH];
     for (int64_t at = bound(size, part, parts); at < end; at += WIDTH) {
         int64_t n = end - at < WIDTH ? end - at : WIDTH;
         const float *RESTRICT noise = rows ? table + (int64_t)rows[at / WIDTH] * WIDTH : silence;
         const float *RESTRICT px = x + at, *RESTRICT ps = score + at;
+        float *RESTRICT py = y + at;
         int32_t kept = 0;
         for (int64_t i = 0; i < n; i++) {
-            block[i] = px[i] * (ps[i] + noise[i] > 0.0f ? 1.0f : 0.0f);
+            py[i] = px[i] * (ps[i] + noise[i] > 0.0f ? 1.0f : 0.0f);
             kept += ps[i] > 0.0f;
         }
-        put(y + at, block, n, size);
         total += kept;
     }
-    finish();
     count[part] = (float)total;
 }
 
@@ -135,20 +94,16 @@ EXPORT FOR_EACH_CPU void masked_by_score_backward(const float *RESTRICT g, const
                                                   const float *RESTRICT table, const int32_t *RESTRICT rows, float *RESTRICT dx,
                                                   float *RESTRICT dscore, int64_t size, int64_t part, int64_t parts) {
     int64_t end = bound(size, part + 1, parts);
-    float of_x[WIDTH], of_score[WIDTH];
     for (int64_t at = bound(size, part, parts); at < end; at += WIDTH) {
         int64_t n = end - at < WIDTH ? end - at : WIDTH;
         const float *RESTRICT noise = rows ? table + (int64_t)rows[at / WIDTH] * WIDTH : silence;
         if (!dscore)
-            for (int64_t i = 0; i < n; i++) of_x[i] = g[at + i] * (score[at + i] + noise[i] > 0.0f ? 1.0f : 0.0f);
+            for (int64_t i = 0; i < n; i++) dx[at + i] = g[at + i] * (score[at + i] + noise[i] > 0.0f ? 1.0f : 0.0f);
         else if (by_count)
-            backward(g + at, x + at, score + at, noise, *by_count, of_x, of_score, n, 1);
+            backward(g + at, x + at, score + at, noise, *by_count, dx + at, dscore + at, n, 1);
         else
-            backward(g + at, x + at, score + at, noise, 0.0f, of_x, of_score, n, 0);
-        put(dx + at, of_x, n, size);
-        if (dscore) put(dscore + at, of_score, n, size);
+            backward(g + at, x + at, score + at, noise, 0.0f, dx + at, dscore + at, n, 0);
     }
-    finish();
 }
 
 /* count[part]: the positive scores of this part. */

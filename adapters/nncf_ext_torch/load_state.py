@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from nncf_ext.nncf2_names import SETTINGS, VARIABLES
 from nncf_ext_torch.apply import Applied, applied_in
 
 _PREFIXES = re.compile(r"^(?:module\.|nncf_module\.|_orig_mod\.)+")  # DataParallel's, NNCF's up to 2.4, torch.compile's
@@ -18,26 +19,6 @@ _OF_ACTIVATION = re.compile(
     r"(?:_nncf\.)?external_quantizers\.(?P<scope>.*)\|(?P<point>OUTPUT|INPUT(?P<port>\d+)?)\.(?P<name>\w+)$"
 )
 _WRAPPED_CLASS = re.compile(r"(?<![A-Za-z0-9_])NNCF(?=\w+\[)")
-
-# NNCF 2.x's names of transform variables -> (kind of transform, variable) here
-_VARIABLES = {
-    "scale": ("quantizer", "scale"),
-    "_scale_param_storage": ("quantizer", "scale"),
-    "input_low": ("quantizer", "low"),
-    "input_range": ("quantizer", "span"),
-    "_input_range_param_storage": ("quantizer", "span"),
-    "_binary_mask": ("mask", "mask"),
-    "binary_mask": ("mask", "mask"),
-    "weight_importance": ("movement_mask", "score"),
-    "weight_ctx._binary_mask": ("movement_mask", "mask"),
-    "bias_importance": ("movement_mask", "score"),
-    "bias_ctx._binary_mask": ("movement_mask", "mask"),
-    "_mask": ("rb_mask", "scores"),
-    "_binary_filter_pruning_mask": ("filter_mask", "mask"),
-    "binary_filter_pruning_mask": ("filter_mask", "mask"),
-}
-# What NNCF keeps of a quantizer beside them, and the field of the transform that must be the same.
-_SETTINGS = {"_num_bits": "bits", "signed_tensor": "signed"}
 
 
 def load_state(
@@ -65,7 +46,7 @@ def load_state(
         of_nncf = None if name in own else _nncf_name(name)
         if of_nncf is not None:
             place, what = of_nncf
-            kind, variable = _VARIABLES.get(what, ("quantizer", ""))
+            kind, variable = VARIABLES.get(what, ("quantizer", ""))
             owner, applied = places.get((place, kind), ("", None))
             if applied is None:
                 problems.append(f"{key}: the model has no {kind} there")
@@ -119,7 +100,7 @@ def _nncf_name(name: str) -> tuple[str, str] | None:
 
 def _difference(transform: Any, what: str, value: torch.Tensor) -> str:
     """How a setting that NNCF saved differs from the transform's; empty where it does not, or `what` is no setting."""
-    field = _SETTINGS.get(what)
+    field = SETTINGS.get(what)
     if field is None:
         return ""
     ours, theirs = getattr(transform, field), type(getattr(transform, field))(value.reshape(-1)[0].item())

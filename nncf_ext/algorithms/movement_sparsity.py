@@ -14,6 +14,7 @@ import numpy as np
 from nncf_ext import numerics
 from nncf_ext import reference as host
 from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, State, Training
+from nncf_ext.algorithms.sparsity import LayerSparsity
 from nncf_ext.channels import ChannelGroup, Member, channel_groups
 from nncf_ext.config import ConfigError
 from nncf_ext.config.models import MovementSparsityConfig, SparseStructure
@@ -86,16 +87,6 @@ class MovementMask(Transform):
 
 
 @dataclass(frozen=True)
-class SparseLayer:
-    """A sparsified weight or bias: its node and slot, shape, share of zeros, and its share of all sparsified parameters."""
-
-    name: str
-    shape: tuple[int, ...]
-    level: float
-    share_of_weights: float
-
-
-@dataclass(frozen=True)
 class StructuredGroup:
     """Heads or channels that structured masking decided on together."""
 
@@ -112,7 +103,7 @@ class MovementSparsityStatistics:
     sparsity_level_for_layers: float
     importance_threshold: float
     importance_regularization_factor: float
-    layers: tuple[SparseLayer, ...]
+    layers: tuple[LayerSparsity, ...]
     structured: tuple[StructuredGroup, ...]
 
 
@@ -232,7 +223,7 @@ class MovementSparsity(MovementSparsityConfig, Algorithm):
         zeros = sum(mask.size - int(mask.sum()) for mask in masks.values())
         parameters = {p.name: int(np.prod(p.shape)) for node in training.graph.nodes for p in node.parameters}
         layers = tuple(
-            SparseLayer(str(edit.site), mask.shape, 1 - float(mask.mean()), mask.size / total) for edit, mask in masks.items()
+            LayerSparsity(str(edit.site), mask.shape, 1 - float(mask.mean()), mask.size / total) for edit, mask in masks.items()
         )
         groups = self._groups(training.graph, training.edits)[0] if state["kept"] else ()
         return MovementSparsityStatistics(

@@ -247,7 +247,7 @@ class Quantization(QuantizationConfig, StagedQuantizers):
             return ()
         if self.overflow_fix == "enable":
             return graph.by_name
-        return _first_weighted(graph)
+        return graph.first_reached(lambda node: node.parameter("weight") is not None)
 
 
 def _with_bits(edit: Edit, bits: int, half: Collection[str]) -> Edit:
@@ -259,23 +259,6 @@ def _with_bits(edit: Edit, bits: int, half: Collection[str]) -> Edit:
 
 def _constraints(settings: QuantizationSettings) -> Constraints:
     return Constraints(settings.mode, settings.bits, settings.signed, settings.per_channel)
-
-
-def _first_weighted(graph: Graph) -> set[str]:
-    """The nodes with weights that the model's inputs reach first."""
-    found: set[str] = set()
-    seen: set[str] = set()
-    frontier = [node.name for node in graph.nodes if node.op == INPUT]
-    while frontier:
-        name = frontier.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        if graph[name].parameter("weight") is not None:
-            found.add(name)
-        else:
-            frontier.extend(edge.target for edge in graph.outputs_of.get(name, ()))
-    return found
 
 
 def _deciding(graph: Graph, sites: Sequence[Site]) -> Site:

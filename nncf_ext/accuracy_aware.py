@@ -18,7 +18,7 @@ from rich.console import Console
 from nncf_ext.algorithms.algorithm import CompressionStage
 from nncf_ext.checkpoint import CheckpointError, atomic, load_checkpoint, save_checkpoint
 from nncf_ext.config import ConfigError, NNCFConfig
-from nncf_ext.config.models import AccuracyAwareParams, AccuracyAwareTraining
+from nncf_ext.config.accuracy_aware import AccuracyAwareParams, AccuracyAwareTraining
 from nncf_ext.controller import Controller
 from nncf_ext.run_log import RunLog
 

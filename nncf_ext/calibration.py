@@ -9,7 +9,7 @@ import numpy as np
 
 from nncf_ext.adapter import Adapter
 from nncf_ext.config import ConfigError
-from nncf_ext.config.models import RangeInit
+from nncf_ext.config.initialization import RangeInit
 from nncf_ext.edits import Edit, Range
 from nncf_ext.graph import Site
 from nncf_ext.initialization import running_on_data, samples_with_progress

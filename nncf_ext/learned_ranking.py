@@ -13,7 +13,7 @@ import numpy as np
 
 from nncf_ext.config import ConfigError
 from nncf_ext.config.errors import nearest
-from nncf_ext.config.models import LegrParams
+from nncf_ext.config.filter_pruning import LegrParams
 from nncf_ext.report import progress
 from nncf_ext.scopes import unwrapped
 

@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from nncf_ext.config.errors import ConfigError, shown
-from nncf_ext.config.models import PerLayerRangeInit, RangeInit, ScopeOverride, ScopeOverrides
+from nncf_ext.config.initialization import PerLayerRangeInit, RangeInit
+from nncf_ext.config.quantization import ScopeOverride, ScopeOverrides
 from nncf_ext.graph import INPUT, Graph
 from nncf_ext.nncf_rules import ANYTHING, Constraints, allowed
 from nncf_ext.placement import Placement

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nncf_ext.calibration import ranges_of
-from nncf_ext.config.models import RangeInit, StagedParams
+from nncf_ext.config.initialization import RangeInit
+from nncf_ext.config.quantization import StagedParams
 from nncf_ext.edits import QUANTIZE
 from nncf_ext.graph import Site
 from nncf_ext.initialization import QuantizationRangeInitArgs

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from nncf_ext.adapter import Adapter, Attached
-from nncf_ext.config.models import RangeInit
+from nncf_ext.config.initialization import RangeInit
 from nncf_ext.edits import Edit, Plan, Range, Removal, Transform
 from nncf_ext.graph import Graph
 from nncf_ext.schedules import Clock

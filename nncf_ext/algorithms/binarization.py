@@ -11,7 +11,9 @@ import numpy as np
 from nncf_ext import numerics
 from nncf_ext.algorithms.algorithm import State, Training
 from nncf_ext.algorithms.staged_quantizers import StagedQuantizers
-from nncf_ext.config.models import BinarizationConfig, RangeInit, ScopeOverrides
+from nncf_ext.config.binarization import BinarizationConfig
+from nncf_ext.config.initialization import RangeInit
+from nncf_ext.config.quantization import ScopeOverrides
 from nncf_ext.edits import QUANTIZE, Edit, Plan, Range, Transform, Var
 from nncf_ext.graph import Graph, Site
 from nncf_ext.ops import has_weight

@@ -8,7 +8,7 @@ import numpy as np
 
 from nncf_ext.algorithms.algorithm import Algorithm, State, Training
 from nncf_ext.algorithms.sparsity import BinaryMask, SparsityStatistics, measured, plan_masks
-from nncf_ext.config.models import ConstSparsityConfig
+from nncf_ext.config.sparsity import ConstSparsityConfig
 from nncf_ext.edits import Plan, Transform
 from nncf_ext.graph import Graph
 from nncf_ext.schedules import Clock

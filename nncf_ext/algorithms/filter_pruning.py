@@ -15,7 +15,7 @@ from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, State, Tr
 from nncf_ext.channels import ChannelGroup, channel_groups
 from nncf_ext.config import ConfigError
 from nncf_ext.config.errors import choose
-from nncf_ext.config.models import FilterPruningConfig
+from nncf_ext.config.filter_pruning import FilterPruningConfig
 from nncf_ext.edits import MASK, Edit, Plan, Range, Removal, Transform, Var
 from nncf_ext.graph import Graph, Node, Site
 from nncf_ext.importance import norm, unit_importance

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from nncf_ext.algorithms.algorithm import Algorithm, State, Training
-from nncf_ext.config.models import KnowledgeDistillationConfig
+from nncf_ext.config.knowledge_distillation import KnowledgeDistillationConfig
 
 
 class KnowledgeDistillation(KnowledgeDistillationConfig, Algorithm):

@@ -11,7 +11,7 @@ import numpy as np
 from nncf_ext import reference
 from nncf_ext.algorithms.algorithm import State, Training
 from nncf_ext.algorithms.sparsity import BinaryMask, ScheduledSparsity, SparsityStatistics, measured, plan_masks
-from nncf_ext.config.models import MagnitudeSparsityConfig
+from nncf_ext.config.sparsity import MagnitudeSparsityConfig
 from nncf_ext.edits import Plan, Transform
 from nncf_ext.graph import Graph
 from nncf_ext.schedules import Clock

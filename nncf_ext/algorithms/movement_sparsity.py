@@ -17,7 +17,7 @@ from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, State, Tr
 from nncf_ext.algorithms.sparsity import LayerSparsity
 from nncf_ext.channels import ChannelGroup, Member, channel_groups
 from nncf_ext.config import ConfigError
-from nncf_ext.config.models import MovementSparsityConfig, SparseStructure
+from nncf_ext.config.movement_sparsity import MovementSparsityConfig, SparseStructure
 from nncf_ext.edits import MASK, Edit, Plan, Range, Removal, Transform, Var
 from nncf_ext.graph import Graph, Node, Parameter, Site
 from nncf_ext.ops import has_weight

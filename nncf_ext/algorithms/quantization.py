@@ -12,7 +12,8 @@ import numpy as np
 from nncf_ext import numerics, staged
 from nncf_ext.algorithms.algorithm import Prospect, State, Training
 from nncf_ext.algorithms.staged_quantizers import StagedQuantizers
-from nncf_ext.config.models import QuantizationConfig, QuantizationSettings, RangeInit
+from nncf_ext.config.initialization import RangeInit
+from nncf_ext.config.quantization import QuantizationConfig, QuantizationSettings
 from nncf_ext.edits import QUANTIZE, Edit, Plan, Range, Transform, Var
 from nncf_ext.graph import INPUT, Graph, Site
 from nncf_ext.nncf_rules import Constraints

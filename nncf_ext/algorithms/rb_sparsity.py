@@ -15,7 +15,7 @@ import numpy as np
 from nncf_ext import noise, numerics, reference
 from nncf_ext.algorithms.algorithm import State, Training
 from nncf_ext.algorithms.sparsity import ScheduledSparsity, SparsityStatistics, measured, plan_masks
-from nncf_ext.config.models import RBSparsityConfig
+from nncf_ext.config.sparsity import RBSparsityConfig
 from nncf_ext.edits import MASK, Plan, Range, Transform, Var
 from nncf_ext.graph import Graph
 from nncf_ext.schedules import Clock

@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, State, Training
-from nncf_ext.config.models import ScopedConfig, SparsityParams
+from nncf_ext.config.section import ScopedConfig
+from nncf_ext.config.sparsity import SparsityParams
 from nncf_ext.edits import MASK, Edit, Plan, Range, Transform, Var
 from nncf_ext.graph import Graph, Site
 from nncf_ext.ops import has_weight

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from nncf_ext import staged
 from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, State, Training
-from nncf_ext.config.models import StagedParams
+from nncf_ext.config.quantization import StagedParams
 from nncf_ext.schedules import Clock
 
 

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic.json_schema import models_json_schema
 
 from nncf_ext.config import loader
+from nncf_ext.config.accuracy_aware import AccuracyAwareTraining
 from nncf_ext.config.errors import ConfigError, choose, json_path, nearest, parse, shown
-from nncf_ext.config.models import AccuracyAwareTraining, InputInfo, ScopedConfig, TopLevel
+from nncf_ext.config.section import ScopedConfig
+from nncf_ext.config.top_level import InputInfo, TopLevel
 from nncf_ext.scopes import Inherited
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ConfigError", "NNCFConfig", "json_schema", "validate_file"]
 
-# The table of algorithms is imported in the functions that need it: its classes are made of `nncf_ext.config.models`.
+# The table of algorithms is imported in the functions that need it: its classes are made of the sections here.
 
 
 class NNCFConfig(dict[str, Any]):

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from nncf_ext.config import ConfigError
-from nncf_ext.config.models import PrecisionInit
+from nncf_ext.config.precision import PrecisionInit
 from nncf_ext.edits import Plan
 from nncf_ext.initialization import AutoQPrecisionInitArgs
 from nncf_ext.precision.assignment import Choices

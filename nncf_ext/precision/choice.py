@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nncf_ext.config import ConfigError
-from nncf_ext.config.models import PrecisionInit
+from nncf_ext.config.precision import PrecisionInit
 from nncf_ext.edits import Edit, Plan
 from nncf_ext.flops import flops
 from nncf_ext.graph import Graph

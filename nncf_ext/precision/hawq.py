@@ -16,7 +16,7 @@ import numpy as np
 
 from nncf_ext import reference
 from nncf_ext.config import ConfigError
-from nncf_ext.config.models import PrecisionInit
+from nncf_ext.config.precision import PrecisionInit
 from nncf_ext.edits import Edit, Plan
 from nncf_ext.initialization import QuantizationPrecisionInitArgs
 from nncf_ext.precision.assignment import Choices, fewest_operations, least_damage

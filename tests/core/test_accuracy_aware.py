@@ -12,7 +12,7 @@ from nncf_ext import ConfigError, NNCFConfig
 from nncf_ext.accuracy_aware import AccuracyAwareLoop, Search, settings_of
 from nncf_ext.algorithms.algorithm import CompressionStage
 from nncf_ext.checkpoint import load_checkpoint, save_checkpoint
-from nncf_ext.config.models import AccuracyAwareParams
+from nncf_ext.config.accuracy_aware import AccuracyAwareParams
 from nncf_ext.report import CompressionStatistics
 
 ABSOLUTE = {"maximal_absolute_accuracy_degradation": 0.01}

@@ -13,8 +13,9 @@ from pydantic import BaseModel
 from nncf_ext import ConfigError, NNCFConfig, __version__
 from nncf_ext.algorithms import ALGORITHMS, KNOWN_NOT_BUILT
 from nncf_ext.config import json_schema, validate_file
-from nncf_ext.config import models as sections
 from nncf_ext.config.loader import loads
+from nncf_ext.config.quantization import QuantizationConfig
+from nncf_ext.config.section import Section
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.json"))
 
@@ -221,7 +222,7 @@ def test_scopes_of_the_top_level_are_merged_in():
     assert (quantizers.ignored_scopes, quantizers.target_scopes) == (("own", "top"), ("{re}all",))
     assert (masks.ignored_scopes, masks.target_scopes) == (("top",), ("mine",))
     assert (quantizers.where, masks.where) == ("compression[0]", "compression[1]")
-    assert sections.QuantizationConfig().where == ""
+    assert QuantizationConfig().where == ""
 
 
 # What is rejected, and how
@@ -414,7 +415,11 @@ def test_redefinable_global_param():
 
 
 def section_classes():
-    return [value for value in vars(sections).values() if isinstance(value, type) and issubclass(value, sections.Section)]
+    found, open_ = set(), [Section]
+    while open_:
+        found.add(section := open_.pop())
+        open_ += section.__subclasses__()
+    return sorted((s for s in found if s.__module__.startswith("nncf_ext.config.")), key=lambda section: section.__name__)
 
 
 @pytest.mark.parametrize("section", section_classes(), ids=lambda section: section.__name__)
@@ -477,7 +482,7 @@ def test_validate_file_reports_what_will_happen(tmp_path):
     assert "no compression" in validate_file(path)
 
 
-@pytest.mark.parametrize("first", ["nncf_ext.algorithms", "nncf_ext.config.models", "nncf_ext.scopes", "nncf_ext.config"])
+@pytest.mark.parametrize("first", ["nncf_ext.algorithms", "nncf_ext.config.top_level", "nncf_ext.scopes", "nncf_ext.config"])
 def test_reading_a_config_imports_nothing_heavy_in_any_order(first):
     code = (
         f"import sys, {first}; from nncf_ext import NNCFConfig; NNCFConfig.from_dict({quantization()!r});"

@@ -4,7 +4,7 @@ import pytest
 
 from nncf_ext.algorithms.quantization import Quantizer
 from nncf_ext.config import ConfigError, NNCFConfig
-from nncf_ext.config.models import PrecisionInit
+from nncf_ext.config.precision import PrecisionInit
 from nncf_ext.edits import Edit
 from nncf_ext.graph import Graph, Node, Site
 from nncf_ext.precision.adjacency import Group, groups, operators_of

@@ -42,9 +42,11 @@ MAGNITUDE = {
         "sparsity_level_setting_mode": "global",
     },
 }
+# The scores' way is long and their gradients are small: a factor for them, where an optimizer has one learning rate for all.
 RB = {
     "algorithm": "rb_sparsity",
     "sparsity_init": 0.05,
+    "compression_lr_multiplier": 1e5,
     "params": {"sparsity_target": 0.61, "sparsity_target_epoch": 2, "sparsity_freeze_epoch": 5},
 }
 FILTERS = {
@@ -56,6 +58,13 @@ FILTERS = {
         "filter_importance": "geometric_median",
         "prune_first_conv": True,
         "prune_downsample_convs": True,
+    },
+}
+HAWQ = {
+    "algorithm": "quantization",
+    "initializer": {
+        "precision": {"type": "hawq", "bits": [4, 8], "num_data_points": 100, "iter_number": 50, "compression_ratio": 1.5},
+        "range": {"num_init_samples": 256, "type": "mean_min_max"},
     },
 }
 DISTILLATION = {"algorithm": "knowledge_distillation", "type": "softmax", "temperature": 2.0}
@@ -78,11 +87,16 @@ MOVEMENT = {
 
 @dataclass(frozen=True)
 class Row:
-    """A way to compress. published: the drop in points that NNCF's model zoo has for it, on the network in `of`."""
+    """A way to compress. published: the drop in points that NNCF's model zoo has for it, on the network in `of`. device: the
+    target device, where it is not ANY."""
 
     compression: tuple[Mapping[str, Any], ...]
     published: float | None = None
     of: str = ""
+    device: str = "ANY"
+
+    def config(self, input_info: Any) -> dict[str, Any]:
+        return {"input_info": input_info, "target_device": self.device, "compression": list(self.compression)}
 
 
 IMAGE_ROWS = {
@@ -91,9 +105,9 @@ IMAGE_ROWS = {
     "magnitude 70 %": Row((MAGNITUDE,), 0.58, "SSD512-VGG, with int8, mAP"),
     "filters 40 %": Row((FILTERS,), 0.45, "ResNet-18"),
     "filters 40 % + distillation": Row((FILTERS, DISTILLATION), 0.19, "ResNet-34, 50 %"),
+    "RB 61 % + int8": Row((RB, INT8), 0.73, "ResNet-50"),
+    "8 and 4 bits (HAWQ)": Row((HAWQ,), 0.1, "the nearest row there", "NPU"),
 }
-# Scores need a learning rate of their own: a parameter group of Adam, which Keras' optimizers do not have.
-TORCH_ROWS = {**IMAGE_ROWS, "RB 61 % + int8": Row((RB, INT8), 0.73, "ResNet-50")}
 TEXT_ROWS = {
     "float, trained as long": Row(()),
     "int8": Row((INT8,), -0.24, "BERT-base, MRPC"),
@@ -101,7 +115,7 @@ TEXT_ROWS = {
     "movement + int8 + distillation": Row((MOVEMENT, INT8, DISTILLATION)),
 }
 SUITES = {
-    "results_torch": ("Digits in PyTorch", TORCH_ROWS),
+    "results_torch": ("Digits in PyTorch", IMAGE_ROWS),
     "results_keras": ("Digits in Keras", IMAGE_ROWS),
     "results_text": ("Help texts in PyTorch: a BERT of 2 layers", TEXT_ROWS),
 }

@@ -17,6 +17,8 @@ from benchmarks.contest import Result, report_result
 from benchmarks.results import EPOCHS, FLOAT_EPOCHS, IMAGE_ROWS, Row, measured
 from nncf_ext import NNCFConfig, demo
 
+task_loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
 
 def accuracy(model: Any, data: demo.Digits) -> float:
     logits = model(data.test_images[..., None], training=False)
@@ -47,11 +49,11 @@ def compressed(model: keras.Model, data: demo.Digits, row: Row, seed: int, folde
     keras.utils.set_random_seed(seed + 100)
     copy = digits_net()
     copy.set_weights(model.get_weights())
-    config = NNCFConfig.from_dict({"input_info": {"sample_size": [1, 8, 8, 1]}, "compression": list(row.compression)})
+    config = NNCFConfig.from_dict(row.config({"sample_size": [1, 8, 8, 1]}))
     images, labels = data.train_images[..., None], data.train_labels
     starts = range(0, len(images), demo.BATCH_SIZE)
     loader = [(images[i : i + demo.BATCH_SIZE], labels[i : i + demo.BATCH_SIZE]) for i in starts]
-    ctrl, copy = create_compressed_model(copy, register_default_init_args(config, loader, demo.BATCH_SIZE))
+    ctrl, copy = create_compressed_model(copy, register_default_init_args(config, loader, demo.BATCH_SIZE, criterion=task_loss))
     fit(copy, data, 0.02, EPOCHS, create_compression_callbacks(ctrl, log_tensorboard=False, log_text=False))
     test = np.ascontiguousarray(data.test_images[..., None])
     return measured(ctrl, lambda kind: accuracy(kind, data), folder / "compressed.onnx", test, data.test_labels)

@@ -17,7 +17,7 @@ from nncf_ext_torch.demo import DigitsNet
 from torch import nn
 
 from benchmarks.contest import Result, report_result
-from benchmarks.results import EPOCHS, FLOAT_EPOCHS, TORCH_ROWS, Row, measured
+from benchmarks.results import EPOCHS, FLOAT_EPOCHS, IMAGE_ROWS, Row, measured
 from nncf_ext import NNCFConfig, demo
 
 
@@ -64,9 +64,10 @@ class Task:
     def compressed(self, model: nn.Module, row: Row, seed: int, folder: Path, epochs: int = EPOCHS) -> dict[str, Any]:
         """What `measured` says of a copy of `model`, compressed as the row says and trained on."""
         torch.manual_seed(seed + 100)
-        config = NNCFConfig.from_dict({"input_info": self.input_info, "compression": list(row.compression)})
+        config = NNCFConfig.from_dict(row.config(self.input_info))
         batches = list(zip(self.train[0].split(demo.BATCH_SIZE), self.train[1].split(demo.BATCH_SIZE), strict=True))
-        ctrl, compressed = create_compressed_model(copy.deepcopy(model), register_default_init_args(config, batches))
+        register_default_init_args(config, batches, nn.CrossEntropyLoss())
+        ctrl, compressed = create_compressed_model(copy.deepcopy(model), config)
         self.fit(compressed, epochs, seed + 100, ctrl)
         inputs, labels = (np.ascontiguousarray(part.numpy()) for part in self.test)
         return measured(ctrl, self.accuracy, folder / "compressed.onnx", inputs, labels)
@@ -88,8 +89,6 @@ def adam(model: nn.Module, rate: float, scores: float) -> torch.optim.Optimizer:
 
 
 def image_optimizer(model: nn.Module, plain: bool) -> torch.optim.Optimizer:
-    if any(name.endswith("scores") for name, _ in model.named_parameters()):
-        return adam(model, 1e-3, 0.1)
     return torch.optim.SGD(model.parameters(), 0.05 if plain else 0.02, momentum=0.9, weight_decay=5e-4)
 
 
@@ -105,4 +104,4 @@ def digits() -> Task:
 
 
 if __name__ == "__main__":
-    report_result(lambda: digits().results(TORCH_ROWS, int(sys.argv[1])))
+    report_result(lambda: digits().results(IMAGE_ROWS, int(sys.argv[1])))

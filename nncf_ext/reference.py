@@ -69,7 +69,8 @@ def kth_smallest(x: Any, k: int) -> Any:
 
 
 def sigmoid(x: Any) -> Any:
-    return 1 / (1 + np.exp(-x))
+    small = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1 / (1 + small), small / (1 + small))
 
 
 def log_softmax(x: Any, axis: int = -1) -> Any:

@@ -26,6 +26,7 @@ from benchmarks.contest import ROOT, Result, machine, run_worker, show, write_se
 
 SEEDS = (0, 1, 2)
 FLOAT_EPOCHS, EPOCHS = 6, 6
+FLOAT_RATE, RATE = 0.05, 0.01  # learning rates of SGD on the digits, for float and for compressed training
 DOCUMENT = ROOT / "docs" / "results.md"
 
 INT8 = {"algorithm": "quantization", "initializer": {"range": {"num_init_samples": 256, "type": "mixed_min_max"}}}
@@ -46,8 +47,8 @@ MAGNITUDE = {
 RB = {
     "algorithm": "rb_sparsity",
     "sparsity_init": 0.05,
-    "compression_lr_multiplier": 1e5,
-    "params": {"sparsity_target": 0.61, "sparsity_target_epoch": 2, "sparsity_freeze_epoch": 5},
+    "compression_lr_multiplier": 4e5,
+    "params": {"sparsity_target": 0.61, "sparsity_target_epoch": 2, "sparsity_freeze_epoch": 3},
 }
 FILTERS = {
     "algorithm": "filter_pruning",
@@ -73,7 +74,7 @@ MOVEMENT = {
     "params": {
         "warmup_start_epoch": 1,
         "warmup_end_epoch": 4,
-        "importance_regularization_factor": 0.02,
+        "importance_regularization_factor": 0.01,
         "enable_structured_masking": True,
     },
     "sparse_structure_by_scopes": [

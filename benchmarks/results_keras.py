@@ -14,7 +14,7 @@ from nncf_ext_tensorflow import create_compressed_model, create_compression_call
 from nncf_ext_tensorflow.demo import compile_model, digits_net
 
 from benchmarks.contest import Result, report_result
-from benchmarks.results import EPOCHS, FLOAT_EPOCHS, IMAGE_ROWS, Row, measured
+from benchmarks.results import EPOCHS, FLOAT_EPOCHS, FLOAT_RATE, IMAGE_ROWS, RATE, Row, measured
 from nncf_ext import NNCFConfig, demo
 
 task_loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -40,7 +40,7 @@ def fit(model: keras.Model, data: demo.Digits, rate: float, epochs: int, callbac
 def trained(data: demo.Digits, seed: int) -> keras.Model:
     keras.utils.set_random_seed(seed)
     model = digits_net()
-    fit(model, data, 0.05, FLOAT_EPOCHS)
+    fit(model, data, FLOAT_RATE, FLOAT_EPOCHS)
     return model
 
 
@@ -54,7 +54,7 @@ def compressed(model: keras.Model, data: demo.Digits, row: Row, seed: int, folde
     starts = range(0, len(images), demo.BATCH_SIZE)
     loader = [(images[i : i + demo.BATCH_SIZE], labels[i : i + demo.BATCH_SIZE]) for i in starts]
     ctrl, copy = create_compressed_model(copy, register_default_init_args(config, loader, demo.BATCH_SIZE, criterion=task_loss))
-    fit(copy, data, 0.02, EPOCHS, create_compression_callbacks(ctrl, log_tensorboard=False, log_text=False))
+    fit(copy, data, RATE, EPOCHS, create_compression_callbacks(ctrl, log_tensorboard=False, log_text=False))
     test = np.ascontiguousarray(data.test_images[..., None])
     return measured(ctrl, lambda kind: accuracy(kind, data), folder / "compressed.onnx", test, data.test_labels)
 

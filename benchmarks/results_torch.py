@@ -17,7 +17,7 @@ from nncf_ext_torch.demo import DigitsNet
 from torch import nn
 
 from benchmarks.contest import Result, report_result
-from benchmarks.results import EPOCHS, FLOAT_EPOCHS, IMAGE_ROWS, Row, measured
+from benchmarks.results import EPOCHS, FLOAT_EPOCHS, FLOAT_RATE, IMAGE_ROWS, RATE, Row, measured
 from nncf_ext import NNCFConfig, demo
 
 
@@ -89,7 +89,7 @@ def adam(model: nn.Module, rate: float, scores: float) -> torch.optim.Optimizer:
 
 
 def image_optimizer(model: nn.Module, plain: bool) -> torch.optim.Optimizer:
-    return torch.optim.SGD(model.parameters(), 0.05 if plain else 0.02, momentum=0.9, weight_decay=5e-4)
+    return torch.optim.SGD(model.parameters(), FLOAT_RATE if plain else RATE, momentum=0.9, weight_decay=5e-4)
 
 
 def digits() -> Task:

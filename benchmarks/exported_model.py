@@ -34,6 +34,8 @@ COMPRESSION = {
     "initializer": {"range": {"num_init_samples": 32}, "batchnorm_adaptation": {"num_bn_adaptation_samples": 32}},
 }
 
+FILES = {"int8": [COMPRESSION]}  # name of a file -> what its model is compressed with
+
 Data = Sequence[Mapping[str, np.ndarray] | np.ndarray]  # batches: the one input, or several by name
 
 
@@ -42,8 +44,10 @@ def images(*shape: int) -> list[np.ndarray]:
     return [rng.normal(size=(8, *shape)).astype(np.float32) for _ in range(4)]
 
 
-def export_torch(name: str, folder: Path) -> Data:
-    """Write float.onnx and int8.onnx; returns the calibration data."""
+def export_torch(name: str, folder: Path, files: Mapping[str, list[Any]] = FILES) -> Data:
+    """Write float.onnx and the compressed `files`; returns the calibration data."""
+    import copy
+
     import torch
     from nncf_ext_torch import create_compressed_model, register_default_init_args
 
@@ -68,14 +72,16 @@ def export_torch(name: str, folder: Path) -> Data:
     plain, _ = create_compressed_model(model, NNCFConfig.from_dict({"input_info": info}))
     plain.export_model(folder / "float.onnx")
     model = plain.strip(do_copy=False)
-    config = NNCFConfig.from_dict({"input_info": info, "compression": COMPRESSION})
     loader = [(batch, torch.zeros(8)) for batch in batches]
-    ctrl, _ = create_compressed_model(model, register_default_init_args(config, loader))
-    ctrl.export_model(folder / "int8.onnx")
+    for file, compression in files.items():
+        config = NNCFConfig.from_dict({"input_info": info, "compression": compression})
+        ctrl, _ = create_compressed_model(copy.deepcopy(model), register_default_init_args(config, loader))
+        ctrl.export_model(folder / f"{file}.onnx")
     return data
 
 
-def export_keras(folder: Path) -> Data:
+def export_keras(folder: Path, files: Mapping[str, list[Any]] = FILES) -> Data:
+    """Write float.onnx and the compressed `files`; returns the calibration data."""
     import keras
     import tensorflow as tf
     from nncf_ext_tensorflow import create_compressed_model, register_default_init_args
@@ -89,9 +95,12 @@ def export_keras(folder: Path) -> Data:
     plain, _ = create_compressed_model(model, NNCFConfig.from_dict({"input_info": info}))
     plain.export_model(folder / "float.onnx")
     model = plain.strip(do_copy=False)
-    config = NNCFConfig.from_dict({"input_info": info, "compression": COMPRESSION})
-    ctrl, _ = create_compressed_model(model, register_default_init_args(config, [(b, np.zeros(8)) for b in data], 8))
-    ctrl.export_model(folder / "int8.onnx")
+    for file, compression in files.items():
+        whole = keras.models.clone_model(model)
+        whole.set_weights(model.get_weights())
+        config = NNCFConfig.from_dict({"input_info": info, "compression": compression})
+        ctrl, _ = create_compressed_model(whole, register_default_init_args(config, [(b, np.zeros(8)) for b in data], 8))
+        ctrl.export_model(folder / f"{file}.onnx")
     return list(data)
 
 

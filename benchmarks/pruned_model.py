@@ -32,7 +32,7 @@ FILES = {"int8": [COMPRESSION], "pruned": [PRUNING, COMPRESSION]}
 
 
 def weights_of(path: Path) -> list[tuple[tuple[int, ...], int, int]]:
-    """(shape, output channels, floating-point operations for one sample) of each convolution's or product's weight in the file."""
+    """(shape, output channels, floating-point operations for one sample) of each convolution's or product's weight."""
     model = shape_inference.infer_shapes(onnx.load(path))
     stored = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     made = {name: node for node in model.graph.node for name in node.output}

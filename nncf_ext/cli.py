@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import json
 import os
@@ -10,12 +11,18 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from nncf_ext import __version__
 
+if TYPE_CHECKING:
+    from nncf_ext.preview import Preview
+
 FRAMEWORKS = {"torch": ("torch", "nncf_ext_torch"), "tensorflow": ("tensorflow", "nncf_ext_tensorflow")}
+
+MODELS = {"torch.Module": "nncf_ext_torch", "keras.Model": "nncf_ext_tensorflow"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,6 +44,12 @@ def _parser() -> argparse.ArgumentParser:
 
     validate = commands.add_parser("validate", help="check a config file and show what it asks for")
     validate.add_argument("file", type=Path, metavar="FILE.json")
+    validate.add_argument(
+        "--model",
+        metavar="MODEL.py:NAME",
+        help="a function, class or object in a file (or package.module:NAME) that gives a PyTorch or Keras model: shows what the "
+        "config will do to its layers",
+    )
     validate.set_defaults(run=_validate)
 
     schema = commands.add_parser("schema", help="print the JSON Schema of config files, for editors")
@@ -64,7 +77,21 @@ def _validate(options: argparse.Namespace) -> int:
     from nncf_ext.config import validate_file
 
     print(validate_file(options.file))
+    if options.model:
+        Console(markup=False, highlight=False).print(_preview(options.file, options.model))  # names have [brackets]
     return 0
+
+
+def _preview(file: Path, name: str) -> Preview:
+    from nncf_ext.config import NNCFConfig
+    from nncf_ext.user_code import made_by
+
+    model = made_by(name)
+    ancestors = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(model).__mro__}
+    package = next((MODELS[kind] for kind in ancestors if kind in MODELS), None)
+    if package is None:
+        raise ValueError(f"--model: {name} gives a {type(model).__name__}, expected a torch.nn.Module or a keras.Model")
+    return importlib.import_module(package).preview_compression(model, NNCFConfig.from_json(file))
 
 
 def _schema(options: argparse.Namespace) -> int:

@@ -50,8 +50,7 @@ def compress(
         check_plan_fits(plan, traced.graph)
         plan, values = _calibrated(plan, traced.graph, {})
     else:
-        plan = compose(_with_lr_multiplier(a.plan(traced.graph, config.target_device), a, config) for a in algorithms)
-        plan = replace(plan, skipped=plan.skipped + _opaque(traced.graph))
+        plan = united(planned(algorithms, traced.graph, config), traced.graph)
         starts = {key: start for a in algorithms for key, start in a.range_inits(traced.graph, plan.of(a.algorithm)).items()}
         parameter, observe = partial(adapter.parameter, model, traced), partial(adapter.observe, model, traced)
         ranges = ranges_of(adapter, plan, starts, parameter, observe, range_batches)
@@ -75,6 +74,17 @@ def compress(
     return controller
 
 
+def planned(algorithms: Sequence[Algorithm], graph: Graph, config: NNCFConfig) -> dict[str, Plan]:
+    """What each algorithm, by its name, asks for in a model with this graph, without looking at weights or data."""
+    return {a.algorithm: _with_lr_multiplier(a.plan(graph, config.target_device), a, config) for a in algorithms}
+
+
+def united(plans: Mapping[str, Plan], graph: Graph) -> Plan:
+    """One plan out of those of the algorithms. ValueError where two edits collide."""
+    plan = compose(plans.values())
+    return replace(plan, skipped=plan.skipped + opaque(graph))
+
+
 def _with_lr_multiplier(plan: Plan, algorithm: Algorithm, config: NNCFConfig) -> Plan:
     """`compression_lr_multiplier` of the algorithm's entry or, where it has none, of the top level."""
     own = getattr(algorithm, "compression_lr_multiplier", None)
@@ -82,7 +92,8 @@ def _with_lr_multiplier(plan: Plan, algorithm: Algorithm, config: NNCFConfig) ->
     return plan if factor is None else replace(plan, edits=tuple(replace(edit, lr_multiplier=factor) for edit in plan))
 
 
-def _opaque(graph: Graph) -> tuple[tuple[str, str], ...]:
+def opaque(graph: Graph) -> tuple[tuple[str, str], ...]:
+    """The nodes that every algorithm leaves alone, with the reason."""
     return tuple((node.name, f"{node.op}: no operator of ONNX") for node in graph.nodes if is_opaque(node))
 
 

@@ -6,6 +6,7 @@ has none keeps the framework's own name and is opaque: it is never compressed, a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -117,6 +118,16 @@ class Graph:
     @cached_property
     def outputs_of(self) -> Mapping[str, tuple[Edge, ...]]:
         return _group(self.edges, key=lambda edge: edge.source, order=lambda edge: edge.source_port)
+
+    @cached_property
+    def sizes(self) -> Mapping[str, int]:
+        """Numbers in each parameter, by its name."""
+        return MappingProxyType({p.name: math.prod(p.shape) for node in self.nodes for p in node.parameters})
+
+    def size_of(self, sites: Iterable[Site]) -> int:
+        """Numbers in the parameters among `sites`, those that nodes share counted once."""
+        parameters = (self[site.node].parameter(site.slot) for site in sites if site.is_parameter)
+        return sum(self.sizes[name] for name in {p.name for p in parameters if p is not None})
 
     def __getitem__(self, name: str) -> Node:
         return self.by_name[name]

@@ -108,10 +108,15 @@ def take_samples(batches: Iterable[Any], wanted: int, size_of: Callable[[Any], i
         yield batch
 
 
+def batchnorm_samples(algorithms: Sequence[Any]) -> int:
+    """How many samples BatchNorm statistics are estimated on again, as the algorithms' configs ask for."""
+    settings = [getattr(getattr(a, "initializer", None), "batchnorm_adaptation", None) for a in algorithms]
+    return max((s.num_bn_adaptation_samples for s in settings if s is not None), default=0)
+
+
 def adapt_batchnorm(adapter: Adapter, model: Any, algorithms: Sequence[Any], extras: Mapping[str, Any]) -> None:
     """Re-estimate the BatchNorm statistics on as many of the registered samples as the algorithms' configs ask for."""
-    settings = [getattr(getattr(a, "initializer", None), "batchnorm_adaptation", None) for a in algorithms]
-    wanted = max((s.num_bn_adaptation_samples for s in settings if s is not None), default=0)
+    wanted = batchnorm_samples(algorithms)
     data = extras.get(BNAdaptationInitArgs.__name__)
     if wanted and data is not None:
         with running_on_data("batch-norm adaptation"):

@@ -42,7 +42,7 @@ class CompressionStatistics:
     def to_str(self) -> str:
         found = [table for name, report in self.reports.items() if report is not None for table in tables(name, report)]
         if self.skipped:
-            found.append(_rows("not compressed", ["node", "reason"], list(self.skipped)))
+            found.append(rows_table("not compressed", ["node", "reason"], list(self.skipped)))
         return "\n".join(render(table) for table in found)
 
     def __str__(self) -> str:
@@ -84,12 +84,14 @@ def tables(title: str, report: Any) -> list[Table]:
     for field in fields(report):
         value = getattr(report, field.name)
         if isinstance(value, Mapping):
-            extra.append(_rows(f"{title}: {field.name}", None, [(*_flat(key), count) for key, count in sorted(value.items())]))
+            extra.append(
+                rows_table(f"{title}: {field.name}", None, [(*_flat(key), count) for key, count in sorted(value.items())])
+            )
         elif isinstance(value, tuple) and value and is_dataclass(value[0]):
             names = [f.name for f in fields(value[0])]
-            extra.append(_rows(f"{title}: {field.name}", names, [tuple(getattr(row, n) for n in names) for row in value]))
+            extra.append(rows_table(f"{title}: {field.name}", names, [tuple(getattr(row, n) for n in names) for row in value]))
         elif isinstance(value, tuple):
-            extra.extend([_rows(f"{title}: {field.name}", None, [_flat(row) for row in value])] if value else [])
+            extra.extend([rows_table(f"{title}: {field.name}", None, [_flat(row) for row in value])] if value else [])
         else:
             plain.add_row(field.name.replace("_", " "), _shown(value))
     return ([plain] if plain.row_count else []) + extra
@@ -104,9 +106,12 @@ def render(table: Table) -> str:
     return text.getvalue().rstrip()
 
 
-def _rows(title: str, names: list[str] | None, rows: list[tuple[Any, ...]]) -> Table:
+def rows_table(title: str, names: list[str] | None, rows: list[tuple[Any, ...]]) -> Table:
+    """Rows under the names of their columns, or under none."""
     columns = names or [""] * max((len(row) for row in rows), default=1)
-    table = Table(*columns, title=title, title_justify="left", show_header=names is not None)
+    table = Table(title=title, title_justify="left", show_header=names is not None)
+    for column in columns:
+        table.add_column(column.replace("_", " "), overflow="fold")  # names of nodes are long words
     for row in rows:
         table.add_row(*(_shown(value) for value in row))
     return table

@@ -1,4 +1,4 @@
-"""`create_compressed_model` for Keras 3, with NNCF 2.x's arguments."""
+"""`create_compressed_model` for Keras 3, with NNCF 2.x's arguments, and a look ahead at what it will do."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from nncf_ext import NNCFConfig
 from nncf_ext.compress import compress
 from nncf_ext.controller import Controller
 from nncf_ext.initialization import QuantizationRangeInitArgs, registered_batches
+from nncf_ext.preview import Preview, preview
 from nncf_ext_tensorflow.adapter import KerasAdapter
 from nncf_ext_tensorflow.initialization import example_of
 
@@ -29,9 +30,22 @@ def create_compressed_model(
     Compression losses are part of the loss in `fit`; in a loop of your own add `controller.loss()` to the task's loss.
     Raises ConfigError for mistakes in the config, ValueError for a model that is compressed already; the model is then as it was.
     """
+    example = _example(model, config)
+    controller = compress(KerasAdapter(), model, config, example, compression_state, teacher)
+    return controller, model
+
+
+def preview_compression(model: keras.Model, config: NNCFConfig) -> Preview:
+    """What `create_compressed_model` would do to `model`, layer by layer, as tables to print. The model stays as it is.
+
+    Raises as `create_compressed_model` does.
+    """
+    return preview(KerasAdapter(), model, config, _example(model, config))
+
+
+def _example(model: keras.Model, config: NNCFConfig) -> Any:
     example = example_of(NNCFConfig.expected(config))
     if example is None and not getattr(model, "inputs", None):  # a subclassed model does not know its inputs by itself
         batches = registered_batches(config, QuantizationRangeInitArgs)
         example = next(iter(batches()), None) if batches is not None else None
-    controller = compress(KerasAdapter(), model, config, example, compression_state, teacher)
-    return controller, model
+    return example

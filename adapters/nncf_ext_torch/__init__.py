@@ -5,7 +5,7 @@ from nncf_ext_torch.accuracy_aware import (
     EarlyExitCompressionTrainingLoop,
     create_accuracy_aware_training_loop,
 )
-from nncf_ext_torch.creation import create_compressed_model
+from nncf_ext_torch.creation import create_compressed_model, preview_compression
 from nncf_ext_torch.initialization import register_default_init_args
 from nncf_ext_torch.load_state import load_state
 from nncf_ext_torch.tracing_marks import (
@@ -27,6 +27,7 @@ __all__ = [
     "nncf_model_input",
     "nncf_model_output",
     "no_nncf_trace",
+    "preview_compression",
     "register_default_init_args",
     "register_module",
     "register_operator",

@@ -1,4 +1,4 @@
-"""`create_compressed_model` for PyTorch, with NNCF 2.x's arguments."""
+"""`create_compressed_model` for PyTorch, with NNCF 2.x's arguments, and a look ahead at what it will do."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from nncf_ext import ConfigError, NNCFConfig
 from nncf_ext.compress import compress
 from nncf_ext.controller import Controller
 from nncf_ext.initialization import QuantizationRangeInitArgs, registered_batches
+from nncf_ext.preview import Preview, preview
 from nncf_ext_torch.adapter import TorchAdapter
 from nncf_ext_torch.initialization import example_of
 
@@ -35,6 +36,22 @@ def create_compressed_model(
     teacher: another model for knowledge_distillation than a copy of `model`.
     Raises ConfigError for mistakes in the config, ValueError for a model that is compressed already; the model is then as it was.
     """
+    example = _example(model, config, dummy_forward_fn)
+    controller = compress(TorchAdapter(), model, config, example, compression_state, teacher, dump_graphs)
+    return controller, model
+
+
+def preview_compression(
+    model: torch.nn.Module, config: NNCFConfig, dummy_forward_fn: Callable[[torch.nn.Module], Any] | None = None
+) -> Preview:
+    """What `create_compressed_model` would do to `model`, layer by layer, as tables to print. The model stays as it is.
+
+    Raises as `create_compressed_model` does.
+    """
+    return preview(TorchAdapter(), model, config, _example(model, config, dummy_forward_fn))
+
+
+def _example(model: torch.nn.Module, config: NNCFConfig, dummy_forward_fn: Callable[[torch.nn.Module], Any] | None) -> Any:
     example: Any = dummy_forward_fn or example_of(NNCFConfig.expected(config), model)
     if example is None:
         batches = registered_batches(config, QuantizationRangeInitArgs)
@@ -44,5 +61,4 @@ def create_compressed_model(
             "input_info: missing, and neither a data loader (register_default_init_args) nor dummy_forward_fn "
             "tells how to run the model"
         )
-    controller = compress(TorchAdapter(), model, config, example, compression_state, teacher, dump_graphs)
-    return controller, model
+    return example

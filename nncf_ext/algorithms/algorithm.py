@@ -14,7 +14,7 @@ import numpy as np
 from nncf_ext.adapter import Adapter, Attached
 from nncf_ext.config.initialization import RangeInit
 from nncf_ext.edits import Edit, Plan, Range, Removal, Transform
-from nncf_ext.graph import Graph
+from nncf_ext.graph import Graph, Site
 from nncf_ext.schedules import Clock
 
 State = Mapping[str, Any]  # JSON-able; what an algorithm remembers besides its variables
@@ -93,6 +93,19 @@ class Prospect:
         return self.extras.get(kind.__name__)
 
 
+@dataclass(frozen=True)
+class Outlook:
+    """What an algorithm is going to do to a model, as far as that is known without data.
+
+    at: what happens to the tensors, in words. report: a dataclass like that of `Algorithm.report`, or None. by_data: what is
+    decided by data, in words.
+    """
+
+    at: Mapping[Site, str]
+    report: Any = None
+    by_data: tuple[str, ...] = ()
+
+
 class Algorithm:
     """An entry of `compression`. Instances are immutable; `state` is what changes, and the controller keeps it.
 
@@ -110,6 +123,10 @@ class Algorithm:
     def plan(self, graph: Graph, target_device: str) -> Plan:
         """Where to place which transforms."""
         return Plan()
+
+    def outlook(self, graph: Graph, edits: Sequence[Edit]) -> Outlook:
+        """What `plan`, which gave these edits, means for the model."""
+        return Outlook({site: edit.transform.kind.replace("_", " ") for edit in edits for site in edit.sites})
 
     def range_inits(self, graph: Graph, edits: Sequence[Edit]) -> Mapping[str, RangeInit]:
         """How the ranges of its edits that need one start, by edit key."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -9,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from nncf_ext import numerics
-from nncf_ext.algorithms.algorithm import State, Training
+from nncf_ext.algorithms.algorithm import Outlook, State, Training
 from nncf_ext.algorithms.staged_quantizers import StagedQuantizers
 from nncf_ext.config.binarization import BinarizationConfig
 from nncf_ext.config.initialization import RangeInit
@@ -117,10 +118,18 @@ class Binarization(BinarizationConfig, StagedQuantizers):
         activations = {edit.key: edit for edit in edits if edit.transform.needs_range}
         return range_inits(activations, graph, self.initializer.range, ScopeOverrides(), self.where, self.validate_scopes)
 
+    def outlook(self, graph: Graph, edits: Sequence[Edit]) -> Outlook:
+        weight = f"1 bit ({self.mode}), scale per {'channel' if self.mode == 'xnor' else 'tensor'}"
+        activation = "1 bit, learned threshold per channel"
+        at = {site: weight if site.is_parameter else activation for edit in edits for site in edit.sites}
+        ways = Counter((start.type, start.num_init_samples) for start in self.range_inits(graph, edits).values())
+        by_data = tuple(f"scales of {n} activations, {way} of {samples} samples" for (way, samples), n in ways.items() if samples)
+        return Outlook(at, _statistics(graph, edits), by_data)
+
     def report(self, training: Training, clock: Clock, state: State) -> BinarizationStatistics:
-        weights = [edit for edit in training.edits if edit.site.is_parameter]
-        return BinarizationStatistics(
-            sum(len(edit.sites) for edit in weights),
-            sum(int(np.prod(training.graph.shape_of(edit.site))) for edit in weights),
-            sum({p.name: int(np.prod(p.shape)) for node in training.graph.nodes for p in node.parameters}.values()),
-        )
+        return _statistics(training.graph, training.edits)
+
+
+def _statistics(graph: Graph, edits: Sequence[Edit]) -> BinarizationStatistics:
+    sites = [site for edit in edits for site in edit.sites if site.is_parameter]
+    return BinarizationStatistics(len(sites), graph.size_of(sites), sum(graph.sizes.values()))

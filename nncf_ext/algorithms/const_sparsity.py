@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
 
-from nncf_ext.algorithms.algorithm import Algorithm, State, Training
-from nncf_ext.algorithms.sparsity import BinaryMask, SparsityStatistics, measured, plan_masks
+from nncf_ext.algorithms.algorithm import Algorithm, Outlook, State, Training
+from nncf_ext.algorithms.sparsity import BinaryMask, SparsityStatistics, measured, outlook_of_masks, plan_masks
 from nncf_ext.config.sparsity import ConstSparsityConfig
-from nncf_ext.edits import Plan, Transform
+from nncf_ext.edits import Edit, Plan, Transform
 from nncf_ext.graph import Graph
 from nncf_ext.schedules import Clock
 
@@ -23,6 +24,9 @@ class ConstSparsity(ConstSparsityConfig, Algorithm):
 
     def plan(self, graph: Graph, target_device: str) -> Plan:
         return plan_masks(graph, self, self.algorithm, BinaryMask())
+
+    def outlook(self, graph: Graph, edits: Sequence[Edit]) -> Outlook:
+        return outlook_of_masks(graph, edits, lambda _: "mask: its zeros stay zero", None)
 
     def initialize(self, training: Training, state: State) -> State:
         for edit in training.edits:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import PrivateAttr
 
-from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, State, Training
+from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, State, Training
 from nncf_ext.channels import ChannelGroup, channel_groups
 from nncf_ext.config import ConfigError
 from nncf_ext.config.errors import choose
@@ -78,6 +78,30 @@ class FilterPruningStatistics:
     layers: tuple[PrunedLayer, ...]
 
 
+@dataclass(frozen=True)
+class PlannedGroup:
+    """Filters that are pruned together, or why they are not. stay: how many are left in the end, where the config tells."""
+
+    group: int | str
+    filters: int
+    stay: int | str
+    made_by: str
+    left_alone: str
+
+
+@dataclass(frozen=True)
+class PlannedPruning:
+    """The numbers at the end are those of the stripped model; None where the weights decide."""
+
+    target: str
+    prunable_filters: int
+    full_flops: int
+    flops_at_the_end: int | None
+    full_params_num: int
+    params_num_at_the_end: int | None
+    groups: tuple[PlannedGroup, ...]
+
+
 class FilterPruning(FilterPruningConfig, Algorithm):
     transforms: ClassVar[tuple[type[Transform], ...]] = (FilterMask,)
     commands: ClassVar[tuple[str, ...]] = ("set_pruning_level",)
@@ -110,6 +134,33 @@ class FilterPruning(FilterPruningConfig, Algorithm):
                     sites[parameter.name].append(Site(node.name, parameter.slot))
         edits = tuple(Edit(tuple(sites[name]), FilterMask(axes=tuple(sorted(axes[name]))), self.algorithm) for name in axes)
         return Plan(edits, tuple(refused.items()))
+
+    def outlook(self, graph: Graph, edits: Sequence[Edit]) -> Outlook:
+        model = self._model_of(graph)
+        keep = model.everything()
+        if not self.params.all_weights:  # then it is not the weights that decide how many filters go in which layer
+            keep = self._chosen(model, [np.zeros(group.size) for group in model.groups], self.params.target)
+        cost = None if self.params.all_weights else model.cost(keep)
+        numbers = {group.name: number for number, group in enumerate(model.groups, 1)}
+        left = {group.name: "?" if cost is None else int(units.sum()) for group, units in zip(model.groups, keep, strict=True)}
+        first = graph.first_reached(lambda node: node.op == "Conv")
+        groups = []
+        for group in channel_groups(graph):
+            makers = "\n".join(dict.fromkeys(m.site.node for m in group.members if m.role == "output"))
+            objection = " ".join(self._objection(graph, group, first) or ()).strip()
+            number, stay = ("-", group.size) if objection else (numbers[group.name], left[group.name])
+            groups.append(PlannedGroup(number, group.size, stay, makers, objection))
+        of = "FLOPs" if self.params.pruning_flops_target is not None else "filters"
+        report = PlannedPruning(
+            f"{self.params.target:.0%} of the {of}",
+            sum(group.size for group in model.groups),
+            model.full.flops,
+            None if cost is None else cost.flops,
+            model.full.parameters,
+            None if cost is None else cost.parameters,
+            tuple(groups),
+        )
+        return Outlook(self._at_sites(model, keep, cost is not None), report, self._by_data())
 
     def start(self) -> State:
         return {"level": 0.0, "level_by_group": {}, "frozen": False, "scheduled": True, "ranking": {}}
@@ -248,9 +299,39 @@ class FilterPruning(FilterPruningConfig, Algorithm):
     # Which groups ---------------------------------------------------------------------------------------------------------
 
     def _model(self, training: Training) -> PrunableModel:
-        if self._prunable is None or self._prunable.graph is not training.graph:  # of another model, or read from a checkpoint
-            self._prunable = PrunableModel(training.graph, self._divided(training.graph)[0])
+        return self._model_of(training.graph)
+
+    def _model_of(self, graph: Graph) -> PrunableModel:
+        if self._prunable is None or self._prunable.graph is not graph:  # of another model, or read from a checkpoint
+            self._prunable = PrunableModel(graph, self._divided(graph)[0])
         return self._prunable
+
+    def _at_sites(self, model: PrunableModel, keep: Keep, known: bool) -> dict[Site, str]:
+        """What happens to the parameters with channels of the groups, in words. known: how many stay is."""
+        stays = model.kept(keep)
+        words: dict[str, dict[str, None]] = {}
+        for number, group in enumerate(model.groups, 1):
+            for member in group.members:
+                name = model.parameter(member.site)
+                if member.role == "output":
+                    left = stays[name, member.axis]
+                    text = f"filters: {left.sum()} of {left.size} stay" if known else f"filters: some of {left.size} go"
+                else:
+                    text = "inputs follow" if member.role == "input" else "follows"
+                words.setdefault(name, {})[f"{text} (group {number})"] = None
+        return {
+            Site(node.name, parameter.slot): ", ".join(sorted(words[parameter.name]))
+            for node in model.graph.nodes
+            for parameter in node.parameters
+            if parameter.name in words
+        }
+
+    def _by_data(self) -> tuple[str, ...]:
+        params = self.params
+        if params.interlayer_ranking_type != "learned_ranking" or params.load_ranking_coeffs_path is not None:
+            return ()
+        trials, steps = params.legr_params.generations, params.legr_params.train_steps
+        return (f"the ranking of filters, by a search (LeGR) of {trials} trials of {steps} training steps",)
 
     def _divided(self, graph: Graph) -> tuple[list[ChannelGroup], dict[str, str]]:
         """The groups to prune; and why not, for every node with a weight that has no channel in them."""

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from nncf_ext.algorithms.algorithm import Algorithm, State, Training
+from nncf_ext.algorithms.algorithm import Algorithm, Outlook, State, Training
 from nncf_ext.config.knowledge_distillation import KnowledgeDistillationConfig
+from nncf_ext.edits import Edit
+from nncf_ext.graph import Graph
+
+
+@dataclass(frozen=True)
+class PlannedDistillation:
+    loss: str
+    teacher: str
 
 
 class KnowledgeDistillation(KnowledgeDistillationConfig, Algorithm):
     needs_teacher: ClassVar[bool] = True
+
+    def outlook(self, graph: Graph, edits: Sequence[Edit]) -> Outlook:
+        loss = "mean squared error" if self.type == "mse" else f"cross-entropy of softmax at temperature {self.temperature:g}"
+        return Outlook({}, PlannedDistillation(f"{self.scale:g} * {loss}", "the uncompressed model, unless another one is given"))
 
     def loss(self, training: Training, state: State) -> Any:
         """Sum over the model's outputs; RuntimeError before the first training forward."""

@@ -13,8 +13,8 @@ import numpy as np
 
 from nncf_ext import numerics
 from nncf_ext import reference as host
-from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, State, Training
-from nncf_ext.algorithms.sparsity import LayerSparsity
+from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, State, Training
+from nncf_ext.algorithms.sparsity import LayerSparsity, outlook_of_masks
 from nncf_ext.channels import ChannelGroup, Member, channel_groups
 from nncf_ext.config import ConfigError
 from nncf_ext.config.movement_sparsity import MovementSparsityConfig, SparseStructure
@@ -137,6 +137,14 @@ class MovementSparsity(MovementSparsityConfig, Algorithm):
             skipped += self._unstructured(graph, edits)
         return Plan(tuple(edits), tuple(skipped))
 
+    def outlook(self, graph: Graph, edits: Sequence[Edit]) -> Outlook:
+        def words(edit: Edit) -> str:
+            block = _transform(edit).block
+            cells = "single weights" if math.prod(block) == 1 else f"blocks of {' x '.join(map(str, block))}"
+            return f"movement mask, {cells}"
+
+        return outlook_of_masks(graph, edits, words, None)
+
     def start(self) -> State:
         return {"init_threshold": self.params.init_importance_threshold, "passed": 0.0, "frozen": False, "kept": {}}
 
@@ -221,13 +229,12 @@ class MovementSparsity(MovementSparsityConfig, Algorithm):
         masks = self._masks(training)
         total = sum(mask.size for mask in masks.values())
         zeros = sum(mask.size - int(mask.sum()) for mask in masks.values())
-        parameters = {p.name: int(np.prod(p.shape)) for node in training.graph.nodes for p in node.parameters}
         layers = tuple(
             LayerSparsity(str(edit.site), mask.shape, 1 - float(mask.mean()), mask.size / total) for edit, mask in masks.items()
         )
         groups = self._groups(training.graph, training.edits)[0] if state["kept"] else ()
         return MovementSparsityStatistics(
-            zeros / max(sum(parameters.values()), 1),
+            zeros / max(sum(training.graph.sizes.values()), 1),
             zeros / max(total, 1),
             *self.scheduled(self._passed(clock), state["init_threshold"]),
             layers,

@@ -10,16 +10,17 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from nncf_ext import numerics, staged
-from nncf_ext.algorithms.algorithm import Prospect, State, Training
+from nncf_ext.algorithms.algorithm import Outlook, Prospect, State, Training
 from nncf_ext.algorithms.staged_quantizers import StagedQuantizers
 from nncf_ext.config.initialization import RangeInit
+from nncf_ext.config.precision import PrecisionInit
 from nncf_ext.config.quantization import QuantizationConfig, QuantizationSettings
 from nncf_ext.edits import QUANTIZE, Edit, Plan, Range, Transform, Var
 from nncf_ext.graph import INPUT, Graph, Site
 from nncf_ext.nncf_rules import Constraints
 from nncf_ext.ops import has_weight, is_embedding
 from nncf_ext.placement import Placement, model_type_of, place, reads_model_input
-from nncf_ext.precision.choice import choose_bits
+from nncf_ext.precision.choice import choose_bits, manual_bits
 from nncf_ext.quantizer_settings import check_device, of_operators, overridden, range_inits, unified
 from nncf_ext.schedules import Clock
 from nncf_ext.scopes import considered, matches, select
@@ -166,6 +167,10 @@ class Quantization(QuantizationConfig, StagedQuantizers):
         check_device(graph, placements, target_device, self.scope_overrides, self.where)
         half = self._half_range_nodes(graph, target_device)
         edits = tuple(self._edit(graph, placement, half) for placement in placements)
+        precision = self.initializer.precision
+        if precision is not None and precision.type == "manual":
+            bits = manual_bits(precision, edits, graph, target_device, f"{self.where}.initializer.precision")
+            edits = tuple(_with_bits(edit, bits[edit.key], half) if edit.key in bits else edit for edit in edits)
         self.range_inits(graph, edits)  # an entry of an array that is about nothing, or two about one, is told now
         quantized = {site.node for edit in edits for site in edit.sites if site.is_parameter}
         skipped = tuple(
@@ -181,8 +186,8 @@ class Quantization(QuantizationConfig, StagedQuantizers):
         return Plan(edits, skipped)
 
     def refine(self, plan: Plan, prospect: Prospect) -> Plan:
-        """The plan with the bits that `initializer.precision` chooses."""
-        settings = self.initializer.precision
+        """The plan with the bits that `initializer.precision` chooses by data."""
+        settings = self._search
         if settings is None:
             return plan
         half = self._half_range_nodes(prospect.graph, prospect.target_device)
@@ -199,32 +204,38 @@ class Quantization(QuantizationConfig, StagedQuantizers):
         quantizers = {edit.key: edit for edit in edits}
         return range_inits(quantizers, graph, self.initializer.range, self.scope_overrides, self.where, self.validate_scopes)
 
+    def outlook(self, graph: Graph, edits: Sequence[Edit]) -> Outlook:
+        at: dict[Site, str] = {}
+        shared = 0
+        for edit in edits:
+            words = self._words(edit)
+            if len(edit.sites) > 1:
+                shared += 1
+                words += f", one scale with {len(edit.sites) - 1} more (scale {shared})"
+            at.update(dict.fromkeys(edit.sites, words))
+        starts, inputs = self.range_inits(graph, edits), [edit.key for edit in edits if not edit.site.is_parameter]
+        ways = Counter((starts[key].type, starts[key].num_init_samples) for key in inputs if key in starts)
+        by_data = [f"ranges of {n} activations, {way} of {samples} samples" for (way, samples), n in ways.items() if samples]
+        if self._search is not None:
+            bits = ", ".join(map(str, self._search.bits))
+            by_data.insert(0, f"bits of the quantizers, by {self._search.type}, out of {bits} where the device has them")
+        return Outlook(at, replace(_statistics(graph, edits), bits=()), tuple(by_data))
+
     def report(self, training: Training, clock: Clock, state: State) -> QuantizationStatistics:
-        quantizers: Counter[tuple[str, int, str, str]] = Counter()
-        bits: list[QuantizerBits] = []
-        for edit in training.edits:
-            transform = edit.transform
-            assert isinstance(transform, Quantizer)
-            bits.append(QuantizerBits(str(edit.site), transform.bits))
-            quantizers[
-                staged.group_of(edit.site),
-                transform.bits,
-                "symmetric" if transform.symmetric else "asymmetric",
-                "per-tensor" if transform.channel_axis is None else "per-channel",
-            ] += 1
-        weights = {p.name: int(np.prod(p.shape)) for node in training.graph.nodes for p in node.parameters}
-        quantized = {
-            training.graph[site.node].parameter(site.slot).name  # pyright: ignore[reportOptionalMemberAccess]
-            for edit in training.edits
-            for site in edit.sites
-            if site.is_parameter
-        }
-        return QuantizationStatistics(
-            quantizers,
-            sum(size for name, size in weights.items() if name in quantized),
-            sum(weights.values()),
-            tuple(bits),
-        )
+        return _statistics(training.graph, training.edits)
+
+    @property
+    def _search(self) -> PrecisionInit | None:
+        """How data choose the bits, where they do."""
+        precision = self.initializer.precision
+        return None if precision is None or precision.type == "manual" else precision
+
+    def _words(self, edit: Edit) -> str:
+        quantizer = _quantizer_of(edit)
+        bits = f"int{quantizer.bits}" if self._search is None else f"bits by {self._search.type},"
+        used = " (7 bits used)" if quantizer.half else ""
+        mode = "symmetric" if quantizer.symmetric else "asymmetric"
+        return f"{bits}{used} {mode} per {'tensor' if quantizer.channel_axis is None else 'channel'}"
 
     def _edit(self, graph: Graph, placement: Placement, half: Collection[str]) -> Edit:
         site, spec = placement.sites[0], placement.spec
@@ -278,3 +289,24 @@ def _channel_axis(graph: Graph, site: Site) -> int:
         assert parameter is not None
         return 0 if parameter.channel_axis is None else parameter.channel_axis
     return -1 if node.attrs.get("data_format") == "channels_last" else 1
+
+
+def _statistics(graph: Graph, edits: Sequence[Edit]) -> QuantizationStatistics:
+    quantizers: Counter[tuple[str, int, str, str]] = Counter()
+    bits: list[QuantizerBits] = []
+    for edit in edits:
+        quantizer = _quantizer_of(edit)
+        bits.append(QuantizerBits(str(edit.site), quantizer.bits))
+        quantizers[
+            staged.group_of(edit.site),
+            quantizer.bits,
+            "symmetric" if quantizer.symmetric else "asymmetric",
+            "per-tensor" if quantizer.channel_axis is None else "per-channel",
+        ] += 1
+    sites = [site for edit in edits for site in edit.sites]
+    return QuantizationStatistics(quantizers, graph.size_of(sites), sum(graph.sizes.values()), tuple(bits))
+
+
+def _quantizer_of(edit: Edit) -> Quantizer:
+    assert isinstance(edit.transform, Quantizer)
+    return edit.transform

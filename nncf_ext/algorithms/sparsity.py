@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, State, Training
+from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, State, Training
 from nncf_ext.config.section import ScopedConfig
 from nncf_ext.config.sparsity import SparsityParams
 from nncf_ext.edits import MASK, Edit, Plan, Range, Transform, Var
@@ -75,17 +75,30 @@ class SparsityStatistics:
         return self.layers
 
 
+@dataclass(frozen=True)
+class PlannedSparsity:
+    """target: share of zeros in the end among the weights that are masked, where the config says it."""
+
+    weights_masked: int
+    weights_total: int
+    target: float | None
+
+
+def outlook_of_masks(graph: Graph, edits: Sequence[Edit], words: Callable[[Edit], str], target: float | None) -> Outlook:
+    sites = {site: words(edit) for edit in edits for site in edit.sites}
+    return Outlook(sites, PlannedSparsity(graph.size_of(sites), sum(graph.sizes.values()), target))
+
+
 def measured(training: Training, masks: Sequence[np.ndarray]) -> dict[str, Any]:
     """The fields of `SparsityStatistics`, for masks (nonzero: kept) in the order of the edits."""
     total = sum(mask.size for mask in masks)
     zeros = [mask.size - int(np.count_nonzero(mask)) for mask in masks]
-    parameters = {p.name: int(np.prod(p.shape)) for node in training.graph.nodes for p in node.parameters}
     layers = tuple(
         LayerSparsity(edit.site.node, mask.shape, gone / max(mask.size, 1), mask.size / total)
         for edit, mask, gone in zip(training.edits, masks, zeros, strict=True)
     )
     return {
-        "sparsity_level": sum(zeros) / max(sum(parameters.values()), 1),
+        "sparsity_level": sum(zeros) / max(sum(training.graph.sizes.values()), 1),
         "sparsity_level_for_layers": sum(zeros) / max(total, 1),
         "layers": layers,
     }
@@ -111,6 +124,11 @@ class ScheduledSparsity(Algorithm):
     def follow(self, training: Training, state: State) -> None:
         """Have the model follow the levels of `state`."""
         raise NotImplementedError
+
+    def outlook(self, graph: Graph, edits: Sequence[Edit]) -> Outlook:
+        over = "in this layer" if self.params.sparsity_level_setting_mode == "local" else "over all such layers"
+        words = f"{self.algorithm.removesuffix('_sparsity')} mask, to {self.target:.0%} zeros {over}"
+        return outlook_of_masks(graph, edits, lambda _: words, self.target)
 
     def start(self) -> State:
         return {"level": self.sparsity_init, "frozen": False, "scheduled": True, "bad_epochs": 0}

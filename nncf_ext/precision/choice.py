@@ -26,14 +26,12 @@ def choose_bits(
     prospect: Prospect,
     where: str,
 ) -> dict[str, int]:
-    """Edit key -> bits, of the quantizers whose bits are chosen; the others keep theirs.
+    """Edit key -> bits, of the quantizers whose bits `hawq` or `autoq` chooses; the others keep theirs.
 
     with_bits: the whole plan with those bits. where: JSON path of `settings`. ConfigError for what cannot be had.
     """
     operators = operators_of(quantizers)
     supported = supported_bits(prospect.graph, quantizers, operators, prospect.target_device)
-    if settings.type == "manual":
-        return bits_by_hand(settings.bitwidth_per_scope, quantizers, supported, prospect.target_device, where)
     choices = choices_for(prospect.graph, quantizers, settings, operators, supported, where)
     if not choices.weights:
         raise ConfigError(f"{where}: found no quantized weight, expected some to choose bits for")
@@ -47,6 +45,12 @@ def choose_bits(
     from nncf_ext.precision.autoq import autoq
 
     return autoq(settings, choices, with_bits, prospect, where)
+
+
+def manual_bits(settings: PrecisionInit, quantizers: Sequence[Edit], graph: Graph, device: str, where: str) -> dict[str, int]:
+    """Edit key -> bits, as `settings` of the type `manual` say. ConfigError for what cannot be had."""
+    supported = supported_bits(graph, quantizers, operators_of(quantizers), device)
+    return bits_by_hand(settings.bitwidth_per_scope, quantizers, supported, device, where)
 
 
 def supported_bits(

@@ -10,7 +10,17 @@ import sys
 
 from benchmarks.contest import ROOT
 
-BENCHMARKS = ("kernels", "qat_step", "qat_step_keras", "mask_step", "export_latency", "pruned_latency", "channel_groups", "hawq")
+BENCHMARKS = (
+    "kernels",
+    "qat_step",
+    "qat_step_keras",
+    "mask_step",
+    "export_latency",
+    "pruned_latency",
+    "channel_groups",
+    "hawq",
+    "attach_growth",
+)
 
 
 def main(options: list[str]) -> int:

@@ -12,7 +12,7 @@ from nncf_ext.config import ConfigError
 from nncf_ext.config.initialization import RangeInit
 from nncf_ext.edits import Edit, Range
 from nncf_ext.graph import Site
-from nncf_ext.initialization import running_on_data, samples_with_progress
+from nncf_ext.initialization import running_on_data, samples_wanted, samples_with_progress
 from nncf_ext.ranges import RangeCollector
 
 Batches = Callable[[], Iterable[Any]]
@@ -33,18 +33,19 @@ def ranges_of(
     Of several processes, all get the first one's.
     parameter(site): a weight as its quantizer sees it. observe(sites, batches, visit): see `Adapter.observe`.
     """
+    edits = [edit for edit in edits if edit.key in starts]
+    wanted = dict.fromkeys(starts, 0)
+    if batches is not None:
+        wanted = dict(zip(starts, samples_wanted(adapter, batches, list(starts.values()), _WHAT), strict=True))
     collectors: dict[str, RangeCollector] = {}
     at_site: dict[Site, list[tuple[RangeCollector, int]]] = {}
     for edit in edits:
-        if edit.key not in starts:
-            continue
-        start = starts[edit.key]
-        collector = collectors[edit.key] = _collector(edit, start)
+        collector = collectors[edit.key] = _collector(edit, starts[edit.key])
         if edit.site.is_parameter:
             collector.update(parameter(edit.site))
-        elif start.num_init_samples:
+        elif wanted[edit.key]:
             for site in edit.sites:
-                at_site.setdefault(site, []).append((collector, start.num_init_samples))
+                at_site.setdefault(site, []).append((collector, wanted[edit.key]))
     if at_site and batches is not None:
         _collect(adapter, observe, at_site, batches)
     return adapter.of_first_rank({key: collector.result() for key, collector in collectors.items() if not collector.is_empty})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from functools import partial, reduce
@@ -306,17 +307,27 @@ class Controller:
     ) -> Any:
         """Write an ONNX file with QuantizeLinear/DequantizeLinear, without the pruned channels, and compare it with the model.
 
-        save_format: `onnx` or None (the only one so far). Returns the parity report (`nncf_ext.export.Parity`): largest output
-        difference on the calibration samples in ONNX Runtime, in absolute terms and in quantization steps.
+        save_format: `onnx` or None; `onnx_<opset>` for another opset of ONNX than the exporter's own. Returns the parity report
+        (`nncf_ext.export.Parity`): largest output difference on the calibration samples in ONNX Runtime, in absolute terms and
+        in quantization steps.
         """
         from nncf_ext.export import export_onnx
 
-        if save_format not in (None, "onnx"):
-            raise ValueError(f"save_format: found {save_format!r}, expected 'onnx'")
+        opset = re.fullmatch(r"onnx(?:_(\d+))?", save_format or "onnx")
+        if opset is None:
+            raise ValueError(f"save_format: found {save_format!r}, expected 'onnx' or 'onnx_<opset>', 'onnx_18' say")
         removals = self._removals()
         attached = self._smaller(removals) if removals else self._attached
         return export_onnx(
-            self._adapter, attached, self.model, Path(path), self._example, self._samples, input_names, output_names
+            self._adapter,
+            attached,
+            self.model,
+            Path(path),
+            self._example,
+            self._samples,
+            input_names,
+            output_names,
+            None if opset[1] is None else int(opset[1]),
         )
 
     def _removals(self) -> tuple[Removal, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from nncf_ext.adapter import Adapter
 from nncf_ext.config import ConfigError, NNCFConfig
+from nncf_ext.config.initialization import BatchnormAdaptation, RangeInit
 from nncf_ext.report import progress
 
 
@@ -108,19 +109,32 @@ def take_samples(batches: Iterable[Any], wanted: int, size_of: Callable[[Any], i
         yield batch
 
 
-def batchnorm_samples(algorithms: Sequence[Any]) -> int:
-    """How many samples BatchNorm statistics are estimated on again, as the algorithms' configs ask for."""
-    settings = [getattr(getattr(a, "initializer", None), "batchnorm_adaptation", None) for a in algorithms]
-    return max((s.num_bn_adaptation_samples for s in settings if s is not None), default=0)
+def batchnorm_settings(algorithms: Sequence[Any]) -> list[BatchnormAdaptation]:
+    """What the algorithms' configs say of re-estimating BatchNorm statistics."""
+    found = [getattr(getattr(a, "initializer", None), "batchnorm_adaptation", None) for a in algorithms]
+    return [settings for settings in found if settings is not None]
 
 
 def adapt_batchnorm(adapter: Adapter, model: Any, algorithms: Sequence[Any], extras: Mapping[str, Any]) -> None:
     """Re-estimate the BatchNorm statistics on as many of the registered samples as the algorithms' configs ask for."""
-    wanted = batchnorm_samples(algorithms)
     data = extras.get(BNAdaptationInitArgs.__name__)
-    if wanted and data is not None:
+    if data is None:
+        return
+    wanted = samples_wanted(adapter, data.batches, batchnorm_settings(algorithms), "batch-norm adaptation")
+    if any(wanted):
         with running_on_data("batch-norm adaptation"):
-            adapter.adapt_batchnorm(model, samples_with_progress(adapter, data.batches, wanted, "batch-norm adaptation"))
+            adapter.adapt_batchnorm(model, samples_with_progress(adapter, data.batches, max(wanted), "batch-norm adaptation"))
+
+
+def samples_wanted(
+    adapter: Adapter, batches: Callable[[], Iterable[Any]], settings: Sequence[RangeInit | BatchnormAdaptation], what: str
+) -> list[int]:
+    """How many samples each of `settings` asks for; a number of batches stands for so many as the first one is large."""
+    size = 1
+    if any(s.counts_batches for s in settings):
+        with running_on_data(what):
+            size = next((adapter.batch_size(batch) for batch in batches()), 1)
+    return [s.samples(size) for s in settings]
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,9 @@ from nncf_ext.adapter import Adapter
 from nncf_ext.algorithms.algorithm import Outlook
 from nncf_ext.compress import planned, united
 from nncf_ext.config import NNCFConfig
+from nncf_ext.config.initialization import BatchnormAdaptation
 from nncf_ext.graph import Graph, Node, Site
-from nncf_ext.initialization import batchnorm_samples
+from nncf_ext.initialization import batchnorm_settings
 from nncf_ext.report import render, rows_table, tables
 
 
@@ -47,8 +48,8 @@ def preview(adapter: Adapter, model: Any, config: NNCFConfig, example: Any) -> P
     for name, outlook in outlooks.items():
         found += [] if outlook.report is None else tables(name, outlook.report)
     by_data = [(name, words) for name, outlook in outlooks.items() for words in outlook.by_data]
-    samples = batchnorm_samples(algorithms)
-    by_data += [("all", f"BatchNorm statistics, on {samples} samples")] if samples and _has_batchnorm(graph) else []
+    if _has_batchnorm(graph):
+        by_data += [("all", f"BatchNorm statistics, on {most}") for most in _most(batchnorm_settings(algorithms))]
     if by_data:
         found.append(rows_table("decided by data, before training", ["algorithm", "what"], by_data))
     return Preview(tuple(found))
@@ -71,6 +72,13 @@ def _order(site: Site) -> tuple[int, str]:
 def _shape(node: Node) -> str:
     weight = node.parameter("weight")
     return "" if weight is None else " x ".join(map(str, weight.shape))
+
+
+def _most(settings: Sequence[BatchnormAdaptation]) -> list[str]:
+    """The largest of the numbers of samples (or of batches, where the configs count these)."""
+    batches = max((s.num_bn_adaptation_steps or 0 for s in settings), default=0)
+    samples = max((s.num_bn_adaptation_samples for s in settings if not s.counts_batches), default=0)
+    return [f"{number} {unit}" for number, unit in ((samples, "samples"), (batches, "batches")) if number]
 
 
 def _has_batchnorm(graph: Graph) -> bool:

@@ -122,8 +122,8 @@ class Binarization(BinarizationConfig, StagedQuantizers):
         weight = f"1 bit ({self.mode}), scale per {'channel' if self.mode == 'xnor' else 'tensor'}"
         activation = "1 bit, learned threshold per channel"
         at = {site: weight if site.is_parameter else activation for edit in edits for site in edit.sites}
-        ways = Counter((start.type, start.num_init_samples) for start in self.range_inits(graph, edits).values())
-        by_data = tuple(f"scales of {n} activations, {way} of {samples} samples" for (way, samples), n in ways.items() if samples)
+        ways = Counter((start.type, start.amount) for start in self.range_inits(graph, edits).values())
+        by_data = tuple(f"scales of {n} activations, {way} of {amount}" for (way, amount), n in ways.items() if amount)
         return Outlook(at, _statistics(graph, edits), by_data)
 
     def report(self, training: Training, clock: Clock, state: State) -> BinarizationStatistics:

@@ -214,8 +214,8 @@ class Quantization(QuantizationConfig, StagedQuantizers):
                 words += f", one scale with {len(edit.sites) - 1} more (scale {shared})"
             at.update(dict.fromkeys(edit.sites, words))
         starts, inputs = self.range_inits(graph, edits), [edit.key for edit in edits if not edit.site.is_parameter]
-        ways = Counter((starts[key].type, starts[key].num_init_samples) for key in inputs if key in starts)
-        by_data = [f"ranges of {n} activations, {way} of {samples} samples" for (way, samples), n in ways.items() if samples]
+        ways = Counter((starts[key].type, starts[key].amount) for key in inputs if key in starts)
+        by_data = [f"ranges of {n} activations, {way} of {amount}" for (way, amount), n in ways.items() if amount]
         if self._search is not None:
             bits = ", ".join(map(str, self._search.bits))
             by_data.insert(0, f"bits of the quantizers, by {self._search.type}, out of {bits} where the device has them")

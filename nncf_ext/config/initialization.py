@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from nncf_ext.config.errors import refusal
-from nncf_ext.config.section import Count, Percentile, Scopes, Section
+from nncf_ext.config.section import Count, Percentile, Scopes, Section, deprecated
+
+
+def _one_count(section: Section, samples: str, batches: str) -> None:
+    """Warn of the older key that counts batches; refuse it beside the one that counts samples."""
+    if batches in section.model_fields_set:
+        if samples in section.model_fields_set:
+            raise refusal(f"the older spelling of {samples!r}, which is given too: expected one of them", batches)
+        deprecated(f"the key {batches!r} counts batches: it is called {samples!r} now, and counts samples")
 
 
 class BatchnormAdaptation(Section):
@@ -17,6 +25,22 @@ class BatchnormAdaptation(Section):
 
     num_bn_adaptation_samples: Count = 2000
     """Samples to run, rounded up to whole batches; 0 leaves the statistics as they are."""
+
+    num_bn_adaptation_steps: Annotated[Count | None, Field(json_schema_extra={"deprecated": True})] = None
+    """Deprecated: the same in batches."""
+
+    @property
+    def counts_batches(self) -> bool:
+        return self.num_bn_adaptation_steps is not None
+
+    @model_validator(mode="after")
+    def _in_one_unit(self) -> BatchnormAdaptation:
+        _one_count(self, "num_bn_adaptation_samples", "num_bn_adaptation_steps")
+        return self
+
+    def samples(self, batch_size: int) -> int:
+        """How many to run, where batches have `batch_size`."""
+        return _samples(self.num_bn_adaptation_steps, self.num_bn_adaptation_samples, batch_size)
 
 
 class RangeInitParams(Section):
@@ -43,6 +67,9 @@ class RangeInit(Section):
     num_init_samples: Count = 256
     """Samples to run, rounded up to whole batches; 0 skips the initialisation."""
 
+    num_init_steps: Annotated[Count | None, Field(json_schema_extra={"deprecated": True})] = None
+    """Deprecated: the same in batches."""
+
     type: Literal["min_max", "mixed_min_max", "mean_min_max", "threesigma", "percentile", "mean_percentile"] = "mixed_min_max"
     """min_max: smallest and largest value; mixed_min_max: mean over samples of the extremes for activations, min_max for weights;
     mean_min_max: mean over batches of the extremes; threesigma: median -+ 3 scaled median absolute deviations; percentile: two
@@ -50,6 +77,25 @@ class RangeInit(Section):
 
     params: RangeInitParams = RangeInitParams()
     """Percentiles, for the percentile types."""
+
+    @property
+    def counts_batches(self) -> bool:
+        return self.num_init_steps is not None
+
+    @model_validator(mode="after")
+    def _in_one_unit(self) -> RangeInit:
+        _one_count(self, "num_init_samples", "num_init_steps")
+        return self
+
+    @property
+    def amount(self) -> str:
+        """How many, with the unit; empty for none."""
+        number, unit = (self.num_init_steps, "batches") if self.counts_batches else (self.num_init_samples, "samples")
+        return f"{number} {unit}" if number else ""
+
+    def samples(self, batch_size: int) -> int:
+        """How many to run, where batches have `batch_size`."""
+        return _samples(self.num_init_steps, self.num_init_samples, batch_size)
 
 
 class PerLayerRangeInit(RangeInit):
@@ -69,6 +115,10 @@ class PerLayerRangeInit(RangeInit):
         if self.target_scopes is None and self.ignored_scopes is None:
             raise refusal("found neither target_scopes nor ignored_scopes, expected at least one in an entry of an array")
         return self
+
+
+def _samples(batches: int | None, samples: int, batch_size: int) -> int:
+    return samples if batches is None else batches * batch_size
 
 
 def one_or_array(value: Any) -> str:

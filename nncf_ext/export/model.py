@@ -28,14 +28,18 @@ def export_onnx(
     samples: Sequence[Any] = (),
     input_names: list[str] | None = None,
     output_names: list[str] | None = None,
+    opset: int | None = None,
 ) -> Parity | None:
     """Write the compressed model to `path` with QuantizeLinear/DequantizeLinear and integer weights.
 
     reference: the model that the file is compared with: `attached.model`, or the one that it is a smaller form of.
     samples: batches of model inputs for the parity check (where there are none, `example`). Returns what the check found; None
     where there is neither, or `example` is a function that runs the model.
+    opset: ONNX's, where it is not the exporter's own. ValueError, and no file, for one in which the model cannot be written.
     """
     model = lower(adapter.export_marked(attached, example, input_names, output_names), grids(adapter, attached))
+    if opset is not None:
+        model = in_opset(model, opset)
     names, step = [str(value.name) for value in model.graph.inputs], _output_step(model.graph)
     write(model, path)
     batches = list(samples) or ([] if example is None or callable(example) else [example])
@@ -43,6 +47,22 @@ def export_onnx(
         return None
     references = [[adapter.to_numpy(a) for a in adapter.flatten(adapter.infer(reference, batch))] for batch in batches]
     return parity(path, [_inputs(adapter, batch, names) for batch in batches], references, step)
+
+
+def in_opset(model: ir.Model, opset: int) -> ir.Model:
+    """The model in another opset of ONNX, by ONNX's own converter. ValueError where that cannot convert it."""
+    import onnx
+
+    own = model.opset_imports[""]
+    if opset == own:
+        return model
+    try:
+        proto = onnx.version_converter.convert_version(ir.to_proto(model), opset)
+        onnx.checker.check_model(proto)
+    except Exception as error:  # the converter's errors have no type of their own
+        reason = " ".join(str(error).split())
+        raise ValueError(f"opset {opset}: ONNX cannot convert this model to it, expected {own}, its own ({reason})") from error
+    return ir.from_proto(proto)
 
 
 def grids(adapter: Adapter, attached: Attached) -> dict[str, Grid]:

@@ -164,7 +164,7 @@ def test_defaults_are_those_of_nncf():
         "target_scopes": None,
         "validate_scopes": True,
         "sparsity_init": 0.0,
-        "initializer": {"batchnorm_adaptation": {"num_bn_adaptation_samples": 2000}},
+        "initializer": {"batchnorm_adaptation": {"num_bn_adaptation_samples": 2000, "num_bn_adaptation_steps": None}},
         "params": {
             "schedule": "polynomial",
             "sparsity_target": 0.5,

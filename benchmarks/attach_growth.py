@@ -138,6 +138,7 @@ def main() -> None:
     arguments.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
     options = arguments.parse_args()
     if options.worker:
+        sys.setrecursionlimit(20_000)  # Keras builds a model of many layers by a function that calls itself
         warnings.simplefilter("ignore")
         framework, compression, *sizes = options.worker
         report_result(lambda: measure(framework, compression, *map(int, sizes)))

@@ -36,8 +36,7 @@ class Units:
     def __init__(self) -> None:
         self.number = 0
         self.reasons: dict[int, str] = {}
-        self._numbers = np.zeros(0, dtype=np.int64)  # per index of a parameter's axes, in the order of first use
-        self._starts: dict[_Key, int] = {}
+        self._numbers: dict[_Key, np.ndarray] = {}  # for the axes of each parameter
         self._uses: dict[_Key, list[tuple[Site, Role]]] = {}
         self._shapes: dict[_Key, tuple[int, ...]] = {}
         self._kept: set[tuple[str, int | None]] = set()
@@ -52,22 +51,17 @@ class Units:
     def of(self, node: Node, parameter: Parameter, axes: tuple[int, ...], role: Role) -> np.ndarray:
         """Units of `axes` of a parameter, in that order, for a use of them: an array of the axes' sizes."""
         key = (parameter.name, axes)
-        if key not in self._starts:
-            self._shapes[key] = tuple(parameter.shape[axis] for axis in axes)
-            size = math.prod(self._shapes[key])
-            self._starts[key] = len(self._numbers)
-            self._numbers = np.concatenate([self._numbers, np.arange(self.number, self.number + size)])
+        if key not in self._numbers:
+            shape = self._shapes[key] = tuple(parameter.shape[axis] for axis in axes)
+            size = math.prod(shape)
+            self._numbers[key] = np.arange(self.number, self.number + size).reshape(shape)
             self.number += size
         self._uses.setdefault(key, []).append((Site(node.name, parameter.slot), role))
-        return self._ids(key)
+        return self._numbers[key]
 
     def keep(self, parameter: str, axes: Iterable[int] | None = None) -> None:
         """The entries of a parameter along `axes` (None: all) stay: no layer that shares it may lose them."""
         self._kept.update([(parameter, None)] if axes is None else [(parameter, axis) for axis in axes])
-
-    def _ids(self, key: _Key) -> np.ndarray:
-        start, shape = self._starts[key], self._shapes[key]
-        return self._numbers[start : start + math.prod(shape)].reshape(shape)
 
     def link(self, a: np.ndarray, b: np.ndarray) -> None:
         """Units at the same place (after broadcasting) are the same."""
@@ -102,11 +96,11 @@ class Units:
         for key in self._uses:
             for axis in key[1]:
                 if (key[0], axis) in self._kept or (key[0], None) in self._kept:
-                    self.block(self._ids(key), f"{key[0]} is also used where its entries stay")
+                    self.block(self._numbers[key], f"{key[0]} is also used where its entries stay")
                 other = views.setdefault((key[0], axis), key)
                 if other != key:
                     for view in (key, other):
-                        self.block(self._ids(view), f"the layers that share {key[0]} use it in different ways")
+                        self.block(self._numbers[view], f"the layers that share {key[0]} use it in different ways")
 
     def join(self) -> bool:
         """One number for what was linked since the last time; whether there was anything."""
@@ -119,7 +113,7 @@ class Units:
         self._links = []
         edges = coo_array((np.ones(len(a), dtype=np.int8), (a, b)), shape=(self.number, self.number))
         self.number, names = connected_components(edges, directed=False)
-        self._numbers = names[self._numbers].astype(np.int64)
+        self._numbers = {key: names[ids].astype(np.int64) for key, ids in self._numbers.items()}
         return True
 
     def dimensions(self) -> Iterator[Dimension]:
@@ -127,7 +121,7 @@ class Units:
         for key, uses in self._uses.items():
             roles = {role for _, role in uses}
             role: Role = "output" if "output" in roles else "follower" if "follower" in roles else "input"
-            yield Dimension(uses[0][0], key[1], self._shapes[key], collapsed(self._ids(key)), role)
+            yield Dimension(uses[0][0], key[1], self._shapes[key], collapsed(self._numbers[key]), role)
 
 
 def collapsed(ids: np.ndarray) -> np.ndarray:

@@ -120,6 +120,15 @@ class Graph:
         return _group(self.edges, key=lambda edge: edge.source, order=lambda edge: edge.source_port)
 
     @cached_property
+    def owners_of(self) -> Mapping[str, tuple[Node, ...]]:
+        """The nodes that own a parameter, by its name; several where they share it."""
+        owners: dict[str, list[Node]] = {}
+        for node in self.nodes:
+            for name in dict.fromkeys(p.name for p in node.parameters):
+                owners.setdefault(name, []).append(node)
+        return MappingProxyType({name: tuple(nodes) for name, nodes in owners.items()})
+
+    @cached_property
     def sizes(self) -> Mapping[str, int]:
         """Numbers in each parameter, by its name."""
         return MappingProxyType({p.name: math.prod(p.shape) for node in self.nodes for p in node.parameters})

@@ -399,7 +399,7 @@ def _why_not(graph: Graph, node: Node, weight: Parameter) -> str | None:
     linear = ("Gemm", "MatMul")
     if node.op not in linear:
         return f"{node.op}: movement_sparsity is for linear layers"
-    sharing = next((n for n in graph.nodes if n.op not in linear and any(p.name == weight.name for p in n.parameters)), None)
+    sharing = next((n for n in graph.owners_of[weight.name] if n.op not in linear), None)
     if sharing is not None:
         return f"its weight is shared with {sharing.name}, which is no linear layer"
     layout = _layout(node, weight)

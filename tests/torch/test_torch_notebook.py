@@ -7,6 +7,7 @@ from tests.notebook_checks import check_it_is_committed_with_outputs, check_it_r
 PICTURES = {
     "pytorch_quickstart.ipynb": 4,  # the digits, the curves, the histograms, the sizes
     "filter_pruning_pytorch.ipynb": 3,  # the curves, the widths of the layers, the sizes and times
+    "mixed_precision_pytorch.ipynb": 2,  # the bits of the layers, the comparison
 }
 
 

@@ -6,6 +6,7 @@ import pytest
 from nncf_ext_tensorflow import accuracy_aware_fit, create_compressed_model
 
 from nncf_ext import NNCFConfig, demo
+from tests.keras_training import compile_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
 CONFIG = {
@@ -56,7 +57,7 @@ class Training:
 
     def _compile(self, learning_rate):
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        self.model.compile(keras.optimizers.Adam(learning_rate), loss, metrics=["accuracy"])
+        compile_model(self.model, keras.optimizers.Adam(learning_rate), loss, metrics=["accuracy"])
 
     def run(self, folder, **arguments):
         arguments = {"validation_data": self.test, **arguments}

@@ -18,6 +18,7 @@ from nncf_ext.algorithms.magnitude_sparsity import BinaryMask
 from nncf_ext.algorithms.quantization import Quantizer
 from nncf_ext.edits import QUANTIZE, Edit, Plan, Transform, Var
 from nncf_ext.graph import Site
+from tests.keras_training import compile_model
 
 ADAPTER = KerasAdapter()
 # numpy 2.4 warns where Keras 3.15 writes variables to a file
@@ -241,7 +242,7 @@ def test_fit_trains_weights_and_ranges(name, mode):
     model = build()
     x = data(16, *shape)
     attached = quantized(model, x[:2])
-    model.compile(keras.optimizers.SGD(0.03), "mse", run_eagerly=mode == "eager", jit_compile=mode == "jit")
+    compile_model(model, keras.optimizers.SGD(0.03), "mse", run_eagerly=mode == "eager", jit_compile=mode == "jit")
     before = [numpy(v) for v in model.trainable_variables]
     target = np.zeros(model(x).shape, np.float32)
     history = model.fit(x, target, batch_size=8, epochs=4, verbose=0).history["loss"]
@@ -346,7 +347,7 @@ def test_save_and_load(name, tmp_path):
     model = build()
     x = data(4, *shape)
     attached = quantized(model, x)
-    model.compile("adam", "mse")
+    compile_model(model, "adam", "mse")
     model.fit(x, np.zeros(model(x).shape, np.float32), verbose=0)
     expected = model(x)
     layers = len(model.layers)

@@ -10,6 +10,7 @@ from nncf_ext_tensorflow import create_compressed_model, create_compression_call
 from nncf_ext import NNCFConfig, demo
 from nncf_ext.algorithms.binarization import BinaryActivation, BinaryWeight
 from tests import binarization_reference as by_hand
+from tests.keras_training import compile_model
 
 
 def test_gradients():
@@ -59,7 +60,7 @@ def test_a_binary_network_learns(digits, mode, tmp_path):
     register_default_init_args(config, [(digits[0][:128], digits[1][:128])], 128)
     ctrl, _ = create_compressed_model(model, config)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(3e-3), loss, jit_compile=False)
+    compile_model(model, keras.optimizers.Adam(3e-3), loss, jit_compile=False)
     callbacks = create_compression_callbacks(ctrl, log_tensorboard=False, log_text=False)
     model.fit(*digits[:2], batch_size=64, epochs=1, callbacks=callbacks, verbose=0)
     assert ctrl.compression_stage() == 0

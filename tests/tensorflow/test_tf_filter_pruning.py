@@ -11,6 +11,7 @@ from nncf_ext_tensorflow import create_compressed_model, create_compression_call
 from nncf_ext_tensorflow.demo import digits_net
 
 from nncf_ext import ConfigError, NNCFConfig, demo
+from tests.keras_training import compile_model
 
 EVERYTHING = {"prune_first_conv": True, "prune_downsample_convs": True}
 
@@ -42,7 +43,7 @@ def pruned(batches, model=None, init=0.0, scopes=None, more=(), **params):
 def train(ctrl, model, batches, epochs=1):
     x, y = (np.concatenate(parts) for parts in zip(*batches, strict=True))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.SGD(0.05, momentum=0.9, weight_decay=1e-3), loss)
+    compile_model(model, keras.optimizers.SGD(0.05, momentum=0.9, weight_decay=1e-3), loss)
     callbacks = create_compression_callbacks(ctrl, log_tensorboard=False, log_text=False)
     model.fit(x, y, batch_size=32, epochs=epochs, shuffle=False, callbacks=callbacks, verbose=0)
 

@@ -6,6 +6,7 @@ import pytest
 from nncf_ext_tensorflow import create_compressed_model, create_compression_callbacks
 
 from nncf_ext import NNCFConfig
+from tests.keras_training import compile_model
 
 LENGTH, WIDTH, HEADS, CHANNELS, CLASSES = 8, 16, 4, 24, 3
 
@@ -61,7 +62,7 @@ def test_heads_and_channels_go_in_fit(data):
         "down|weight": ((24, 16), (1, 16)),
         "down|bias": ((16,), (16,)),
     }
-    model.compile(keras.optimizers.Adam(0.02), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    compile_model(model, keras.optimizers.Adam(0.02), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     callbacks = create_compression_callbacks(ctrl, log_tensorboard=False, log_text=False)
     rates = []
     callbacks.append(keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: rates.append(ctrl.compression_rate)))

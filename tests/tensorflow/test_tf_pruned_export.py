@@ -13,6 +13,7 @@ from keras import layers as L
 from nncf_ext_tensorflow import create_compressed_model, register_default_init_args
 
 from nncf_ext import NNCFConfig
+from tests.keras_training import compile_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
 
@@ -57,7 +58,7 @@ def test_a_pruned_model_gets_smaller(make, others, tmp_path):
     config = {"input_info": {"sample_size": [2, 8, 8, 3], "filler": "random"}, "compression": [PRUNING, *others]}
     config = register_default_init_args(NNCFConfig.from_dict(config), [(images, np.zeros(32))], 32)
     ctrl, model = create_compressed_model(make(), config)
-    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    compile_model(model, "sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     model.fit(images, np.arange(32) % 5, verbose=0)
     weights = sum(variable.shape.num_elements() for variable in model.trainable_variables)
     expected = model(images).numpy()

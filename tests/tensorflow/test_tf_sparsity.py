@@ -6,6 +6,7 @@ import pytest
 from nncf_ext_tensorflow import create_compressed_model, create_compression_callbacks, register_default_init_args
 
 from nncf_ext import NNCFConfig, demo, noise
+from tests.keras_training import compile_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
 
@@ -43,7 +44,7 @@ def weights(digits):
 def fit(model, digits, epochs, ctrl=None, rate=2e-3):
     if getattr(model, "optimizer", None) is None:
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(keras.optimizers.Adam(rate), loss, jit_compile=False)
+        compile_model(model, keras.optimizers.Adam(rate), loss, jit_compile=False)
     callbacks = [] if ctrl is None else create_compression_callbacks(ctrl, log_tensorboard=False, log_text=False)
     start = 0 if ctrl is None else ctrl.scheduler.current_epoch + 1
     model.fit(*digits[:2], batch_size=32, initial_epoch=start, epochs=start + epochs, callbacks=callbacks, verbose=0)

@@ -16,6 +16,7 @@ from keras import layers as L
 from nncf_ext_tensorflow import create_compressed_model, create_compression_callbacks, register_default_init_args
 
 from nncf_ext import NNCFConfig
+from tests.keras_training import compile_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
 
@@ -44,7 +45,7 @@ def values(ctrl: Any) -> dict[str, np.ndarray]:
 
 def losses_of_fit(**options: Any) -> list[float]:
     ctrl, model = compressed(params=STAGED)
-    model.compile(keras.optimizers.SGD(0.05), "mse", **options)
+    compile_model(model, keras.optimizers.SGD(0.05), "mse", **options)
     callbacks = create_compression_callbacks(ctrl, log_text=False)
     return model.fit(X, Y, batch_size=8, epochs=4, shuffle=False, verbose=0, callbacks=callbacks).history["loss"]
 

@@ -9,9 +9,11 @@ from nncf_ext_tensorflow import create_compressed_model, create_compression_call
 from nncf_ext_tensorflow.demo import digits_net
 
 from nncf_ext import ConfigError, NNCFConfig, demo
+from tests.keras_training import compile_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
 STEPS, BATCH = 2, 32
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +33,6 @@ def fresh_net(seed):
     keras.utils.clear_session()  # so that the layers get the same names again
     keras.utils.set_random_seed(seed)
     return digits_net()
-
-
-def compile_model(model):
-    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
 
 
 def train(ctrl, model, data, epochs):
@@ -61,7 +59,7 @@ def test_a_resumed_run_takes_the_same_steps_bit_for_bit(data, tmp_path):
     model = fresh_net(0)
     weights = model.get_weights()
     ctrl, model = create_compressed_model(model, demo_config(data))
-    compile_model(model)
+    compile_model(model, "adam", LOSS)
     train(ctrl, model, data, range(1))
     model.save_weights(tmp_path / "epoch1.weights.h5")
     (tmp_path / "state.json").write_text(json.dumps(ctrl.get_compression_state()))
@@ -72,8 +70,7 @@ def test_a_resumed_run_takes_the_same_steps_bit_for_bit(data, tmp_path):
     teacher.set_weights(weights)
     state = json.loads((tmp_path / "state.json").read_text())
     ctrl, resumed = create_compressed_model(fresh_net(1), demo_config(data), state, teacher=teacher)
-    compile_model(resumed)
-    resumed.optimizer.build(resumed.trainable_variables)
+    compile_model(resumed, "adam", LOSS)
     resumed.load_weights(tmp_path / "epoch1.weights.h5")
     assert train(ctrl, resumed, data, range(1, 3)) == expected
     for ours, theirs in zip(final, resumed.get_weights(), strict=True):
@@ -106,7 +103,7 @@ def test_the_distillation_loss_reaches_fit_by_itself(data):
     teacher = fresh_net(1)
     expected = float(np.mean((np.asarray(model(data[0][:BATCH], training=True)) - np.asarray(teacher(data[0][:BATCH]))) ** 2))
     ctrl, model = create_compressed_model(model, config, teacher=teacher)
-    model.compile(keras.optimizers.SGD(0.01), lambda y, outputs: 0 * outputs[:, 0])
+    compile_model(model, keras.optimizers.SGD(0.01), lambda y, outputs: 0 * outputs[:, 0])
     before = [variable.numpy() for variable in model.trainable_variables]
     history = model.fit(data[0][:BATCH], data[1][:BATCH], batch_size=BATCH, verbose=0)
     assert history.history["loss"][0] == pytest.approx(expected, rel=1e-4)

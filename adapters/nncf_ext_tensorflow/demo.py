@@ -28,12 +28,12 @@ def residual(x: Any, filters: int, strides: int) -> Any:
     return layers.ReLU()(layers.Add()([y, shortcut]))
 
 
-def digits_net() -> keras.Model:
-    """A small residual network for 8x8x1 images and 10 classes."""
+def digits_net(widths: tuple[int, int, int, int] = (32, 64, 128, 192)) -> keras.Model:
+    """A small residual network for 8x8x1 images and 10 classes. widths: channels of the stem and of the three blocks."""
     inputs = keras.Input((8, 8, 1))
-    x = layers.Conv2D(32, 3, padding="same", use_bias=False)(inputs)
+    x = layers.Conv2D(widths[0], 3, padding="same", use_bias=False)(inputs)
     x = layers.ReLU()(batch_norm()(x))
-    for filters, strides in ((64, 1), (128, 2), (192, 2)):
+    for filters, strides in zip(widths[1:], (1, 2, 2), strict=True):
         x = residual(x, filters, strides)
     return keras.Model(inputs, layers.Dense(10)(layers.GlobalAveragePooling2D()(x)))
 

@@ -30,13 +30,14 @@ class Residual(nn.Module):
 
 
 class DigitsNet(nn.Module):
-    """A small residual network for 1x8x8 images and 10 classes."""
+    """A small residual network for 1x8x8 images and 10 classes. widths: channels of the stem and of the three blocks."""
 
-    def __init__(self) -> None:
+    def __init__(self, widths: tuple[int, int, int, int] = (32, 64, 128, 192)) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(1, 32, 3, 1, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU())
-        self.blocks = nn.Sequential(Residual(32, 64, 1), Residual(64, 128, 2), Residual(128, 192, 2))
-        self.head = nn.Linear(192, 10)
+        stem, first, second, third = widths
+        self.stem = nn.Sequential(nn.Conv2d(1, stem, 3, 1, 1, bias=False), nn.BatchNorm2d(stem), nn.ReLU())
+        self.blocks = nn.Sequential(Residual(stem, first, 1), Residual(first, second, 2), Residual(second, third, 2))
+        self.head = nn.Linear(third, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(self.blocks(self.stem(x)).mean((2, 3)))

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,26 @@ COMPRESSION = {
         "params": {"sparsity_target": 0.6, "sparsity_target_epoch": 2},
     },
     "distillation": [SPARSITY, {"algorithm": "knowledge_distillation", "type": "softmax"}],
+    "filter_pruning": {
+        "algorithm": "filter_pruning",
+        "pruning_init": 0.1,
+        "params": {"all_weights": True, "pruning_target": 0.5, "pruning_steps": 2},
+    },
+    "movement": {
+        "algorithm": "movement_sparsity",
+        "params": {
+            "warmup_start_epoch": 0,
+            "warmup_end_epoch": 2,
+            "importance_regularization_factor": 0.05,
+            "steps_per_epoch": 2,
+            "enable_structured_masking": False,
+        },
+    },
 }
+
+NAME_OF_RESUMED = "int8_and_magnitude"
+RESUMED = COMPRESSION[NAME_OF_RESUMED]
+RESUMES = [("alone", "fsdp"), ("fsdp", "ddp"), ("ddp", "alone")]  # before and after
 
 
 def job(folder, wrapper, compression, resume=""):
@@ -42,11 +62,19 @@ def on_two_ranks(jobs):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_addr", "127.0.0.1", "--master_port", str(port)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-    command = [sys.executable, *launcher, "-m", "tests.torch.distributed_worker", json.dumps(jobs)]
-    finished = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
-    assert finished.returncode == 0, finished.stderr[-3000:]
+    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    command = [sys.executable, "-m", "tests.torch.distributed_worker", json.dumps(jobs)]
+    with ExitStack() as stack:
+        start = {"cwd": ROOT, "stderr": subprocess.PIPE, "text": True}
+        ranks = [stack.enter_context(subprocess.Popen(command, env={**environment, "RANK": rank}, **start)) for rank in "01"]
+        try:
+            for rank in ranks:
+                errors = rank.communicate(timeout=500)[1]
+                assert rank.returncode == 0, errors[-3000:]
+        finally:
+            for rank in ranks:
+                rank.kill()
 
 
 def alone(job):
@@ -65,10 +93,20 @@ def finals(folder):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Every compression trained on two ranks under DDP and FSDP2, in `<wrapper>-<compression>`."""
+    """Every compression trained on two ranks under DDP and FSDP2, in `<wrapper>-<compression>`, and one of them resumed from
+    another number of ranks or wrapper, in `<before>-to-<after>`. One launch: it is the imports that take long."""
     folder = tmp_path_factory.mktemp("distributed")
-    on_two_ranks([job(folder / f"{w}-{name}", w, COMPRESSION[name]) for w in WRAPPERS for name in COMPRESSION])
+    alone(job(folder / "alone", "alone", RESUMED))
+    jobs = [job(folder / f"{w}-{name}", w, COMPRESSION[name]) for w in WRAPPERS for name in COMPRESSION]
+    resumed = {(before, after): job_of_resume(folder, before, after) for before, after in RESUMES}
+    on_two_ranks([*jobs, *(resumed[way] for way in RESUMES if way[1] != "alone")])
+    alone(resumed["ddp", "alone"])
     return folder
+
+
+def job_of_resume(folder, before, after):
+    saved = folder / ("alone" if before == "alone" else f"{before}-{NAME_OF_RESUMED}")
+    return job(folder / f"{before}-to-{after}", after, RESUMED, saved / "first_epoch_0.safetensors")
 
 
 def assert_same_training(ours, theirs, tolerance):
@@ -89,22 +127,25 @@ def test_two_ranks_agree(folder, wrapper, name):
     assert facts["losses"] != other["losses"]  # they saw other data
 
 
-@pytest.mark.parametrize("name", ["distillation", "rb"])  # ranges start from the first rank's data: one process would have others
+@pytest.mark.parametrize(
+    "name", ["distillation", "rb", "filter_pruning", "movement"]
+)  # ranges start from the first rank's data: one process would have others
 def test_two_ranks_train_as_one_process(folder, tmp_path, name):
     expected, _ = alone(job(tmp_path / "one", "alone", COMPRESSION[name]))
     for wrapper in WRAPPERS:
         assert_same_training(expected, finals(folder / f"{wrapper}-{name}")[0][0], 1e-5)
 
 
-def test_resuming_with_another_number_of_ranks(folder, tmp_path):
-    compression = COMPRESSION["int8_and_magnitude"]
-    saved = {wrapper: folder / f"{wrapper}-int8_and_magnitude" for wrapper in WRAPPERS}
-    saved["alone"] = tmp_path / "alone"
-    expected = {"alone": alone(job(saved["alone"], "alone", compression))[0]}
-    expected |= {wrapper: finals(saved[wrapper])[0][0] for wrapper in WRAPPERS}
-    ways = [("alone", "fsdp"), ("fsdp", "ddp"), ("ddp", "alone")]
-    jobs = {way: job(tmp_path / "-".join(way), way[1], compression, saved[way[0]] / "first_epoch_0.safetensors") for way in ways}
-    on_two_ranks([jobs[way] for way in ways if way[1] != "alone"])
-    alone(jobs["ddp", "alone"])
-    for way in ways:
-        assert_same_training(expected[way[0]], finals(jobs[way]["folder"])[0][0], 1e-5)
+@pytest.mark.parametrize(("before", "after"), RESUMES)
+def test_resuming_with_another_number_of_ranks(folder, before, after):
+    expected = finals(folder / ("alone" if before == "alone" else f"{before}-{NAME_OF_RESUMED}"))[0][0]
+    assert_same_training(expected, finals(folder / f"{before}-to-{after}")[0][0], 1e-5)
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize(("name", "some"), [("filter_pruning", "mask"), ("movement", "score")])
+def test_what_is_masked_is_decided(folder, wrapper, name, some):
+    """The agreement of ranks says something: part of the weights is masked, and part is not."""
+    tensors = finals(folder / f"{wrapper}-{name}")[0][0]
+    kept = np.concatenate([(value > 0).ravel() for key, value in tensors.items() if key.endswith(some)])
+    assert 0.05 < kept.mean() < 0.95

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import importlib.util
 import json
 import os
@@ -11,18 +10,13 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.table import Table
 
 from nncf_ext import __version__
 
-if TYPE_CHECKING:
-    from nncf_ext.preview import Preview
-
 FRAMEWORKS = {"torch": ("torch", "nncf_ext_torch"), "tensorflow": ("tensorflow", "nncf_ext_tensorflow")}
-
-MODELS = {"torch.Module": "nncf_ext_torch", "keras.Model": "nncf_ext_tensorflow"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,9 +40,9 @@ def _parser() -> argparse.ArgumentParser:
     validate.add_argument("file", type=Path, metavar="FILE.json")
     validate.add_argument(
         "--model",
-        metavar="MODEL.py:NAME",
-        help="a function, class or object in a file (or package.module:NAME) that gives a PyTorch or Keras model: shows what the "
-        "config will do to its layers",
+        metavar="MODEL.py:FUNCTION",
+        help="show what happens to each layer of this model: a function without arguments that returns it, in a file or "
+        "(package.module:FUNCTION) an importable module",
     )
     validate.set_defaults(run=_validate)
 
@@ -76,22 +70,23 @@ def _parser() -> argparse.ArgumentParser:
 def _validate(options: argparse.Namespace) -> int:
     from nncf_ext.config import validate_file
 
-    print(validate_file(options.file))
-    if options.model:
-        Console(markup=False, highlight=False).print(_preview(options.file, options.model))  # names have [brackets]
+    asked = validate_file(options.file)
+    tables = [] if options.model is None else _previewed(options.file, options.model)
+    print(asked)
+    console = Console(markup=False)  # the names of layers have [brackets]
+    for table in tables:
+        console.print(table)
     return 0
 
 
-def _preview(file: Path, name: str) -> Preview:
+def _previewed(file: Path, argument: str) -> list[Table]:
+    """What becomes of each layer of the user's model. The adapter is that of the model's framework, and the only one imported."""
     from nncf_ext.config import NNCFConfig
-    from nncf_ext.user_code import made_by
+    from nncf_ext.user_model import adapter_package, load_model
 
-    model = made_by(name)
-    ancestors = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(model).__mro__}
-    package = next((MODELS[kind] for kind in ancestors if kind in MODELS), None)
-    if package is None:
-        raise ValueError(f"--model: {name} gives a {type(model).__name__}, expected a torch.nn.Module or a keras.Model")
-    return importlib.import_module(package).preview_compression(model, NNCFConfig.from_json(file))
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    model = load_model(argument)
+    return adapter_package(model).preview_compression(model, NNCFConfig.from_json(file)).tables()
 
 
 def _schema(options: argparse.Namespace) -> int:

@@ -1,85 +1,107 @@
-"""What a config is going to do to a model, layer by layer, without data and without a change to the model."""
+"""What a config is going to do to a model, layer by layer, as far as that is known without data. The model stays as it is."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Group
 from rich.table import Table
 
 from nncf_ext.adapter import Adapter
-from nncf_ext.algorithms.algorithm import Outlook
-from nncf_ext.compress import planned, united
+from nncf_ext.compress import opaque, planned, united
 from nncf_ext.config import NNCFConfig
-from nncf_ext.config.initialization import BatchnormAdaptation
-from nncf_ext.graph import Graph, Node, Site
+from nncf_ext.edits import Plan
+from nncf_ext.graph import Graph, Node
 from nncf_ext.initialization import batchnorm_settings
-from nncf_ext.report import render, rows_table, tables
+from nncf_ext.report import render, rows, tables
+
+
+@dataclass(frozen=True)
+class PreviewedLayer:
+    """An operator with parameters, or with something placed at its tensors.
+
+    weight: shape of its main parameter, () where it has none. happens: in words, by tensor; nothing where it is left alone.
+    """
+
+    name: str
+    operator: str
+    weight: tuple[int, ...]
+    happens: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Preview:
-    """Layers, nodes that are left alone with the reason, numbers by algorithm, and what only data decide."""
+    """left_alone: (node, algorithm or `all`, reason). totals: dataclasses by algorithm. by_data: (who asks, what data decide)."""
 
-    tables: tuple[Table, ...]
+    plan: Plan
+    layers: tuple[PreviewedLayer, ...]
+    left_alone: tuple[tuple[str, str, str], ...]
+    totals: Mapping[str, Any]
+    by_data: tuple[tuple[str, str], ...]
+
+    def tables(self) -> list[Table]:
+        layers = [
+            (layer.name, layer.operator, "x".join(map(str, layer.weight)), "\n".join(layer.happens) or "left alone")
+            for layer in self.layers
+        ]
+        found = [rows("layers", ["layer", "operator", "weight", "what happens to it"], layers, lines=True)]
+        if self.left_alone:
+            found.append(rows("left alone", ["node", "by", "reason"], self.left_alone, lines=True))
+        found += [table for name, report in self.totals.items() for table in tables(name, report)]
+        if self.by_data:
+            found.append(rows("decided by data, when the model is compressed", ["for", "what"], self.by_data))
+        return found
 
     def __str__(self) -> str:
-        return "\n".join(map(render, self.tables))
-
-    def __rich__(self) -> Group:
-        return Group(*self.tables)
+        return "\n".join(map(render, self.tables()))
 
 
 def preview(adapter: Adapter, model: Any, config: NNCFConfig, example: Any) -> Preview:
-    """What compressing `model` as `config` says would do.
+    """What `compress` with these arguments would do to `model`, which stays as it is.
 
-    example: inputs to trace with. ConfigError for a config that cannot be applied to the model.
+    ConfigError for what `compress` refuses before it looks at data; ValueError where the model does not run on `example`.
     """
     algorithms = config.algorithms()
-    graph = adapter.trace(model, example).graph
+    graph = _graph(adapter, model, example)
     plans = planned(algorithms, graph, config)
     plan = united(plans, graph)
-    outlooks = {a.algorithm: a.outlook(graph, plans[a.algorithm].edits) for a in algorithms}
-    found = [rows_table("layers", ["layer", "operator", "weight", "what happens"], _layers(graph, outlooks))]
-    if plan.skipped:
-        found.append(rows_table("left alone", ["node", "reason"], list(plan.skipped)))
-    for name, outlook in outlooks.items():
-        found += [] if outlook.report is None else tables(name, outlook.report)
-    by_data = [(name, words) for name, outlook in outlooks.items() for words in outlook.by_data]
-    if _has_batchnorm(graph):
-        by_data += [("all", f"BatchNorm statistics, on {most}") for most in _most(batchnorm_settings(algorithms))]
-    if by_data:
-        found.append(rows_table("decided by data, before training", ["algorithm", "what"], by_data))
-    return Preview(tuple(found))
+    outlooks = {a.algorithm: a.outlook(graph, plan.of(a.algorithm)) for a in algorithms}
+    words: dict[str, dict[str, dict[str, None]]] = {}  # by node and slot, in the order in which it happens
+    for name in dict.fromkeys([*(edit.algorithm for edit in plan), *outlooks]):
+        for site, text in outlooks[name].at.items():
+            words.setdefault(site.node, {}).setdefault(site.slot, {})[text] = None
+    by_data = [(name, what) for name, outlook in outlooks.items() for what in outlook.by_data]
+    if any(node.op == "BatchNormalization" for node in graph.nodes):
+        amounts = {settings.amount: None for settings in batchnorm_settings(algorithms) if settings.amount}
+        by_data += [("batchnorm_adaptation", f"statistics of the BatchNorms, on {amount}") for amount in amounts]
+    return Preview(
+        plan,
+        tuple(_layer(node, words.get(node.name, {})) for node in graph.nodes if node.parameters or node.name in words),
+        (
+            *((node, name, reason) for name, own in plans.items() for node, reason in own.skipped),
+            *((node, "all", reason) for node, reason in opaque(graph)),
+        ),
+        {name: outlook.report for name, outlook in outlooks.items() if outlook.report is not None},
+        tuple(by_data),
+    )
 
 
-def _layers(graph: Graph, outlooks: Mapping[str, Outlook]) -> list[tuple[str, str, str, str]]:
-    return [(n.name, n.op, _shape(n), words) for n in graph.nodes if (words := "\n".join(_words(n, outlooks)))]
+def _graph(adapter: Adapter, model: Any, example: Any) -> Graph:
+    try:
+        return adapter.trace(model, example).graph
+    except ValueError:
+        raise
+    except Exception as error:  # whatever the user's forward raises
+        first = (str(error).splitlines() or [""])[0]
+        raise ValueError(f"the model does not run on inputs as input_info has them: {type(error).__name__}: {first}") from error
 
 
-def _words(node: Node, outlooks: Mapping[str, Outlook]) -> list[str]:
-    """A line per tensor and algorithm: `weight: int8 symmetric per channel`."""
-    sites = sorted({site for outlook in outlooks.values() for site in outlook.at if site.node == node.name}, key=_order)
-    return [f"{site.slot}: {outlook.at[site]}" for site in sites for outlook in outlooks.values() if site in outlook.at]
-
-
-def _order(site: Site) -> tuple[int, str]:
-    return (0 if site.slot == "weight" else 1 if site.is_parameter else 2 if site.port is not None else 3, site.slot)
-
-
-def _shape(node: Node) -> str:
-    weight = node.parameter("weight")
-    return "" if weight is None else " x ".join(map(str, weight.shape))
-
-
-def _most(settings: Sequence[BatchnormAdaptation]) -> list[str]:
-    """The largest of the numbers of samples (or of batches, where the configs count these)."""
-    batches = max((s.num_bn_adaptation_steps or 0 for s in settings), default=0)
-    samples = max((s.num_bn_adaptation_samples for s in settings if not s.counts_batches), default=0)
-    return [f"{number} {unit}" for number, unit in ((samples, "samples"), (batches, "batches")) if number]
-
-
-def _has_batchnorm(graph: Graph) -> bool:
-    return any(node.op == "BatchNormalization" for node in graph.nodes)
+def _layer(node: Node, words: Mapping[str, Mapping[str, None]]) -> PreviewedLayer:
+    slots: dict[str, list[str]] = {}  # those with the same words together
+    for slot, texts in words.items():
+        for text in texts:
+            slots.setdefault(text, []).append(slot.replace(":", " "))
+    main = node.parameter("weight") or next(iter(node.parameters), None)
+    happens = tuple(f"{', '.join(names)}: {text}" for text, names in slots.items())
+    return PreviewedLayer(node.name, node.op, () if main is None else main.shape, happens)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, TypeVar
 
@@ -42,7 +42,7 @@ class CompressionStatistics:
     def to_str(self) -> str:
         found = [table for name, report in self.reports.items() if report is not None for table in tables(name, report)]
         if self.skipped:
-            found.append(rows_table("not compressed", ["node", "reason"], list(self.skipped)))
+            found.append(rows("not compressed", ["node", "reason"], self.skipped))
         return "\n".join(render(table) for table in found)
 
     def __str__(self) -> str:
@@ -64,8 +64,10 @@ def layer_numbers(statistics: CompressionStatistics) -> dict[str, dict[str, floa
     """The numbers of the reports' rows that have a name, by `<algorithm>/<number>` and the row's name."""
     found: dict[str, dict[str, float]] = {}
     for algorithm, report in statistics.reports.items():
-        rows = [row for field in fields(report) for row in _named_rows(getattr(report, field.name))] if report is not None else []
-        for row in rows:
+        named = (
+            [row for field in fields(report) for row in _named_rows(getattr(report, field.name))] if report is not None else []
+        )
+        for row in named:
             for field in fields(row):
                 value = getattr(row, field.name)
                 if isinstance(value, int | float):
@@ -84,14 +86,12 @@ def tables(title: str, report: Any) -> list[Table]:
     for field in fields(report):
         value = getattr(report, field.name)
         if isinstance(value, Mapping):
-            extra.append(
-                rows_table(f"{title}: {field.name}", None, [(*_flat(key), count) for key, count in sorted(value.items())])
-            )
+            extra.append(rows(f"{title}: {field.name}", None, [(*_flat(key), count) for key, count in sorted(value.items())]))
         elif isinstance(value, tuple) and value and is_dataclass(value[0]):
             names = [f.name for f in fields(value[0])]
-            extra.append(rows_table(f"{title}: {field.name}", names, [tuple(getattr(row, n) for n in names) for row in value]))
+            extra.append(rows(f"{title}: {field.name}", names, [tuple(getattr(row, n) for n in names) for row in value]))
         elif isinstance(value, tuple):
-            extra.extend([rows_table(f"{title}: {field.name}", None, [_flat(row) for row in value])] if value else [])
+            extra.extend([rows(f"{title}: {field.name}", None, [_flat(row) for row in value])] if value else [])
         else:
             plain.add_row(field.name.replace("_", " "), _shown(value))
     return ([plain] if plain.row_count else []) + extra
@@ -106,13 +106,13 @@ def render(table: Table) -> str:
     return text.getvalue().rstrip()
 
 
-def rows_table(title: str, names: list[str] | None, rows: list[tuple[Any, ...]]) -> Table:
-    """Rows under the names of their columns, or under none."""
-    columns = names or [""] * max((len(row) for row in rows), default=1)
-    table = Table(title=title, title_justify="left", show_header=names is not None)
+def rows(title: str, names: list[str] | None, values: Sequence[tuple[Any, ...]], lines: bool = False) -> Table:
+    """A table of `values`, row by row. names: of the columns. lines: between the rows, for those with cells of several lines."""
+    columns = names or [""] * max((len(row) for row in values), default=1)
+    table = Table(title=title, title_justify="left", show_header=names is not None, show_lines=lines)
     for column in columns:
         table.add_column(column.replace("_", " "), overflow="fold")  # names of nodes are long words
-    for row in rows:
+    for row in values:
         table.add_row(*(_shown(value) for value in row))
     return table
 

@@ -1,4 +1,4 @@
-"""`create_compressed_model` for Keras 3, with NNCF 2.x's arguments, and a look ahead at what it will do."""
+"""`create_compressed_model` for Keras 3, with NNCF 2.x's arguments."""
 
 from __future__ import annotations
 
@@ -36,14 +36,15 @@ def create_compressed_model(
 
 
 def preview_compression(model: keras.Model, config: NNCFConfig) -> Preview:
-    """What `create_compressed_model` would do to `model`, layer by layer, as tables to print. The model stays as it is.
+    """What `create_compressed_model` would do to `model`, layer by layer, to be printed; the model stays as it is.
 
-    Raises as `create_compressed_model` does.
+    What data decide (ranges, a precision search) is named, not run. Raises as `create_compressed_model` does.
     """
     return preview(KerasAdapter(), model, config, _example(model, config))
 
 
 def _example(model: keras.Model, config: NNCFConfig) -> Any:
+    """Inputs to trace with; None where the model knows its own."""
     example = example_of(NNCFConfig.expected(config))
     if example is None and not getattr(model, "inputs", None):  # a subclassed model does not know its inputs by itself
         batches = registered_batches(config, QuantizationRangeInitArgs)

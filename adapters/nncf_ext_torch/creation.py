@@ -1,4 +1,4 @@
-"""`create_compressed_model` for PyTorch, with NNCF 2.x's arguments, and a look ahead at what it will do."""
+"""`create_compressed_model` for PyTorch, with NNCF 2.x's arguments."""
 
 from __future__ import annotations
 
@@ -44,14 +44,15 @@ def create_compressed_model(
 def preview_compression(
     model: torch.nn.Module, config: NNCFConfig, dummy_forward_fn: Callable[[torch.nn.Module], Any] | None = None
 ) -> Preview:
-    """What `create_compressed_model` would do to `model`, layer by layer, as tables to print. The model stays as it is.
+    """What `create_compressed_model` would do to `model`, layer by layer, to be printed; the model stays as it is.
 
-    Raises as `create_compressed_model` does.
+    What data decide (ranges, a precision search) is named, not run. Raises as `create_compressed_model` does.
     """
     return preview(TorchAdapter(), model, config, _example(model, config, dummy_forward_fn))
 
 
 def _example(model: torch.nn.Module, config: NNCFConfig, dummy_forward_fn: Callable[[torch.nn.Module], Any] | None) -> Any:
+    """Inputs to trace with, or a function that runs the model once."""
     example: Any = dummy_forward_fn or example_of(NNCFConfig.expected(config), model)
     if example is None:
         batches = registered_batches(config, QuantizationRangeInitArgs)

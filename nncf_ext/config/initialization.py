@@ -38,6 +38,11 @@ class BatchnormAdaptation(Section):
         _one_count(self, "num_bn_adaptation_samples", "num_bn_adaptation_steps")
         return self
 
+    @property
+    def amount(self) -> str:
+        """How many, with the unit; empty for none."""
+        return _amount(self.num_bn_adaptation_steps, self.num_bn_adaptation_samples)
+
     def samples(self, batch_size: int) -> int:
         """How many to run, where batches have `batch_size`."""
         return _samples(self.num_bn_adaptation_steps, self.num_bn_adaptation_samples, batch_size)
@@ -90,8 +95,7 @@ class RangeInit(Section):
     @property
     def amount(self) -> str:
         """How many, with the unit; empty for none."""
-        number, unit = (self.num_init_steps, "batches") if self.counts_batches else (self.num_init_samples, "samples")
-        return f"{number} {unit}" if number else ""
+        return _amount(self.num_init_steps, self.num_init_samples)
 
     def samples(self, batch_size: int) -> int:
         """How many to run, where batches have `batch_size`."""
@@ -119,6 +123,11 @@ class PerLayerRangeInit(RangeInit):
 
 def _samples(batches: int | None, samples: int, batch_size: int) -> int:
     return samples if batches is None else batches * batch_size
+
+
+def _amount(batches: int | None, samples: int) -> str:
+    number, unit = (samples, "samples") if batches is None else (batches, "batches")
+    return f"{number} {unit}" if number else ""
 
 
 def one_or_array(value: Any) -> str:

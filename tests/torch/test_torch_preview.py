@@ -1,75 +1,176 @@
-"""`nncf-ext validate --model`: what it says is what compressing does."""
+"""What `nncf-ext validate --model` and `preview_compression` say of a model is what compressing it does; they change nothing."""
 
 import json
+from pathlib import Path
 
-import numpy as np
 import pytest
-from nncf_ext_torch import create_compressed_model, preview_compression
-from nncf_ext_torch.demo import DigitsNet as digits_net
+import torch
+from nncf_ext_torch import create_compressed_model, preview_compression, register_default_init_args
+from nncf_ext_torch.demo import DigitsNet
 
 from nncf_ext import ConfigError, NNCFConfig, cli
+from tests.configs import shortened
 
-COMPRESSION = [
-    {"algorithm": "filter_pruning", "params": {"pruning_target": 0.4, "prune_first_conv": True}},
-    {"algorithm": "magnitude_sparsity", "params": {"sparsity_target": 0.7}},
-    {"algorithm": "quantization"},
-    {"algorithm": "knowledge_distillation", "type": "softmax"},
-]
-CONFIG = {"input_info": {"sample_size": [1, 1, 8, 8]}, "compression": COMPRESSION}
-
-
-def values(model):
-    return {name: value.numpy().copy() for name, value in model.state_dict().items()}
+FOLDER = Path(__file__).resolve().parents[2] / "configs"
+CONFIGS = sorted(set(FOLDER.glob("*.json")) - set(FOLDER.glob("*_bert.json")))
+SIZE = {"input_info": {"sample_size": [1, 1, 8, 8]}}
+SEARCHED = ("hawq", "autoq")
+INT8 = {"algorithm": "quantization"}
+PRUNE = {"algorithm": "filter_pruning", "params": {"pruning_target": 0.4}}
 
 
-def test_the_preview_is_the_plan_and_changes_nothing():
-    model = digits_net()
-    before = values(model)
-    text = str(preview_compression(model, NNCFConfig.from_dict(CONFIG)))
-    after = values(model)
-    assert before.keys() == after.keys()
-    assert all(np.array_equal(before[name], after[name]) for name in before)
-    for words in ("filters: 24 of 32 stay", "magnitude mask, to 70% zeros", "int8 (7 bits used) symmetric per channel"):
-        assert words in text
-    ctrl, _ = create_compressed_model(model, NNCFConfig.from_dict(CONFIG))
-    for edit in ctrl.plan:
-        assert edit.site.node[:60] in text  # longer names are folded
-    for _, reason in ctrl.plan.skipped:
-        assert reason.split(",")[0].split()[-1] in text
-    report = ctrl.statistics().quantization
-    assert f"weights quantized │ {report.weights_quantized}" in text
+def previewed(*compression, **top):
+    return preview_compression(DigitsNet(), NNCFConfig.from_dict({**SIZE, **top, "compression": list(compression)}))
 
 
-@pytest.mark.parametrize("algorithm", ["rb_sparsity", "const_sparsity", "binarization"])
-def test_every_algorithm_tells_what_it_will_do(algorithm):
-    config = NNCFConfig.from_dict({**CONFIG, "compression": {"algorithm": algorithm}})
-    assert {"rb_sparsity": "rb mask", "const_sparsity": "its zeros stay zero", "binarization": "1 bit"}[algorithm] in str(
-        preview_compression(digits_net(), config)
+def happens(preview, name):
+    return " ".join(next(layer for layer in preview.layers if name in layer.name).happens)
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_it_says_what_compressing_does(file):
+    config = shortened(NNCFConfig.from_json(file))
+    config.setdefault("input_info", SIZE["input_info"])
+    model = DigitsNet()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    classes = [type(module) for module in model.modules()]
+
+    preview = preview_compression(model, config)
+
+    assert [type(module) for module in model.modules()] == classes
+    assert all(module.training for module in model.modules())
+    assert model.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    text = str(preview)
+    for layer in preview.layers:
+        assert layer.name in text
+    assert len([layer for layer in preview.layers if layer.operator in ("Conv", "Gemm")]) == 11
+    touched = {site.node for edit in preview.plan for site in edit.sites}
+    assert touched <= {layer.name for layer in preview.layers if layer.happens}
+
+    if file.stem.endswith(("hawq", "autoq", "learned_ranking")):  # they need data to be compressed
+        assert any(word in text for word in (*SEARCHED, "LeGR"))
+        return
+    register_default_init_args(config, [(torch.rand(4, 1, 8, 8), torch.zeros(4, dtype=torch.long))])
+    ctrl, _ = create_compressed_model(model, config)
+    unknown = {"signed", "learned"}  # until there are data
+    assert [(e.key, e.sites, e.transform.model_dump(exclude=unknown)) for e in preview.plan] == [
+        (e.key, e.sites, e.transform.model_dump(exclude=unknown)) for e in ctrl.plan
+    ]
+    assert preview.plan.skipped == ctrl.plan.skipped
+
+
+def test_pruning_and_quantization_layer_by_layer():
+    preview = previewed(INT8, PRUNE, target_device="CPU")
+    assert happens(preview, "Residual[0]/Conv2d[conv2]") == (
+        "weight: filters: 40 of 64 stay (group 2), inputs follow (group 1) weight: int8 (7 bits used) symmetric per channel"
     )
+    assert "weight, bias: follows (group 1)" in happens(preview, "Residual[0]/BatchNorm2d[bn1]")
+    assert "int8 symmetric per tensor" in happens(preview, "nncf_model_input")
+    reasons = {(node.rpartition("/")[0], by): reason for node, by, reason in preview.left_alone}
+    assert "prune_first_conv is false" in reasons["DigitsNet/Sequential[stem]/Conv2d[0]", "filter_pruning"]
+    assert "has a stride" in reasons["DigitsNet/Sequential[blocks]/Residual[1]/Conv2d[conv1]", "filter_pruning"]
 
 
-def test_bits_that_data_choose_are_not_told():
-    precision = {"type": "hawq", "bits": [4, 8]}
-    quantization = {"algorithm": "quantization", "initializer": {"precision": precision}}
-    config = NNCFConfig.from_dict({**CONFIG, "target_device": "NPU", "compression": quantization})
-    text = str(preview_compression(digits_net(), config))
-    assert "bits by hawq" in text
-    assert "bits of the quantizers, by hawq, out of 4, 8" in text
+def test_the_numbers_of_pruning_are_those_of_the_stripped_model():
+    config = NNCFConfig.from_dict({**SIZE, "compression": {**PRUNE, "pruning_init": 0.4}})
+    totals = preview_compression(DigitsNet(), config).totals["filter_pruning"]
+    ctrl, _ = create_compressed_model(DigitsNet(), config)
+    done = ctrl.statistics().filter_pruning
+    assert (totals.full_flops, totals.flops_at_the_end) == (done.full_flops, done.current_flops)
+    assert (totals.full_params_num, totals.params_num_at_the_end) == (done.full_params_num, done.current_params_num)
+    assert sum(group.filters for group in totals.groups if group.group != "-") == totals.prunable_filters == 128
+    assert all(group.left_alone for group in totals.groups if group.group == "-")
 
 
-def test_a_scope_that_matches_nothing_is_an_error():
-    config = NNCFConfig.from_dict({**CONFIG, "compression": {"algorithm": "quantization", "ignored_scopes": ["nothing"]}})
-    with pytest.raises(ConfigError, match="nothing"):
-        preview_compression(digits_net(), config)
+def test_what_the_weights_decide_is_not_invented():
+    params = {"pruning_flops_target": 0.3, "all_weights": True}
+    preview = previewed({**PRUNE, "params": params})
+    assert "some of 64 go" in happens(preview, "Residual[0]/Conv2d[conv1]")
+    assert preview.totals["filter_pruning"].flops_at_the_end is None
 
 
-def test_the_command_fits_the_terminal(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "90")
-    (tmp_path / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
-    name = f"{digits_net.__module__}:{digits_net.__name__}"
-    assert cli.main(["validate", str(tmp_path / "config.json"), "--model", name]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    start = next(i for i, line in enumerate(lines) if line.startswith("layers"))
-    assert all(len(line) <= 90 for line in lines[start:])
-    assert cli.main(["validate", str(tmp_path / "config.json"), "--model", "json:dumps"]) == 1
-    assert "fails" in capsys.readouterr().err
+def test_masks_and_distillation():
+    preview = previewed(
+        {"algorithm": "magnitude_sparsity", "params": {"sparsity_target": 0.7}, "ignored_scopes": ["{re}head"]},
+        {"algorithm": "knowledge_distillation", "type": "softmax", "temperature": 3},
+    )
+    assert happens(preview, "stem]/Conv2d") == "weight: magnitude mask, to 70% zeros over all such layers"
+    assert happens(preview, "head") == ""
+    assert [row[1:] for row in preview.left_alone] == [("magnitude_sparsity", "outside the scopes of magnitude_sparsity")]
+    masks = preview.totals["magnitude_sparsity"]
+    assert masks.weights_masked == sum(p.numel() for n, p in DigitsNet().named_parameters() if p.ndim > 1 and "head" not in n)
+    assert "temperature 3" in preview.totals["knowledge_distillation"].loss
+
+
+def test_bits_by_hand_are_known_and_searched_ones_are_not():
+    pairs = [[4, "{re}stem.*conv2d_0\\|WEIGHT"]]
+    manual = previewed({**INT8, "initializer": {"precision": {"bitwidth_per_scope": pairs}}}, target_device="TRIAL")
+    assert "int4 symmetric" in happens(manual, "stem]/Conv2d")
+    hawq = previewed({**INT8, "initializer": {"precision": {"type": "hawq"}}}, target_device="TRIAL")
+    assert "bits by hawq, symmetric" in happens(hawq, "stem]/Conv2d")
+    assert any("by hawq, out of 2, 4, 8" in what for _, what in hawq.by_data)
+
+
+def test_a_unified_scale_is_named():
+    class Cat(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = torch.nn.Conv2d(1, 4, 3), torch.nn.Conv2d(1, 4, 3), torch.nn.Conv2d(8, 2, 1)
+
+        def forward(self, x):
+            return self.c(torch.cat([self.a(x), self.b(x)], 1))
+
+    preview = preview_compression(Cat(), NNCFConfig.from_dict({**SIZE, "compression": INT8}))
+    assert "one scale with 1 more (scale 1)" in happens(preview, "Conv2d[a]")
+    assert "one scale with 1 more (scale 1)" in happens(preview, "Conv2d[b]")
+
+
+@pytest.mark.parametrize("columns", [80, 140])
+def test_the_command(tmp_path, capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    config = {**SIZE, "compression": [PRUNE, INT8]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert cli.main(["validate", str(tmp_path / "config.json"), "--model", "nncf_ext_torch.demo:DigitsNet"]) == 0
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    assert all(len(line) <= columns for line in lines)
+    assert "…" not in captured.out
+    at = next(i for i, line in enumerate(lines) if line.startswith("layers"))
+    end = next(i for i in range(at, len(lines)) if lines[i].startswith("└"))
+    assert len({len(line) for line in lines[at + 1 : end + 1]}) == 1, "the table is torn"
+    layers = "".join(line.split("│")[1].strip() for line in lines[at:end] if line.startswith("│"))
+    for name in ("DigitsNet/Sequential[stem]/Conv2d[0]/conv2d_0", "DigitsNet/Linear[head]/linear_0", "Conv2d[conv2]/conv2d_0"):
+        assert name in layers
+
+
+@pytest.mark.parametrize(
+    "config, words",
+    [
+        ('{"compression": {"algorithm": "quantization"}}', "input_info: missing"),
+        (
+            '{"input_info": {"sample_size": [1, 3, 8, 8]}, "compression": {"algorithm": "quantization"}}',
+            "does not run on inputs as input_info has them: RuntimeError",
+        ),
+        (
+            '{"input_info": {"sample_size": [1, 1, 8, 8]}, "compression": {"algorithm": "quantization", "ignored_scopes": "fc"}}',
+            'compression.ignored_scopes: "fc" matches no node',
+        ),
+    ],
+)
+def test_mistakes_are_one_sentence(tmp_path, capsys, config, words):
+    (tmp_path / "config.json").write_text(config)
+    assert cli.main(["validate", str(tmp_path / "config.json"), "--model", "nncf_ext_torch.demo:DigitsNet"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert words in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_a_compressed_model_is_refused():
+    config = NNCFConfig.from_dict({**SIZE, "compression": INT8})
+    _, model = create_compressed_model(DigitsNet(), config)
+    with pytest.raises(ValueError, match="compressed"):
+        preview_compression(model, config)
+    with pytest.raises(ConfigError, match="input_info: missing"):
+        preview_compression(DigitsNet(), NNCFConfig.from_dict({"compression": INT8}))

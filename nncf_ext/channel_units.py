@@ -38,7 +38,6 @@ class Units:
         self.reasons: dict[int, str] = {}
         self._numbers: dict[_Key, np.ndarray] = {}  # for the axes of each parameter
         self._uses: dict[_Key, list[tuple[Site, Role]]] = {}
-        self._shapes: dict[_Key, tuple[int, ...]] = {}
         self._kept: set[tuple[str, int | None]] = set()
         self._links: list[np.ndarray] = []
 
@@ -52,7 +51,7 @@ class Units:
         """Units of `axes` of a parameter, in that order, for a use of them: an array of the axes' sizes."""
         key = (parameter.name, axes)
         if key not in self._numbers:
-            shape = self._shapes[key] = tuple(parameter.shape[axis] for axis in axes)
+            shape = tuple(parameter.shape[axis] for axis in axes)
             size = math.prod(shape)
             self._numbers[key] = np.arange(self.number, self.number + size).reshape(shape)
             self.number += size
@@ -121,7 +120,8 @@ class Units:
         for key, uses in self._uses.items():
             roles = {role for _, role in uses}
             role: Role = "output" if "output" in roles else "follower" if "follower" in roles else "input"
-            yield Dimension(uses[0][0], key[1], self._shapes[key], collapsed(self._numbers[key]), role)
+            ids = self._numbers[key]
+            yield Dimension(uses[0][0], key[1], ids.shape, collapsed(ids), role)
 
 
 def collapsed(ids: np.ndarray) -> np.ndarray:

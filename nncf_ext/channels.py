@@ -152,10 +152,12 @@ def _kinds(units: Units, dimensions: list[tuple[Role, np.ndarray]]) -> tuple[np.
     """By unit: a number that is the same for units that occur in the same dimensions, as often; whether a layer makes it."""
     kinds = np.zeros(units.number, dtype=np.int64)
     made = np.zeros(units.number, dtype=bool)
+    number = 1
     for role, ids in dimensions:
         found, counts = np.unique(ids[ids >= 0], return_counts=True)
         _, kind = np.unique(kinds[found] * (counts.max(initial=0) + 1) + counts, return_inverse=True)
-        kinds[found] = kinds.max(initial=0) + 1 + kind
+        kinds[found] = number + kind
+        number += len(found)
         made[found] |= role == "output"
     return kinds, made
 

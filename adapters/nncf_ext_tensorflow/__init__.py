@@ -4,11 +4,13 @@ from nncf_ext_tensorflow.accuracy_aware import accuracy_aware_fit
 from nncf_ext_tensorflow.callbacks import create_compression_callbacks
 from nncf_ext_tensorflow.creation import create_compressed_model, preview_compression
 from nncf_ext_tensorflow.initialization import register_default_init_args
+from nncf_ext_tensorflow.load_state import load_state
 
 __all__ = [
     "accuracy_aware_fit",
     "create_compressed_model",
     "create_compression_callbacks",
+    "load_state",
     "preview_compression",
     "register_default_init_args",
 ]

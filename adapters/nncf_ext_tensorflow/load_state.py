@@ -1,0 +1,54 @@
+"""Weights into a Keras model from another one, a checkpoint, or arrays by name."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from nncf_ext.checkpoint import load_checkpoint
+from nncf_ext_tensorflow.adapter import KerasAdapter
+
+
+def load_state(
+    model: keras.Model,
+    state_to_load: keras.Model | str | os.PathLike[str] | Mapping[str, Any],
+    is_resume: bool = False,
+    keys_to_ignore: Iterable[str] | None = None,
+) -> int:
+    """Load what `state_to_load` has for `model` (either may be compressed or plain); returns how many tensors were loaded.
+
+    state_to_load: a model, a file that `ctrl.save_checkpoint` wrote, or arrays by the names that such a file has. Layers are the
+    same where their names are. is_resume: every tensor must find its place and the other way round, else RuntimeError and nothing
+    is loaded; without it what is left over is named in a warning. keys_to_ignore: names that need no place.
+    """
+    adapter, ignored = KerasAdapter(), set(keys_to_ignore or ())
+    if isinstance(state_to_load, keras.Model):
+        given: Mapping[str, Any] = adapter.tensors(state_to_load)
+    elif isinstance(state_to_load, str | os.PathLike):
+        given = load_checkpoint(state_to_load)[0]
+    else:
+        given = state_to_load
+    own = adapter.tensors(model)
+    found: dict[str, np.ndarray] = {}
+    problems: list[str] = []
+    for name, value in given.items():
+        if name in ignored:
+            continue
+        if name not in own:
+            problems.append(f"{name} has no place in the model")
+        elif np.shape(value) != own[name].shape:
+            problems.append(f"{name} has shape {np.shape(value)}, the model's {own[name].shape}")
+        else:
+            found[name] = np.asarray(value)
+    problems += [f"{name} is missing" for name in own if name not in found and name not in ignored]
+    if is_resume and problems:
+        raise RuntimeError(f"load_state: {problems[0]} ({len(problems)} such differences)")
+    adapter.load_tensors(model, found)
+    if problems:
+        warnings.warn(f"load_state: {len(found)} tensors loaded; {problems[0]} ({len(problems)} such differences)", stacklevel=2)
+    return len(found)

@@ -14,6 +14,7 @@ from nncf_ext.adapter import Values
 from nncf_ext.edits import Edit, Plan, Var
 from nncf_ext.graph import Site
 from nncf_ext_torch import xp
+from nncf_ext_torch.dense_gradients import DenseGradients
 from nncf_ext_torch.module_classes import edited_modules, install, uninstall
 from nncf_ext_torch.observe import observe
 from nncf_ext_torch.sharding import overwrite, whole
@@ -69,6 +70,7 @@ class TorchAttached:
         self.plan = plan
         self._traced = traced
         self._applied = applied
+        self._gradients: DenseGradients | None = None
         names = {site: parameter_name(traced, site) for edit in plan for site in edit.sites if site.is_parameter}
         self._parameters = {site: _split(model, name) for site, name in names.items()}
 
@@ -88,16 +90,24 @@ class TorchAttached:
         overwrite(variable, value)
 
     def parameter(self, site: Site) -> torch.Tensor:
-        module, name = self._parameters[site]
-        value = module._parameters[name]
-        assert value is not None
-        return whole(value)
+        return whole(self._raw(site))
 
     def set_enabled(self, edit: Edit, enabled: bool) -> None:
         self._of(edit).enabled = enabled
 
     def enabled(self, edit: Edit) -> bool:
         return self._of(edit).enabled
+
+    def request_dense_gradients(self, edits: Iterable[Edit], arrived: Callable[[], None]) -> None:
+        self._optimizer_steps().request([(e.key, self._of(e), self._raw(e.site)) for e in edits], arrived)
+
+    def dense_gradients(self) -> Mapping[str, torch.Tensor] | None:
+        return self._optimizer_steps().taken()
+
+    def retain(self, site: Site, kept: torch.Tensor) -> None:
+        parameter = self._raw(site)
+        for tensor in (parameter, *self._optimizer_steps().states_of(parameter)):
+            overwrite(tensor, whole(tensor.detach()) * kept)
 
     def observe(
         self, sites: Iterable[Site], batches: Iterable[Any], visit: Callable[[Site, Any], None], off: Collection[Edit]
@@ -118,6 +128,17 @@ class TorchAttached:
     def detach(self) -> None:
         detach(self.model)
         self._applied.clear()
+
+    def _raw(self, site: Site) -> torch.nn.Parameter:
+        module, name = self._parameters[site]
+        value = module._parameters[name]
+        assert value is not None
+        return value
+
+    def _optimizer_steps(self) -> DenseGradients:
+        if self._gradients is None:
+            self._gradients = DenseGradients()
+        return self._gradients
 
     def _of(self, edit: Edit) -> Applied:
         if edit.key not in self._applied:

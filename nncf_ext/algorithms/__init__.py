@@ -5,6 +5,7 @@ from typing import Any
 from nncf_ext.algorithms.algorithm import Algorithm
 from nncf_ext.algorithms.binarization import Binarization
 from nncf_ext.algorithms.const_sparsity import ConstSparsity
+from nncf_ext.algorithms.dynamic_sparse_training import DynamicSparseTraining
 from nncf_ext.algorithms.filter_pruning import FilterPruning
 from nncf_ext.algorithms.knowledge_distillation import KnowledgeDistillation
 from nncf_ext.algorithms.magnitude_sparsity import MagnitudeSparsity
@@ -20,6 +21,7 @@ ALGORITHMS: dict[str, type[Any]] = {
     "rb_sparsity": RBSparsity,
     "const_sparsity": ConstSparsity,
     "binarization": Binarization,
+    "dynamic_sparse_training": DynamicSparseTraining,
     "knowledge_distillation": KnowledgeDistillation,
 }
 

@@ -88,6 +88,13 @@ def _moving(
     return entry if multiplier is None else {**entry, "compression_lr_multiplier": multiplier}
 
 
+def _connected(method: str = "rigl", **params: Any) -> dict[str, Any]:
+    """dynamic_sparse_training whose connections move in every step from the second to the fifth."""
+    moving = {} if method in ("static", "ac_dc", "sr_ste") else {"update_interval": 1, "end": 4, "drop_fraction": 0.4}
+    level = {} if ":" in params.get("structure", "") else {"sparsity_target": 0.6}
+    return {"algorithm": "dynamic_sparse_training", "params": {"method": method, **level, **moving, **params}}
+
+
 MOVING = _moving()
 _ROWS, _COLUMNS = {"mode": "per_dim", "axis": 0}, {"mode": "per_dim", "axis": 1}
 _BLOCKS = {"mode": "block", "sparse_factors": [4, 2]}
@@ -189,6 +196,22 @@ CASES = (
     Case("movement_slow_scores", _moving({"fc1": _BLOCKS}, multiplier=0.25)),
     Case("movement_channels", _moving({"fc1": _ROWS, "fc2": _COLUMNS}, enable_structured_masking=True)),
     Case("movement_ends_early", _moving({"fc1": _BLOCKS}, warmup_end_epoch=1, enable_structured_masking=True)),
+    Case("dst_static", _connected("static")),
+    Case("dst_set", _connected("set")),
+    Case("dst_set_constant_fan_in", _connected("set", structure="constant_fan_in")),
+    Case("dst_rigl", _connected()),
+    Case("dst_rigl_uniform_constant", _connected(distribution="uniform", anneal="constant", update_interval=2, end=None)),
+    Case("dst_rigl_by_scope", _connected(distribution={"{re}fc1": 0.7})),
+    Case("dst_rigl_constant_fan_in", _connected(structure="constant_fan_in", sparsity_target=0.4)),
+    Case("dst_rigl_one_of_two", _connected(structure="1:2")),
+    Case("dst_rigl_blocks", _connected(structure="block", block=[1, 2], distribution="uniform")),
+    Case("dst_rigl_channels", _connected(structure="channel", sparsity_target=0.4, distribution="uniform")),
+    Case("dst_top_kast", _connected("top_kast", regularization=0.05)),
+    Case("dst_top_kast_channels", _connected("top_kast", structure="channel", sparsity_target=0.4, extra_density=0.2)),
+    Case("dst_ac_dc", _connected("ac_dc", warmup_epochs=0, compressed_epochs=1, decompressed_epochs=1, final_epoch=2)),
+    Case("dst_granet", _connected("granet", sparsity_init=0.2)),
+    Case("dst_sr_ste", _connected("sr_ste", structure="1:2", decay=0.2)),
+    Case("dst_int8_distillation", [_connected(), INT8, DISTIL]),
     Case("distillation_softmax", DISTIL),
     Case("distillation_mse", {"algorithm": "knowledge_distillation", "type": "mse", "scale": 2.0}),
     Case("movement_int8_distillation", [MOVING, INT8, DISTIL]),

@@ -1,7 +1,7 @@
 """Connections of sparsely trained layers: how many each layer has, in which shapes, and how they move.
 
 A layer's weight is seen as units in groups, an array (groups, units): every unit is there or not, as a whole, and the number of
-those that are there never changes in a group. Units are numbered by outputs, inputs, kernel positions, whatever the framework's layout.
+those that are there never changes in a group. Their order is by outputs, inputs, kernel positions, whatever the framework's is.
 """
 
 from __future__ import annotations

@@ -143,7 +143,7 @@ class KerasAttached:
         parameter = self._variable(site)
         states = [] if self._gradients is None else self._gradients.states_of(parameter)
         for variable in (parameter, *states):
-            variable.assign(keras.ops.convert_to_tensor(variable) * keras.ops.cast(kept, variable.dtype))
+            variable.assign(keras.ops.multiply(variable, keras.ops.cast(kept, variable.dtype)))
 
     def observe(
         self, sites: Iterable[Site], batches: Iterable[Any], visit: Callable[[Site, Any], None], off: Collection[Edit]

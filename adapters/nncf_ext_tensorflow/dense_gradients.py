@@ -1,6 +1,6 @@
 """Gradients of parameters without their masks, caught where an optimizer takes them, and what optimizers keep for parameters.
 
-Keras has no hook on an optimizer's step, so its `Optimizer.apply`, which `fit` and loops of one's own both end in, is wrapped once.
+Keras has no hook on an optimizer's step, so its `Optimizer.apply`, in which `fit` and loops of one's own both end, is wrapped.
 """
 
 from __future__ import annotations

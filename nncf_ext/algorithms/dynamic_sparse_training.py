@@ -191,10 +191,10 @@ class DynamicSparseTraining(DynamicSparseTrainingConfig, Algorithm):
             density = erdos_renyi_densities([graph.shape_of(edit.site) for edit in edits], level)
         for name, structure, share in zip(names, self._structures(graph, edits), density, strict=True):
             if structure.kept_units(1 - share) < 1:
-                units = structure.groups[1]
+                what = "connections" if structure.unit_size == 1 else f"{self.params.structure}s"
                 raise ConfigError(
-                    f"{where}.sparsity_target: found {level}, which leaves {name} a density of {share:.2g} and none of its {units} "
-                    f"{'connections' if structure.unit_size == 1 else self.params.structure + 's'}, expected at least one"
+                    f"{where}.sparsity_target: found {level}, which leaves {name} a density of {share:.2g} and none of its "
+                    f"{structure.groups[1]} {what}, expected at least one"
                 )
         return density
 

@@ -56,7 +56,7 @@ class DynamicSparsityParams(Section):
     """Optimizer steps from one change of the connections to the next."""
 
     end: Size | None = None
-    """Optimizer step after which the connections stay (RigL: three quarters of the training); the last one where it is missing."""
+    """Optimizer step after which the connections stay (RigL: at three quarters of the training); none where it is missing."""
 
     drop_fraction: Annotated[Number, Field(gt=0, lt=1)] = 0.3
     """set, rigl, granet: share of the connections that move in the first update."""

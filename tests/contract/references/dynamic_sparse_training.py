@@ -83,12 +83,9 @@ def _move(net: Any, algorithm: Any, step: int) -> None:
             before = sum(bool(present[unit[0]]) for unit in group)
             stay = [u for u in range(len(group)) if (g, u) in kept]
             wanted = moved if len(groups) == 1 else before - len(stay)
-
-            def worth(u: int, g: int = g, group: Any = group) -> float:
-                return drawn[g, u] if params.method == "set" else sum(score[at] for at in group[u])
-
-            free = [u for u in range(len(group)) if u not in stay]
-            order = sorted(free, key=lambda u: (-worth(u), -u if len(groups) == 1 else u))
+            worth = [sum(score[at] for at in unit) for unit in group] if params.method != "set" else list(drawn[g])
+            free = [(-worth[u], -u if len(groups) == 1 else u, u) for u in range(len(group)) if u not in stay]
+            order = [u for _, _, u in sorted(free)]
             for u in [*stay, *order[:wanted]]:
                 for at in group[u]:
                     mask[at] = 1
@@ -129,9 +126,9 @@ def _begins(net: Any, algorithm: Any, epoch: int, step: int | None) -> None:
 
 def _ends(net: Any, algorithm: Any, epoch: int, step: int) -> None:
     params, now = algorithm.params, epoch * STEPS + step
-    if params.method in ("set", "rigl", "granet") and now > 0 and now % params.update_interval == 0:
-        if params.end is None or now <= params.end:
-            _move(net, algorithm, now)
+    is_due = now > 0 and now % params.update_interval == 0 and (params.end is None or now <= params.end)
+    if params.method in ("set", "rigl", "granet") and is_due:
+        _move(net, algorithm, now)
 
 
 def _through_connections(transform: Any, x: np.ndarray, variables: Any, g: np.ndarray) -> Any:

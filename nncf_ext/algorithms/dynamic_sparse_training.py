@@ -190,11 +190,13 @@ class DynamicSparseTraining(DynamicSparseTrainingConfig, Algorithm):
         else:
             density = erdos_renyi_densities([graph.shape_of(edit.site) for edit in edits], level)
         for name, structure, share in zip(names, self._structures(graph, edits), density, strict=True):
-            if structure.kept_units(1 - share) < 1:
+            if share * structure.groups[1] < 1 - 1e-9:
+                units = structure.groups[1]
                 what = "connections" if structure.unit_size == 1 else f"{self.params.structure}s"
+                of = " of each output" if structure.kind == "constant_fan_in" else ""
                 raise ConfigError(
-                    f"{where}.sparsity_target: found {level}, which leaves {name} a density of {share:.2g} and none of its "
-                    f"{structure.groups[1]} {what}, expected at least one"
+                    f"{where}.sparsity_target: found {level}, which leaves {name} {share * units:.2g} of {units} {what}{of}, "
+                    "expected at least one: give it a level of its own in distribution, or leave it out with ignored_scopes"
                 )
         return density
 
@@ -273,14 +275,16 @@ class DynamicSparseTraining(DynamicSparseTrainingConfig, Algorithm):
             weight = xp.stop_gradient(training.attached.parameter(edit.site))
             present = structure.units(xp, training.attached.variables(edit)["mask"]) > 0
             count = int(xp.count_nonzero(present))
+            after = wanted[edit.key] if self.params.method == "granet" else count
+            moved = int(self.drop_fraction(step) * after)
+            if after == count and (moved == 0 or count == present.shape[0] * present.shape[1]):
+                continue
             if self.params.method == "set":
                 score = xp.asarray(random_scores(step, index, structure), like=weight)
             elif edit.key in gradients:
                 score = structure.units(xp, xp.abs(gradients[edit.key]))
             else:  # no gradient reached this layer
                 continue
-            after = wanted[edit.key] if self.params.method == "granet" else count
-            moved = int(self.drop_fraction(step) * after)
             size = structure.units(xp, xp.abs(weight))
             units = drop_and_grow(xp, structure, size, present, score, count - after + moved, moved)
             self._connect(training, edit, structure, units)

@@ -144,10 +144,10 @@ def drop_and_grow(xp: Any, structure: Structure, size: Any, present: Any, score:
 
     size, score: not negative. In a structure of several groups each grows as many as it dropped (`grown` == `dropped`).
     """
-    flat = xp.reshape(xp.where(present, size, -xp.ones_like(size)), (-1,))
-    kept = keep_largest(xp, flat, int(xp.count_nonzero(present)) - dropped)
-    kept = xp.reshape(kept, structure.groups)
-    candidates = xp.where(kept, -xp.ones_like(score), score)
+    count = structure.groups[0] * structure.groups[1]
+    flat = xp.reshape(xp.where(present, size, xp.asarray(np.float32(np.inf), like=size)), (-1,))
+    kept = present & xp.reshape(keep_largest(xp, flat, count - dropped), structure.groups)
+    candidates = xp.where(kept, xp.asarray(np.float32(-1), like=score), score)
     if structure.groups[0] == 1:
         return kept | xp.reshape(keep_largest(xp, xp.reshape(candidates, (-1,)), grown), structure.groups)
     lost = xp.sum(xp.cast_like(present, size) - xp.cast_like(kept, size), axis=1, keepdims=True)

@@ -1,8 +1,8 @@
 """What it costs to train sparse in PyTorch: `python -m benchmarks.sparse_training`, from the repository's root.
 
 Steps: RigL with ERK at 80 % sparsity against the same model dense, 100 steps of each in turns, in one of which the connections
-move; sums of CPU time on one thread. Moving: how long it takes to move the connections of all layers of ResNet-50, wall-clock time
-on all cores, and the process's memory after the fifth and after the last time.
+move; sums of CPU time on one thread. Moving: how long it takes to move the connections of all layers of ResNet-50, as wall-clock
+time on all cores, and the process's memory after the fifth and after the last time.
 """
 
 from __future__ import annotations

@@ -78,8 +78,8 @@ def is_floating(x: Any) -> bool:
 
 
 def kth_smallest(x: Any, k: int) -> Any:
-    """The k-th smallest element (k >= 1) of a flat eager array. Selection in numpy: TensorFlow only has a full sort. In a large one
-    a sample tells between which values it lies, nearly always, and few are between them (Floyd & Rivest 1975)."""
+    """The k-th smallest element (k >= 1) of a flat eager array. Selection in numpy: TensorFlow only has a full sort. In a large
+    one a sample tells between which values it lies, nearly always, and few are between them (Floyd & Rivest 1975)."""
     values: Any = keras.ops.convert_to_numpy(x)
     size = values.size
     if size >= 2**16:

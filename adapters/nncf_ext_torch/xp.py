@@ -141,8 +141,8 @@ def is_floating(x: torch.Tensor) -> bool:
 
 
 def kth_smallest(x: torch.Tensor, k: int) -> torch.Tensor:
-    """The k-th smallest element (k >= 1) of a flat array. In a large one a sample tells between which values it lies, nearly always:
-    what is between them is a small part, and comparing is much faster than selecting (Floyd & Rivest 1975)."""
+    """The k-th smallest element (k >= 1) of a flat array. In a large one a sample tells between which values it lies, nearly
+    always: what is between them is a small part, and comparing is much faster than selecting (Floyd & Rivest 1975)."""
     size = x.numel()
     if size >= 2**16:
         sample = torch.sort(x[:: int(size ** (1 / 3)) | 1]).values

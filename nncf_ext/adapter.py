@@ -119,15 +119,25 @@ class Adapter(Protocol):
         ...
 
     def tap(self, model: Any, after_forward: Callable[[Any, Any], None]) -> None:
-        """Have `after_forward(inputs, outputs)` called in every training forward of the compressed `model`."""
+        """Have `after_forward(inputs, outputs)` called in every training forward of the compressed `model`, and no longer what an
+        earlier call asked for."""
         ...
 
-    def add_loss(self, model: Any, loss: Callable[[], Any]) -> None:
-        """Have `loss()` (a scalar, or None) added to the task's loss where the framework itself computes that (Keras' `fit`)."""
+    def add_loss(self, model: Any, loss: Callable[[], Any], task_weight: float) -> None:
+        """Have `loss()` (a scalar, or None) added to `task_weight` times the task's loss in training, where the framework itself
+        computes that (Keras' `fit`)."""
         ...
 
     def infer(self, model: Any, inputs: Any) -> Any:
         """Outputs of `model` for `inputs` as `tap` or a batch gives them, in inference mode, without gradients."""
+        ...
+
+    def output_shapes(self, model: Any, example: Any) -> dict[str, tuple[int, ...]]:
+        """Shapes of the arrays that `flatten` gives of the outputs for what the model was traced with, by their names."""
+        ...
+
+    def inputs(self, model: Any, inputs: Any) -> dict[str, Any]:
+        """The arrays in `inputs` as `tap` gives them, by name: of the argument, the key or the input layer."""
         ...
 
     def batch_size(self, inputs: Any) -> int:

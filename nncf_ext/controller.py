@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import threading
@@ -15,6 +16,8 @@ import numpy as np
 from nncf_ext.adapter import Adapter, Attached
 from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outputs, State, Training
 from nncf_ext.checkpoint import CheckpointError, load_checkpoint, plan_in, save_checkpoint
+from nncf_ext.config.errors import ConfigError
+from nncf_ext.distillation import difference_of
 from nncf_ext.edits import QUANTIZE, Edit, Plan, Removal
 from nncf_ext.graph import Graph
 from nncf_ext.initialization import adapt_batchnorm
@@ -98,7 +101,7 @@ class Controller:
         self.loss = CompressionLoss(self)
         if teacher is not None:
             self._watch(teacher)
-        adapter.add_loss(self.model, self._loss_of_forward)
+        adapter.add_loss(self.model, self._loss_of_forward, self.task_weight)
 
     @property
     def model(self) -> Any:
@@ -185,6 +188,16 @@ class Controller:
     def compression_loss(self) -> Any:
         """Sum of the algorithms' losses: a scalar of the framework, differentiable."""
         return sum(self.loss_terms().values(), self._adapter.xp.asarray(np.float32(0)))
+
+    @property
+    def task_weight(self) -> float:
+        """Factor of the task's own loss; 1 where no config asks for another."""
+        return math.prod(algorithm.weight_of_task for algorithm in self._algorithms)
+
+    def total_loss(self, task_loss: Any) -> Any:
+        """The loss to train with in a loop of your own: `task_weight` times the task's, and what the algorithms add."""
+        weight = self.task_weight
+        return (task_loss if weight == 1 else weight * task_loss) + self.loss()
 
     def _loss_of_forward(self) -> Any:
         """For a framework that adds it by itself: the loss of the forward just made, once; None where there was none."""
@@ -368,12 +381,28 @@ class Controller:
 
     def _watch(self, teacher: Any) -> None:
         """After each training forward, run `teacher` on the same inputs and keep both outputs for the losses."""
+        adapter = self._adapter
+        self._check_outputs_of(teacher)
 
         def after_forward(inputs: Any, outputs: Any) -> None:
-            answers = self._adapter.infer(teacher, inputs)
-            self._outputs[threading.get_ident()] = Outputs(self._adapter.flatten(outputs), self._adapter.flatten(answers))
+            self._outputs[threading.get_ident()] = Outputs(
+                adapter.flatten(outputs),
+                adapter.flatten(adapter.infer(teacher, inputs)),
+                partial(adapter.inputs, self.model, inputs),
+            )
 
-        self._adapter.tap(self.model, after_forward)
+        adapter.tap(self.model, after_forward)
+
+    def _check_outputs_of(self, teacher: Any) -> None:
+        """ConfigError where the teacher does not run on the model's example, or has other outputs."""
+        try:
+            theirs = self._adapter.output_shapes(teacher, self._example)
+        except Exception as error:
+            raise ConfigError(f"teacher: it does not run on the model's inputs: {error}") from error
+        ours = self._adapter.output_shapes(self.model, self._example)
+        mismatch = difference_of([*ours.values()], [*theirs.values()], ([*ours], [*theirs]))
+        if mismatch:
+            raise ConfigError(f"teacher: {mismatch}; expected the same")
 
 
 def _first_difference(ours: Sequence[Any], theirs: Sequence[Any]) -> str:

@@ -98,11 +98,27 @@ class KerasAdapter:
     def tap(self, model: keras.Model, after_forward: Callable[[Any, Any], None]) -> None:
         attached_to(model).tap(after_forward)
 
-    def add_loss(self, model: keras.Model, loss: Callable[[], Any]) -> None:
-        attached_to(model).add_loss(loss)
+    def add_loss(self, model: keras.Model, loss: Callable[[], Any], task_weight: float) -> None:
+        attached_to(model).add_loss(loss, task_weight)
 
     def infer(self, model: keras.Model, inputs: Any) -> Any:
         return keras.tree.map_structure(keras.ops.stop_gradient, model(inputs, training=False))
+
+    def output_shapes(self, model: keras.Model, example: Any) -> dict[str, tuple[int, ...]]:
+        if example is None:
+            example = keras.tree.map_structure(
+                lambda x: keras.ops.zeros([size or 1 for size in x.shape], x.dtype),
+                keras_private.functional_of(model)._inputs_struct,
+            )
+        outputs = keras.tree.flatten_with_path(self.infer(model, example))
+        return {".".join(map(str, path)): tuple(x.shape) for path, x in outputs if keras.backend.is_float_dtype(x.dtype)}
+
+    def inputs(self, model: keras.Model, inputs: Any) -> dict[str, Any]:
+        own = [tensor.name for tensor in getattr(keras_private.functional_of(model), "inputs", ())]
+        found = keras.tree.flatten_with_path(inputs)
+        if len(own) != len(found) or any(isinstance(step, str) for path, _ in found for step in path):
+            own = [".".join(map(str, path)) for path, _ in found]
+        return {name: x for name, (_, x) in zip(own, found, strict=True)}
 
     def batch_size(self, inputs: Any) -> int:
         return int(keras.tree.flatten(inputs)[0].shape[0])

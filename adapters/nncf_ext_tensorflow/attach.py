@@ -139,11 +139,13 @@ class KerasAttached:
                 self.placed[edit.key].stand_in = None
 
     def tap(self, after_forward: Any) -> None:
-        self._patch.record(self.model).taps.append(after_forward)
+        self._patch.record(self.model).tap = after_forward
         keras_private.forget_compiled_functions(self.model)
 
-    def add_loss(self, loss: Any) -> None:
-        self._patch.record(self.model).losses.append(loss)
+    def add_loss(self, loss: Any, task_weight: float) -> None:
+        record = self._patch.record(self.model)
+        record.losses.append(loss)
+        record.task_weight *= task_weight
         keras_private.forget_compiled_functions(self.model)
 
     def transformed_parameters(self) -> list[tuple[keras.Variable, Any]]:

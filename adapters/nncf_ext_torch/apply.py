@@ -197,6 +197,10 @@ def detach(model: nn.Module) -> None:
     uninstall(model)
     for step in applied:
         step.variables.delete()
+    remove_taps(model)
+
+
+def remove_taps(model: nn.Module) -> None:
     for key, hook in list(model._forward_hooks.items()):
         if isinstance(hook, Tap):
             model._forward_hooks.pop(key)

@@ -33,10 +33,14 @@ class CompressionStage(IntEnum):
 
 @dataclass(frozen=True)
 class Outputs:
-    """Outputs of the last training forward, flattened, and the teacher's for the same inputs."""
+    """Outputs of the last training forward, flattened, and the teacher's for the same inputs.
+
+    inputs(): what the model was given, by name.
+    """
 
     student: Sequence[Any]
     teacher: Sequence[Any]
+    inputs: Callable[[], Mapping[str, Any]] = dict
 
 
 @dataclass(frozen=True)
@@ -114,11 +118,19 @@ class Algorithm:
     """
 
     algorithm: str
-    needs_teacher: ClassVar[bool] = False
     commands: ClassVar[tuple[str, ...]] = ()
     readings: ClassVar[tuple[str, ...]] = ()
     family: ClassVar[str] = ""  # a config may have one algorithm of a family
     transforms: ClassVar[tuple[type[Transform], ...]] = ()  # those that its plans may have, for reading plans back
+
+    @property
+    def needs_teacher(self) -> bool:
+        return False
+
+    @property
+    def weight_of_task(self) -> float:
+        """Factor of the task's own loss, beside which the algorithm's stands."""
+        return 1.0
 
     def plan(self, graph: Graph, target_device: str) -> Plan:
         """Where to place which transforms."""

@@ -44,6 +44,7 @@ RB = {  # the scores' learning rate is high, so that many cross zero within the 
     "params": {"sparsity_target": 0.6, "sparsity_target_epoch": 2, "sparsity_freeze_epoch": 10},
 }
 DISTIL = {"algorithm": "knowledge_distillation", "type": "softmax", "scale": 0.5, "temperature": 3}
+HINTON = {"algorithm": "knowledge_distillation", "type": "kl", "temperature": 2}
 
 
 def _sparse(**params: Any) -> dict[str, Any]:
@@ -184,6 +185,8 @@ CASES = (
     Case("movement_channels", _moving({"fc1": _ROWS, "fc2": _COLUMNS}, enable_structured_masking=True)),
     Case("movement_ends_early", _moving({"fc1": _BLOCKS}, warmup_end_epoch=1, enable_structured_masking=True)),
     Case("distillation_softmax", DISTIL),
+    Case("distillation_hinton", {**HINTON, "task_weight": 0.3}),
+    Case("distillation_hinton_int8", [INT8, {**HINTON, "task_weight": 0.1}]),
     Case("distillation_mse", {"algorithm": "knowledge_distillation", "type": "mse", "scale": 2.0}),
     Case("movement_int8_distillation", [MOVING, INT8, DISTIL]),
     Case("all_together", [INT8, SPARSE, DISTIL]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -105,8 +106,9 @@ class Reference:
         out = self.net.forward(x, training=True)
         forward = Forward(x, out, self.teacher.forward(x, training=False))
         terms = [self._of(algorithm).loss(self.net, algorithm, forward) for algorithm in self.algorithms]
-        loss = float(np.mean((out - y) ** 2)) + sum(term.value for term in terms)
-        g = 2 * (out - y) / out.size + sum(term.by_output for term in terms)
+        weight = math.prod(algorithm.weight_of_task for algorithm in self.algorithms)
+        loss = weight * float(np.mean((out - y) ** 2)) + sum(term.value for term in terms)
+        g = weight * 2 * (out - y) / out.size + sum(term.by_output for term in terms)
         weights, variables = self.net.backward(g.astype(np.float32))
         for name, gradient in weights.items():
             self.net.weights[name] = (self.net.weights[name] - RATE * gradient).astype(np.float32)

@@ -57,7 +57,7 @@ class KerasDriver:
     def train_step(self, controller: Any, x: np.ndarray, y: np.ndarray, rate: float) -> float:
         model = controller.model
         with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(tf.square(model(x, training=True) - y)) + controller.loss()
+            loss = controller.total_loss(tf.reduce_mean(tf.square(model(x, training=True) - y)))
         variables = model.trainable_variables
         for variable, gradient in zip(variables, tape.gradient(loss, variables), strict=True):
             if gradient is not None:

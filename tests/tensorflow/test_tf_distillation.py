@@ -1,0 +1,71 @@
+"""Distillation in Keras: sequences with padding, weights of the losses in `fit`, teachers that do not fit."""
+
+import keras
+import numpy as np
+import pytest
+from nncf_ext_tensorflow import create_compressed_model
+
+from nncf_ext import ConfigError, NNCFConfig
+from nncf_ext import reference as xp
+from nncf_ext.distillation import ValidPositions, divergence
+
+L = keras.layers
+TOKENS = np.array([[3, 1, 4, 0, 0], [2, 7, 1, 8, 0]])
+
+
+def tagger(seed: int, classes: int = 3):
+    """A score for each of three classes, at every token."""
+    keras.utils.set_random_seed(seed)
+    tokens = keras.Input((5,), dtype="int32", name="tokens")
+    return keras.Model(tokens, L.Dense(classes, name="head")(L.Embedding(9, 4)(tokens)))
+
+
+def config(**keys):
+    return NNCFConfig.from_dict(
+        {"compression": {"algorithm": "knowledge_distillation", "type": "kl", "temperature": 2.0, **keys}}
+    )
+
+
+@pytest.mark.parametrize("by", ["input", "function"])
+def test_padding_does_not_count_in_fit(by):
+    settings = config(task_weight=0.25, **({"padding": {"input": "tokens"}} if by == "input" else {}))
+    if by == "function":
+        settings.register_extra_structs([ValidPositions(lambda inputs, outputs: inputs["tokens"] > 0)])
+    ctrl, model = create_compressed_model(tagger(0), settings, teacher=tagger(1))
+    teacher, labels, valid = tagger(1), np.ones((2, 5, 3), np.float32), TOKENS > 0
+    student = model.predict(TOKENS, verbose=0)
+    task = float(np.mean((student - labels) ** 2))
+    of_tokens = float(divergence(xp, student[valid], teacher.predict(TOKENS, verbose=0)[valid], 2.0))
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    history = model.fit(TOKENS, labels, batch_size=2, verbose=0)
+    assert history.history["loss"] == pytest.approx([0.25 * task + 0.75 * of_tokens], rel=1e-5)
+    evaluated = model.evaluate(TOKENS, labels, verbose=0)
+    assert evaluated == pytest.approx(float(np.mean((model.predict(TOKENS, verbose=0) - labels) ** 2)), rel=1e-5)
+    assert ctrl.task_weight == 0.25
+
+
+def test_an_input_that_does_not_exist():
+    ctrl, model = create_compressed_model(tagger(0), config(padding={"input": "mask"}), teacher=tagger(1))
+    model(TOKENS, training=True)
+    with pytest.raises(ConfigError, match="padding.input: the model has no input 'mask', expected one of tokens"):
+        ctrl.loss()
+
+
+def test_a_teacher_that_does_not_fit_is_an_error_before_training():
+    words = r"teacher: output 0 of the model has shape \(1, 5, 3\), output 0 of the teacher \(1, 5, 4\); expected the same"
+    model = tagger(0)
+    with pytest.raises(ConfigError, match=words):
+        create_compressed_model(model, config(), teacher=tagger(1, classes=4))
+    assert type(model) is keras.Model or type(model).__name__ == "Functional"
+    ctrl, _ = create_compressed_model(model, config())
+    with pytest.raises(ConfigError, match=words):
+        ctrl.set_teacher(tagger(1, classes=4))
+
+
+def test_another_teacher_takes_the_place_of_the_first():
+    ctrl, model = create_compressed_model(tagger(0), config(task_weight=0))
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    labels = np.zeros((2, 5, 3), np.float32)
+    assert model.fit(TOKENS, labels, verbose=0).history["loss"] == pytest.approx([0], abs=1e-6)  # a model is its own teacher
+    ctrl.set_teacher(tagger(1))
+    assert model.fit(TOKENS, labels, verbose=0).history["loss"][0] > 1e-4

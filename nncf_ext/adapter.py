@@ -47,6 +47,11 @@ class Attached(Protocol):
         """The raw parameter at a parameter site, before any transform, attached to autodiff."""
         ...
 
+    def passed(self, edit: Edit) -> Any:
+        """The tensor, attached to autodiff, that passed an edit which looks on in the last training forward; None where there was
+        none. It is given once."""
+        ...
+
     def set_enabled(self, edit: Edit, enabled: bool) -> None:
         """Switch one edit off (its transform becomes the identity) or on again, in compiled functions too."""
         ...
@@ -130,6 +135,10 @@ class Adapter(Protocol):
 
     def infer(self, model: Any, inputs: Any) -> Any:
         """Outputs of `model` for `inputs` as `tap` or a batch gives them, in inference mode, without gradients."""
+        ...
+
+    def watching(self, model: Any, traced: Any, sites: Sequence[Site]) -> Callable[[Any], tuple[Any, dict[Site, Any]]]:
+        """The function inputs -> (`infer(model, inputs)`, the tensors that pass activation sites meanwhile)."""
         ...
 
     def output_shapes(self, model: Any, example: Any) -> dict[str, tuple[int, ...]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -54,7 +54,7 @@ def compress(
         starts = {key: start for a in algorithms for key, start in a.range_inits(traced.graph, plan.of(a.algorithm)).items()}
         parameter, observe = partial(adapter.parameter, model, traced), partial(adapter.observe, model, traced)
         ranges = ranges_of(adapter, plan, starts, parameter, observe, range_batches)
-        plan = _refined(adapter, model, traced, config, algorithms, plan, ranges)
+        plan = _refined(adapter, model, traced, config, algorithms, plan, ranges, lambda: adapter.trace(teacher, example).graph)
         plan, values = _calibrated(plan, traced.graph, ranges)
     samples = list(islice(range_batches(), _KEPT_SAMPLES)) if range_batches is not None else []
     attached = adapter.apply(model, traced, plan, values)
@@ -115,6 +115,7 @@ def _refined(
     algorithms: Sequence[Algorithm],
     plan: Plan,
     ranges: Mapping[str, Range],
+    teacher_graph: Callable[[], Graph],
 ) -> Plan:
     """The plan with what its algorithms let data decide about it."""
     extras = config.get_all_extra_structs()
@@ -130,7 +131,7 @@ def _refined(
                 attached.detach()
 
     log_dir = Path(config.log_dir or ".")
-    prospect = Prospect(adapter, model, traced, config.target_device, ranges, trial, extras, log_dir)
+    prospect = Prospect(adapter, model, traced, config.target_device, ranges, trial, extras, log_dir, teacher_graph)
     for algorithm in algorithms:
         plan = algorithm.refine(plan, prospect)
     return plan

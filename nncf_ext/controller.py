@@ -19,7 +19,7 @@ from nncf_ext.checkpoint import CheckpointError, load_checkpoint, plan_in, save_
 from nncf_ext.config.errors import ConfigError
 from nncf_ext.distillation import difference_of
 from nncf_ext.edits import QUANTIZE, Edit, Plan, Removal
-from nncf_ext.graph import Graph
+from nncf_ext.graph import Graph, Site
 from nncf_ext.initialization import adapt_batchnorm
 from nncf_ext.removal import joint, remaining
 from nncf_ext.report import CompressionStatistics
@@ -208,9 +208,18 @@ class Controller:
         return loss
 
     def loss_terms(self) -> dict[str, Any]:
-        """Each algorithm's own term, for logging."""
-        terms = {a.algorithm: a.loss(self._training(a), self._states[a.algorithm]) for a in self._algorithms}
-        return {name: term for name, term in terms.items() if term is not None}
+        """Each algorithm's own term or terms, for logging."""
+        return {name: term for algorithm in self._algorithms for name, term in self._terms_of(algorithm).items()}
+
+    def _terms_of(self, algorithm: Algorithm) -> dict[str, Any]:
+        """An algorithm's terms by its name, or where it has several, by its name and theirs."""
+        loss = algorithm.loss(*self._seen_by(algorithm))
+        named = (
+            {f"{algorithm.algorithm}.{n}": t for n, t in loss.items()}
+            if isinstance(loss, Mapping)
+            else {algorithm.algorithm: loss}
+        )
+        return {name: term for name, term in named.items() if term is not None}
 
     def loss_values(self) -> dict[str, float]:
         """Each algorithm's term as a number; without those that need a training forward, where there was none."""
@@ -218,9 +227,8 @@ class Controller:
         for algorithm in self._algorithms:
             if algorithm.needs_teacher and threading.get_ident() not in self._outputs:
                 continue
-            term = algorithm.loss(*self._seen_by(algorithm))
-            if term is not None:
-                values[algorithm.algorithm] = float(self._adapter.to_numpy(term))
+            for name, term in self._terms_of(algorithm).items():
+                values[name] = float(self._adapter.to_numpy(term))
         return values
 
     def compression_stage(self) -> CompressionStage:
@@ -354,6 +362,7 @@ class Controller:
         model = self._without(removals, self._adapter.strip(self.model, True))
         traced = self._adapter.trace(model, self._example)
         edits = [edit for edit in self.plan if edit.transform.stage == QUANTIZE or not edit.site.is_parameter]
+        edits = [edit for edit in edits if not edit.transform.looks_on]
         values = {e.key: remaining(e, self.variable_values(e), self._graph, traced.graph, removals) for e in edits}
         attached = self._adapter.apply(model, traced, Plan(tuple(edits)), values)
         for edit in edits:
@@ -381,14 +390,25 @@ class Controller:
 
     def _watch(self, teacher: Any) -> None:
         """After each training forward, run `teacher` on the same inputs and keep both outputs for the losses."""
-        adapter = self._adapter
+        adapter, attached = self._adapter, self._attached
         self._check_outputs_of(teacher)
+        looking = [edit for edit in self.plan if edit.transform.looks_on]
+        sites: dict[str, Site] = {}
+        if looking:
+            traced = adapter.trace(teacher, self._example)
+            for algorithm in self._algorithms:
+                sites |= algorithm.teacher_sites(self.plan.of(algorithm.algorithm), self._graph, traced.graph)
+            answer = adapter.watching(teacher, traced, tuple(sites.values()))
+        else:
+            answer = lambda inputs: (adapter.infer(teacher, inputs), {})  # noqa: E731
 
         def after_forward(inputs: Any, outputs: Any) -> None:
+            answers, seen = answer(inputs)
             self._outputs[threading.get_ident()] = Outputs(
                 adapter.flatten(outputs),
-                adapter.flatten(adapter.infer(teacher, inputs)),
+                adapter.flatten(answers),
                 partial(adapter.inputs, self.model, inputs),
+                {edit.key: (attached.passed(edit), seen[sites[edit.key]]) for edit in looking},
             )
 
         adapter.tap(self.model, after_forward)

@@ -6,6 +6,7 @@ array over the positions (all axes but the last): the mean is over these.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -112,6 +113,22 @@ def valid_positions(matching: OutputMatching, training: Training) -> Any:
         raise ConfigError(f"padding.input: the model has no input {wanted!r}, expected one of {', '.join(inputs)}")
     value = float(matching.padding.value)
     return inputs[wanted] != (int(value) if value.is_integer() else value)
+
+
+def attention_difference(xp: Any, student: Any, teacher: Any, axis: int) -> Any:
+    """Mean over samples of ||a_s / ||a_s|| - a_t / ||a_t||||^2, where a map a is the sum over the channels (`axis`) of squares
+    (Zagoruyko & Komodakis 2017, eq. 2, squared)."""
+    maps = []
+    for x in (student, teacher):
+        squares = xp.sum(xp.square(x), axis=axis)
+        flat = xp.reshape(squares, (-1, math.prod(squares.shape[1:])))
+        maps.append(flat / xp.sqrt(xp.sum(xp.square(flat), axis=-1, keepdims=True) + SMALLEST_NORM))
+    return xp.mean(xp.sum(xp.square(maps[0] - maps[1]), axis=-1))
+
+
+def projected(xp: Any, x: Any, projection: Any, axis: int) -> Any:
+    """Every position's channels (`axis`) times `projection` (channels of x, channels of the result)."""
+    return xp.moveaxis(xp.matmul(xp.moveaxis(x, axis, -1), projection), -1, axis)
 
 
 def difference_of(student: Sequence[Any], teacher: Sequence[Any], names: tuple[Sequence[str], Sequence[str]] = ((), ())) -> str:

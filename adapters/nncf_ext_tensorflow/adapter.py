@@ -104,6 +104,19 @@ class KerasAdapter:
     def infer(self, model: keras.Model, inputs: Any) -> Any:
         return keras.tree.map_structure(keras.ops.stop_gradient, model(inputs, training=False))
 
+    def watching(self, model: keras.Model, traced: Any, sites: Sequence[Site]) -> Callable[[Any], tuple[Any, dict[Site, Any]]]:
+        def watched(inputs: Any) -> tuple[Any, dict[Site, Any]]:
+            seen: dict[Site, Any] = {}
+            patch = Patch(model, traced)
+            try:
+                for site in sites:
+                    patch.at_place(site, visiting(site, lambda site, x: seen.update({site: keras.ops.stop_gradient(x)})))
+                return self.infer(model, inputs), seen
+            finally:
+                patch.remove()
+
+        return watched
+
     def output_shapes(self, model: keras.Model, example: Any) -> dict[str, tuple[int, ...]]:
         if example is None:
             example = keras.tree.map_structure(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -47,12 +48,17 @@ class PlacedTransform:
         self.edit, self.enabled = edit, True
         self.off: keras.Variable | None = None
         self.stand_in: Callable[[Any], Any] | None = None
+        self.passed: dict[int, Any] = {}  # by thread
         self._variables = variables
 
     def variables(self) -> dict[str, Any]:
         return {name: keras.ops.convert_to_tensor(variable) for name, variable in self._variables.items()}
 
     def __call__(self, x: Any) -> Any:
+        if self.edit.transform.looks_on:
+            if keras_private.training_now():
+                self.passed[threading.get_ident()] = x
+            return x
         if not keras.backend.is_float_dtype(x.dtype):
             return x
         if self.stand_in is not None:
@@ -109,6 +115,9 @@ class KerasAttached:
 
     def parameter(self, site: Site) -> Any:
         return keras.ops.convert_to_tensor(self._variable(site))
+
+    def passed(self, edit: Edit) -> Any:
+        return self.placed[edit.key].passed.pop(threading.get_ident(), None)
 
     def set_enabled(self, edit: Edit, enabled: bool) -> None:
         """At once in `fit`, `evaluate`, `predict` and eager calls, and in a `tf.function` of the user's that is traced after an

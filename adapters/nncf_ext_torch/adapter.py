@@ -96,6 +96,11 @@ class TorchAdapter:
         with evaluating(model), torch.no_grad():
             return observe.run(model, inputs)
 
+    def watching(
+        self, model: nn.Module, traced: TorchTrace, sites: Sequence[Site]
+    ) -> Callable[[Any], tuple[Any, dict[Site, torch.Tensor]]]:
+        return observe.watching(model, traced, sites)
+
     def output_shapes(self, model: nn.Module, example: ExampleInput | Callable[[nn.Module], Any]) -> dict[str, tuple[int, ...]]:
         found = [(path, tensor) for path, tensor in leaves(self.infer(model, example)) if tensor.is_floating_point()]
         return {".".join(map(str, path)): tuple(tensor.shape) for path, tensor in found}

@@ -46,15 +46,27 @@ class Variables(Mapping[str, torch.Tensor]):
 
 
 class Applied:
-    """One edit at work: a step of `module_classes`. All its sites share this object."""
+    """One edit at work: a step of `module_classes`. All its sites share this object.
+
+    passed: the tensor that passed last in training, of an edit that looks on. A copy has none: tensors with a history cannot be
+    copied.
+    """
 
     def __init__(self, edit: Edit, variables: Variables) -> None:
         self.edit = edit
         self.variables = variables
         self.enabled = True
+        self.passed: torch.Tensor | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "passed": None}
 
     def __call__(self, x: torch.Tensor, training: bool) -> torch.Tensor:
         if not self.enabled:
+            return x
+        if self.edit.transform.looks_on:
+            if training:
+                self.passed = x
             return x
         with torch._C.DisableTorchFunction():  # a function mode around must not take these for the model's operators
             y = self.edit.apply(xp, x, self.variables, training)
@@ -92,6 +104,11 @@ class TorchAttached:
         value = module._parameters[name]
         assert value is not None
         return whole(value)
+
+    def passed(self, edit: Edit) -> torch.Tensor | None:
+        applied = self._of(edit)
+        tensor, applied.passed = applied.passed, None
+        return tensor
 
     def set_enabled(self, edit: Edit, enabled: bool) -> None:
         self._of(edit).enabled = enabled

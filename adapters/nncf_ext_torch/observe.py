@@ -53,6 +53,26 @@ def named_inputs(model: nn.Module, inputs: ExampleInput) -> dict[str, torch.Tens
     return {".".join(map(str, path)): tensor for path, tensor in leaves(arguments)}
 
 
+def watching(
+    model: nn.Module, traced: TorchTrace, sites: Iterable[Site]
+) -> Callable[[Any], tuple[Any, dict[Site, torch.Tensor]]]:
+    """The function that runs a plain `model` in inference mode: inputs -> (outputs, the tensors that pass `sites` meanwhile)."""
+    seen: dict[Site, torch.Tensor] = {}
+    edits = module_edits(model, traced, {site: (_Visit(site, seen.__setitem__),) for site in sites})
+
+    @torch.compiler.disable  # classes are swapped
+    def watched(inputs: Any) -> tuple[Any, dict[Site, torch.Tensor]]:
+        with evaluating(model), torch.no_grad():
+            install(model, edits, _ATTRIBUTE)
+            try:
+                return run(model, inputs), dict(seen)
+            finally:
+                uninstall(model, _ATTRIBUTE)
+                seen.clear()
+
+    return watched
+
+
 def observe(
     model: nn.Module, traced: TorchTrace, sites: Iterable[Site], batches: Iterable[Any], visit: Callable[[Site, Any], None]
 ) -> None:

@@ -35,12 +35,14 @@ class CompressionStage(IntEnum):
 class Outputs:
     """Outputs of the last training forward, flattened, and the teacher's for the same inputs.
 
-    inputs(): what the model was given, by name.
+    inputs(): what the model was given, by name. features: by the key of an edit that looks on, what passed it, and the tensor at
+    the teacher's site that belongs to it.
     """
 
     student: Sequence[Any]
     teacher: Sequence[Any]
     inputs: Callable[[], Mapping[str, Any]] = dict
+    features: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ class Prospect:
     """What an algorithm sees of a model for which there is a plan, and which is still plain.
 
     ranges: by edit key. trial(plan): the model compressed with that plan, ranges and BatchNorm statistics initialised; afterwards
-    it is plain again, and in every value as it was. extras: the config's extra structs.
+    it is plain again, and in every value as it was. extras: the config's extra structs. teacher_graph(): of the teacher, where an
+    algorithm needs one.
     """
 
     adapter: Adapter
@@ -87,6 +90,7 @@ class Prospect:
     trial: Callable[[Plan], AbstractContextManager[Any]]
     extras: Mapping[str, Any]
     log_dir: Path
+    teacher_graph: Callable[[], Graph]
 
     @property
     def graph(self) -> Graph:
@@ -148,6 +152,10 @@ class Algorithm:
         """What data decide about the algorithm's edits in the composed plan. Not called where a saved plan is taken up again."""
         return plan
 
+    def teacher_sites(self, edits: Sequence[Edit], graph: Graph, of_teacher: Graph) -> Mapping[str, Site]:
+        """Where in the teacher is what edits that look on are to be compared with, by edit key. ConfigError where it is not."""
+        return {}
+
     def start(self) -> State:
         return {}
 
@@ -167,7 +175,7 @@ class Algorithm:
         return state
 
     def loss(self, training: Training, state: State) -> Any:
-        """Scalar to add to the task's loss, or None."""
+        """Scalar to add to the task's loss, a mapping of such terms by name, or None."""
         return None
 
     def compression_rate(self, training: Training, state: State) -> float | None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from nncf_ext.config.errors import refusal
-from nncf_ext.config.section import Number, Section
+from nncf_ext.config.section import Number, Scope, Section
 
 
 class Padding(Section):
@@ -40,6 +40,23 @@ class OutputMatching(Section):
         return self
 
 
+class FeaturePair(Section):
+    """Two nodes whose outputs are compared."""
+
+    student: Scope
+    """Node of the model: its name, or a regular expression marked with {re} that is found in this one name only."""
+
+    teacher: Scope | None = None
+    """Node of the teacher, in the same notation; by default the one of the student's name."""
+
+    loss: Literal["mse", "attention"] = "mse"
+    """mse: squared difference, after a learned projection where the numbers of channels differ; attention: that of the maps of
+    where the squares, summed over the channels, are large."""
+
+    weight: Annotated[Number, Field(ge=0)] = 1.0
+    """Factor of the term in the loss."""
+
+
 class KnowledgeDistillationConfig(OutputMatching):
     """Knowledge distillation: a term in the loss that pulls the model's outputs to those of the uncompressed model."""
 
@@ -52,3 +69,6 @@ class KnowledgeDistillationConfig(OutputMatching):
     task_weight: Annotated[Number, Field(ge=0, le=1)] | None = None
     """Factor of the task's own loss, by default 1: Hinton's 1 - a. Keras' `fit` applies it, a loop of your own asks for
     `controller.total_loss(loss)`."""
+
+    features: tuple[FeaturePair, ...] = ()
+    """Nodes inside of the model that are to be as nodes of the teacher are."""

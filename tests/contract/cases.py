@@ -187,6 +187,8 @@ CASES = (
     Case("distillation_softmax", DISTIL),
     Case("distillation_hinton", {**HINTON, "task_weight": 0.3}),
     Case("distillation_hinton_int8", [INT8, {**HINTON, "task_weight": 0.1}]),
+    Case("distillation_features", {**DISTIL, "features": [{"student": "{re}(?i)relu", "weight": 0.5}]}),
+    Case("distillation_features_projected", [{**DISTIL, "features": [{"student": "{re}(?i)relu", "teacher": "{re}fc2"}]}, INT8]),
     Case("distillation_mse", {"algorithm": "knowledge_distillation", "type": "mse", "scale": 2.0}),
     Case("movement_int8_distillation", [MOVING, INT8, DISTIL]),
     Case("all_together", [INT8, SPARSE, DISTIL]),

@@ -104,12 +104,12 @@ class Reference:
 
     def train_step(self, x: np.ndarray, y: np.ndarray) -> float:
         out = self.net.forward(x, training=True)
-        forward = Forward(x, out, self.teacher.forward(x, training=False))
+        forward = Forward(x, out, self.teacher.forward(x, False), self.net.transformed, self.teacher.transformed)
         terms = [self._of(algorithm).loss(self.net, algorithm, forward) for algorithm in self.algorithms]
         weight = math.prod(algorithm.weight_of_task for algorithm in self.algorithms)
         loss = weight * float(np.mean((out - y) ** 2)) + sum(term.value for term in terms)
         g = weight * 2 * (out - y) / out.size + sum(term.by_output for term in terms)
-        weights, variables = self.net.backward(g.astype(np.float32))
+        weights, variables = self.net.backward(g.astype(np.float32), [term.by_tensor for term in terms])
         for name, gradient in weights.items():
             self.net.weights[name] = (self.net.weights[name] - RATE * gradient).astype(np.float32)
         for term in terms:

@@ -8,7 +8,14 @@ from hypothesis.extra.numpy import arrays
 
 from nncf_ext import NNCFConfig
 from nncf_ext import reference as xp
-from nncf_ext.distillation import difference_of, divergence, mean_squared_error, soft_cross_entropy
+from nncf_ext.distillation import (
+    attention_difference,
+    difference_of,
+    divergence,
+    mean_squared_error,
+    projected,
+    soft_cross_entropy,
+)
 
 temperatures = st.floats(0.5, 20)
 
@@ -98,3 +105,22 @@ def test_the_weights_of_both_losses():
 
     assert weights() == (1, 1) and weights(scale=3) == (1, 3)
     assert weights(task_weight=0.25) == (0.25, 0.75) and weights(task_weight=0.25, scale=2) == (0.25, 2)
+
+
+def test_attention_maps_by_hand():
+    """Two channels at two positions: squares [[9, 0], [16, 0]] sum to the map [25, 0]; the other one's is [1, 1]."""
+    student, teacher = np.array([[[3.0, 0], [4, 0]]]), np.array([[[1.0, 0], [0, 1]]])
+    want = (1 - 0.5**0.5) ** 2 + 0.5
+    assert attention_difference(xp, student, teacher, 1) == pytest.approx(want)
+    assert attention_difference(xp, np.moveaxis(student, 1, -1), np.moveaxis(teacher, 1, -1), -1) == pytest.approx(want)
+    assert attention_difference(xp, 7 * student, student, 1) == pytest.approx(0)  # a map is where, not how much
+    assert np.isfinite(attention_difference(xp, 0 * student, teacher, 1))
+
+
+@given(st.integers(0, 100), st.sampled_from([1, -1, 3]))
+def test_a_projection_works_on_channels(seed, axis):
+    rng = np.random.default_rng(seed)
+    x, p = rng.normal(size=(2, 3, 4, 3)), rng.normal(size=(3, 5))
+    got = projected(xp, x, p, axis)
+    assert got.shape == ((2, 5, 4, 3) if axis == 1 else (2, 3, 4, 5))
+    np.testing.assert_allclose(got, np.einsum("nchw,cd->ndhw" if axis == 1 else "nhwc,cd->nhwd", x, p))

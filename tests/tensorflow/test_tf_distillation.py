@@ -8,6 +8,7 @@ from nncf_ext_tensorflow import create_compressed_model
 from nncf_ext import ConfigError, NNCFConfig
 from nncf_ext import reference as xp
 from nncf_ext.distillation import ValidPositions, divergence
+from nncf_ext.export.parity import run, session
 
 L = keras.layers
 TOKENS = np.array([[3, 1, 4, 0, 0], [2, 7, 1, 8, 0]])
@@ -69,3 +70,48 @@ def test_another_teacher_takes_the_place_of_the_first():
     assert model.fit(TOKENS, labels, verbose=0).history["loss"] == pytest.approx([0], abs=1e-6)  # a model is its own teacher
     ctrl.set_teacher(tagger(1))
     assert model.fit(TOKENS, labels, verbose=0).history["loss"][0] > 1e-4
+
+
+def images(seed: int, width: int):
+    keras.utils.set_random_seed(seed)
+    x = keras.Input((9, 9, 1))
+    y = L.ReLU(name="relu")(L.Conv2D(width, 3, 2, name="conv")(x))
+    return keras.Model(x, L.Dense(3, name="head")(L.GlobalAveragePooling2D()(y)))
+
+
+def test_features_are_learned_from_a_wider_teacher_in_fit(tmp_path):
+    teacher = images(1, 8)
+    before = teacher.get_weights()
+    settings = config(task_weight=0, features=[{"student": "{re}relu", "weight": 5.0}])
+    ctrl, model = create_compressed_model(images(0, 4), settings, teacher=teacher)
+    (edit,) = ctrl.plan
+    start = ctrl.variable_values(edit)["projection"]
+    assert start.shape == (4, 8)
+    x = np.random.default_rng(0).normal(size=(16, 9, 9, 1)).astype(np.float32)
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    losses = model.fit(x, np.zeros((16, 3)), batch_size=16, epochs=60, verbose=0).history["loss"]
+    assert losses[-1] < 0.5 * losses[0]
+    assert (ctrl.variable_values(edit)["projection"] != start).any()
+    assert all((a == b).all() for a, b in zip(teacher.get_weights(), before, strict=True))
+    assert type(teacher.get_layer("relu")) is L.ReLU
+    model(x, training=True)
+    assert set(ctrl.loss_terms()) == {"knowledge_distillation.outputs", "knowledge_distillation.features"}
+
+    ctrl.save_checkpoint(tmp_path / "c.safetensors")
+    again, _ = create_compressed_model(images(3, 4), settings, ctrl.get_compression_state(), teacher=teacher)
+    again.load_checkpoint(tmp_path / "c.safetensors")
+    assert (again.variable_values(again.plan.edits[0])["projection"] == ctrl.variable_values(edit)["projection"]).all()
+    plain = ctrl.strip()
+    assert len(plain.weights) == 4
+    np.testing.assert_array_equal(plain(x), model(x))
+    ctrl.export_model(tmp_path / "m.onnx")
+    np.testing.assert_allclose(run(session(tmp_path / "m.onnx"), [x])[0], plain(x), atol=1e-5)
+
+
+def test_attention_and_mistakes():
+    pair = {"student": "{re}relu", "loss": "attention"}
+    ctrl, model = create_compressed_model(images(0, 4), config(features=[pair]), teacher=images(1, 8))
+    model(np.random.default_rng(0).normal(size=(2, 9, 9, 1)).astype(np.float32), training=True)
+    assert 0 < float(ctrl.loss_terms()["knowledge_distillation.features"]) < 2
+    with pytest.raises(ConfigError, match=r"features\[0\].teacher: \"{re}relx\" matches no node"):
+        create_compressed_model(images(0, 4), config(features=[{**pair, "teacher": "{re}relx"}]), teacher=images(1, 8))

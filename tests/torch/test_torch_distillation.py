@@ -1,5 +1,6 @@
 """Distillation in PyTorch: sequences with padding, teachers that do not fit."""
 
+import numpy as np
 import pytest
 import torch
 from nncf_ext_torch import create_compressed_model
@@ -7,6 +8,7 @@ from torch import nn
 
 from nncf_ext import ConfigError, NNCFConfig
 from nncf_ext.distillation import ValidPositions
+from nncf_ext.export.parity import run, session
 
 TOKENS = torch.tensor([[3, 1, 4, 0, 0], [2, 7, 1, 8, 0]])
 MASK = (TOKENS != 0).long()
@@ -116,3 +118,110 @@ def test_the_uncompressed_model_teaches():
     (outputs,) = ctrl._outputs.values()
     assert torch.equal(outputs.teacher[0], answer) and not outputs.teacher[0].requires_grad
     assert not torch.allclose(model.eval()(x), answer)
+
+
+class Images(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv, self.relu, self.head = nn.Conv2d(1, width, 3, 2), nn.ReLU(), nn.Linear(width, 3)
+
+    def forward(self, x):
+        return self.head(self.relu(self.conv(x)).mean((2, 3)))
+
+
+def images(seed: int, width: int):
+    torch.manual_seed(seed)
+    return Images(width)
+
+
+NODE = "Images/ReLU[relu]/relu_0"
+
+
+def image_config(*features, **keys):
+    entry = {"algorithm": "knowledge_distillation", "type": "kl", "features": list(features), **keys}
+    return NNCFConfig.from_dict({"input_info": {"sample_size": [2, 1, 9, 9]}, "compression": entry})
+
+
+def test_features_are_learned_from_a_wider_teacher(tmp_path):
+    """By the student's weights and the projection, which is in the user's optimizer and in checkpoints; the teacher runs once a
+    step, has no gradients and stays as it is; the stripped model has nothing of it."""
+    teacher = images(1, 8).eval()
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    forwards = []
+    teacher.register_forward_hook(lambda *_: forwards.append(1))
+    settings = image_config({"student": NODE, "weight": 5.0})
+    ctrl, model = create_compressed_model(images(0, 4), settings, teacher=teacher)
+    (edit,) = ctrl.plan
+    assert ctrl.variable_values(edit)["projection"].shape == (4, 8)
+    optimizer, x = torch.optim.Adam(model.parameters(), 0.01), torch.randn(16, 1, 9, 9)
+    forwards.clear()
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        model.train()(x)
+        terms = ctrl.loss_terms()
+        ctrl.loss().backward()
+        optimizer.step()
+        losses.append(terms["knowledge_distillation.features"].item())
+    assert len(forwards) == 60 and losses[-1] < 0.5 * losses[0]
+    assert set(ctrl.loss_values()) == {"knowledge_distillation.outputs", "knowledge_distillation.features"}
+    assert type(teacher.relu) is nn.ReLU and all(parameter.grad is None for parameter in teacher.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+
+    ctrl.save_checkpoint(tmp_path / "c.safetensors")
+    again, _ = create_compressed_model(images(3, 4), settings, ctrl.get_compression_state(), teacher=teacher)
+    again.load_checkpoint(tmp_path / "c.safetensors")
+    assert (again.variable_values(again.plan.edits[0])["projection"] == ctrl.variable_values(edit)["projection"]).all()
+    plain = ctrl.strip()
+    assert type(plain) is Images and list(plain.state_dict()) == list(Images(4).state_dict())
+    assert torch.equal(plain.eval()(x), model.eval()(x))
+    ctrl.export_model(tmp_path / "m.onnx")
+    np.testing.assert_allclose(run(session(tmp_path / "m.onnx"), [x.numpy()])[0], plain(x).detach(), atol=1e-5)
+
+
+def test_attention_needs_no_projection():
+    settings = image_config({"student": "{re}conv2d", "teacher": NODE, "loss": "attention"})
+    ctrl, model = create_compressed_model(images(0, 4), settings, teacher=images(1, 8))
+    assert not list(ctrl.variable_values(ctrl.plan.edits[0]))
+    x = torch.randn(2, 1, 9, 9)
+    model.train()(x)
+    both = model.conv(x), images(1, 8).conv(x).relu()
+    maps = [nn.functional.normalize(tensor.square().sum(1).flatten(1), dim=1) for tensor in both]
+    want = (maps[0] - maps[1]).square().sum(1).mean()
+    assert ctrl.loss_terms()["knowledge_distillation.features"].item() == pytest.approx(want.item(), rel=1e-5)
+
+
+def test_a_compiled_model_learns_features():
+    ctrl, model = create_compressed_model(images(0, 4), image_config({"student": NODE}), teacher=images(1, 8))
+    x = torch.randn(2, 1, 9, 9)
+    model.train()(x)
+    want = ctrl.loss().item()
+    torch.compile(model, backend="eager")(x)
+    assert ctrl.loss().item() == pytest.approx(want, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("features", "words"),
+    [
+        ([{"student": "Images/ReLU"}], r'features\[0\].student: "Images/ReLU" matches no node exactly'),
+        ([{"student": "{re}Images"}], r"features\[0\].student: '\{re\}Images' matches \d+ nodes, .* expected one"),
+        ([{"student": NODE}, {"student": NODE}], r"features\[1\].student: found .* a second time"),
+        ([{"student": NODE, "teacher": "relu"}], r'features\[0\].teacher: "relu" matches no node'),
+        (
+            [{"student": NODE, "teacher": "{re}linear"}],
+            r"features\[0\]: .*relu_0 has shape \(2, 4, 4, 4\), .*linear_0 of the teacher \(2, 3\): expected shapes that",
+        ),
+    ],
+)
+def test_features_that_do_not_fit(features, words):
+    model = images(0, 4)
+    with pytest.raises(ConfigError, match=words):
+        create_compressed_model(model, image_config(*features), teacher=images(1, 8))
+    assert type(model.relu) is nn.ReLU and len(list(model.parameters())) == 4
+
+
+def test_another_teacher_needs_features_of_the_same_shape():
+    ctrl, _ = create_compressed_model(images(0, 4), image_config({"student": NODE}), teacher=images(1, 8))
+    ctrl.set_teacher(images(2, 8))
+    with pytest.raises(ConfigError, match=r"features\[0\].teacher: found .*channels=6\), expected .*channels=8\)"):
+        ctrl.set_teacher(images(2, 6))

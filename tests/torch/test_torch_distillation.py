@@ -191,6 +191,9 @@ def test_attention_needs_no_projection():
     assert ctrl.loss_terms()["knowledge_distillation.features"].item() == pytest.approx(want.item(), rel=1e-5)
 
 
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf", "ignore:Dynamo does not know"
+)  # Dynamo's
 def test_a_compiled_model_learns_features():
     ctrl, model = create_compressed_model(images(0, 4), image_config({"student": NODE}), teacher=images(1, 8))
     x = torch.randn(2, 1, 9, 9)

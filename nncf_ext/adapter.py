@@ -149,6 +149,15 @@ class Adapter(Protocol):
         """The arrays in `inputs` as `tap` gives them, by name: of the argument, the key or the input layer."""
         ...
 
+    def on_host(
+        self, function: Callable[..., Sequence[np.ndarray]], arrays: Sequence[Any], like: Sequence[tuple[tuple[int, ...], str]]
+    ) -> list[Any]:
+        """What `function` makes of the arrays' values, in every run of a compiled function too, without gradients.
+
+        like: shape (without the first axis, the batch) and dtype of each result.
+        """
+        ...
+
     def batch_size(self, inputs: Any) -> int:
         """Number of samples in one batch of model inputs."""
         ...

@@ -21,6 +21,7 @@ from nncf_ext.edits import Plan, Range, Var, compose
 from nncf_ext.graph import Graph
 from nncf_ext.initialization import QuantizationRangeInitArgs, adapt_batchnorm, registered_batches
 from nncf_ext.ops import is_opaque
+from nncf_ext.teacher_cache import TeacherCache
 
 _KEPT_SAMPLES = 4  # calibration batches kept for the parity check at export
 
@@ -45,6 +46,9 @@ def compress(
     traced = adapter.trace(model, example)
     if teacher is None and any(a.needs_teacher for a in algorithms):
         teacher = adapter.frozen_copy(model)
+    if isinstance(teacher, TeacherCache):
+        for algorithm in algorithms:
+            algorithm.check_cache(teacher)
     if compression_state is not None:
         plan = plan_from_json(plan_in(compression_state))
         check_plan_fits(plan, traced.graph)

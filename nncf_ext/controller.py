@@ -24,6 +24,7 @@ from nncf_ext.initialization import adapt_batchnorm
 from nncf_ext.removal import joint, remaining
 from nncf_ext.report import CompressionStatistics
 from nncf_ext.schedules import Clock
+from nncf_ext.teacher_cache import TeacherCache
 
 STATE_FORMAT = 1
 
@@ -94,6 +95,7 @@ class Controller:
         self._algorithms = tuple(algorithms)
         self._example, self._samples = example, tuple(samples)
         self._extras = extras or {}
+        self._teacher: Any = None
         self._outputs: dict[int, Outputs] = {}  # by thread: replicas of a model in one process have one each
         self._states = {a.algorithm: a.start() for a in self._algorithms}
         self.clock = Clock()
@@ -372,7 +374,7 @@ class Controller:
     def _training(self, algorithm: Algorithm) -> Training:
         edits = self._attached.plan.of(algorithm.algorithm)
         outputs = self._outputs.get(threading.get_ident())
-        return Training(self._adapter, self._graph, self._attached, edits, outputs, self._extras)
+        return Training(self._adapter, self._graph, self._attached, edits, outputs, self._extras, self._teacher)
 
     def _seen_by(self, algorithm: Algorithm) -> tuple[Training, State]:
         return self._training(algorithm), self._states[algorithm.algorithm]
@@ -392,21 +394,29 @@ class Controller:
         """After each training forward, run `teacher` on the same inputs and keep both outputs for the losses."""
         adapter, attached = self._adapter, self._attached
         self._check_outputs_of(teacher)
+        self._teacher = teacher
         looking = [edit for edit in self.plan if edit.transform.looks_on]
         sites: dict[str, Site] = {}
-        if looking:
+        if isinstance(teacher, TeacherCache):
+            from_file = teacher.answering(adapter, self.model)
+            answer = lambda inputs: (from_file(inputs), {})  # noqa: E731
+        elif looking:
             traced = adapter.trace(teacher, self._example)
             for algorithm in self._algorithms:
                 sites |= algorithm.teacher_sites(self.plan.of(algorithm.algorithm), self._graph, traced.graph)
-            answer = adapter.watching(teacher, traced, tuple(sites.values()))
+            watched = adapter.watching(teacher, traced, tuple(sites.values()))
+
+            def answer(inputs: Any) -> tuple[list[Any], Mapping[Site, Any]]:
+                outputs, seen = watched(inputs)
+                return adapter.flatten(outputs), seen
         else:
-            answer = lambda inputs: (adapter.infer(teacher, inputs), {})  # noqa: E731
+            answer = lambda inputs: (adapter.flatten(adapter.infer(teacher, inputs)), {})  # noqa: E731
 
         def after_forward(inputs: Any, outputs: Any) -> None:
             answers, seen = answer(inputs)
             self._outputs[threading.get_ident()] = Outputs(
                 adapter.flatten(outputs),
-                adapter.flatten(answers),
+                answers,
                 partial(adapter.inputs, self.model, inputs),
                 {edit.key: (attached.passed(edit), seen[sites[edit.key]]) for edit in looking},
             )
@@ -415,14 +425,22 @@ class Controller:
 
     def _check_outputs_of(self, teacher: Any) -> None:
         """ConfigError where the teacher does not run on the model's example, or has other outputs."""
-        try:
-            theirs = self._adapter.output_shapes(teacher, self._example)
-        except Exception as error:
-            raise ConfigError(f"teacher: it does not run on the model's inputs: {error}") from error
         ours = self._adapter.output_shapes(self.model, self._example)
+        if isinstance(teacher, TeacherCache):
+            for algorithm in self._algorithms:
+                algorithm.check_cache(teacher)
+            theirs = {str(index): (None, *shape) for index, shape in enumerate(teacher.shapes)}
+        else:
+            theirs = self._output_shapes_of(teacher)
         mismatch = difference_of([*ours.values()], [*theirs.values()], ([*ours], [*theirs]))
         if mismatch:
             raise ConfigError(f"teacher: {mismatch}; expected the same")
+
+    def _output_shapes_of(self, teacher: Any) -> Mapping[str, Any]:
+        try:
+            return self._adapter.output_shapes(teacher, self._example)
+        except Exception as error:
+            raise ConfigError(f"teacher: it does not run on the model's inputs: {error}") from error
 
 
 def _first_difference(ours: Sequence[Any], theirs: Sequence[Any]) -> str:

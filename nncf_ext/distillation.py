@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from nncf_ext.config.errors import ConfigError
 from nncf_ext.config.knowledge_distillation import OutputMatching
+from nncf_ext.teacher_cache import CachedAnswer, TeacherCache
 
 if TYPE_CHECKING:
     from nncf_ext.algorithms.algorithm import Training
 
 SMALLEST_NORM = 1e-12  # an attention map of zeros stays zero
+_NO_CLASS = -1e30  # a logarithm of no probability at all
+_TINY = 1e-30  # x log x is zero where x is
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,32 @@ def divergence(xp: Any, student: Any, teacher: Any, temperature: float, valid: A
     of_teacher = xp.log_softmax(teacher / temperature, axis=-1)
     difference = of_teacher - xp.log_softmax(student / temperature, axis=-1)
     return temperature**2 * _mean(xp, xp.sum(xp.exp(of_teacher) * difference, axis=-1), valid)
+
+
+def cached_cross_entropy(
+    xp: Any, student: Any, cached: CachedAnswer, temperature: float, valid: Any = None, less_entropy: bool = False
+) -> Any:
+    """`soft_cross_entropy`, or less the teacher's entropy `divergence`, of distributions in which the classes that the cache does
+    not list are one: with the student's q and the teacher's p and rest r = 1 - sum of p over the listed classes,
+
+        T^2 * mean of (-sum_listed p_c log q_c - r log sum_others q_c).
+
+    Exact where all classes are listed. Else it is the part of the whole that does not need to know how the teacher divides r: a
+    lower bound of the whole divergence, with the gradient of spreading r as the student does: T * (q_c - p_c), for one of the
+    others T * (q_c - r q_c / sum_others q).
+    """
+    _check_scores(student)
+    log_q = xp.log_softmax(student / temperature, axis=-1)
+    p, rest = xp.cast_like(cached.probabilities, log_q), xp.cast_like(cached.rest, log_q)
+    target = xp.at_indices(xp.zeros_like(log_q), cached.indices, p)
+    listed = xp.at_indices(xp.zeros_like(log_q), cached.indices, xp.ones_like(p)) > 0
+    others = xp.where(listed, xp.zeros_like(log_q) + _NO_CLASS, log_q)
+    highest = xp.stop_gradient(xp.max(others, axis=-1, keepdims=True))
+    log_others = xp.log(xp.sum(xp.exp(others - highest), axis=-1)) + highest[..., 0]
+    values = -xp.sum(target * log_q, axis=-1) - rest * log_others
+    if less_entropy:
+        values = values + xp.sum(p * xp.log(xp.maximum(p, _TINY)), axis=-1) + rest * xp.log(xp.maximum(rest, _TINY))
+    return temperature**2 * _mean(xp, values, valid)
 
 
 def mean_squared_error(xp: Any, student: Any, teacher: Any, valid: Any = None) -> Any:
@@ -95,9 +124,19 @@ def outputs_loss(matching: OutputMatching, training: Training, name: str) -> Any
 
 
 def _difference(matching: OutputMatching, xp: Any, student: Any, teacher: Any, valid: Any) -> Any:
+    if isinstance(teacher, CachedAnswer):
+        return cached_cross_entropy(xp, student, teacher, matching.temperature, valid, matching.type == "kl")
     if matching.type == "mse":
         return mean_squared_error(xp, student, teacher, valid)
     return (divergence if matching.type == "kl" else soft_cross_entropy)(xp, student, teacher, matching.temperature, valid)
+
+
+def check_cache(matching: OutputMatching, cache: TeacherCache) -> None:
+    """ConfigError where the loss cannot be had from saved answers."""
+    if matching.type == "mse":
+        raise ConfigError("teacher: a cache has probabilities, which type mse does not compare: expected type softmax or kl")
+    if cache.temperature != matching.temperature:
+        raise ConfigError(f"teacher: {cache.path} is of temperature {cache.temperature:g}, expected {matching.temperature:g}")
 
 
 def valid_positions(matching: OutputMatching, training: Training) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from nncf_ext.adapter import Values
 from nncf_ext.edits import Plan, Removal
@@ -132,6 +133,15 @@ class KerasAdapter:
         if len(own) != len(found) or any(isinstance(step, str) for path, _ in found for step in path):
             own = [".".join(map(str, path)) for path, _ in found]
         return {name: x for name, (_, x) in zip(own, found, strict=True)}
+
+    def on_host(
+        self, function: Callable[..., Sequence[np.ndarray]], arrays: Sequence[Any], like: Sequence[tuple[tuple[int, ...], str]]
+    ) -> list[Any]:
+        """Not under XLA, which cannot leave the device: compile with jit_compile=False where Keras would use it."""
+        results = tf.numpy_function(lambda *given: list(function(*given)), list(arrays), [dtype for _, dtype in like])
+        for result, (shape, _) in zip(results, like, strict=True):
+            result.set_shape((None, *shape))
+        return list(results)
 
     def batch_size(self, inputs: Any) -> int:
         return int(keras.tree.flatten(inputs)[0].shape[0])

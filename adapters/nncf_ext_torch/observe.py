@@ -43,8 +43,11 @@ def run(model: nn.Module, inputs: Any) -> Any:
     return inputs(model) if callable(inputs) else model(inputs)
 
 
-def named_inputs(model: nn.Module, inputs: ExampleInput) -> dict[str, torch.Tensor]:
-    """The tensors among the arguments of a forward, by the name of the argument and, inside of it, the items."""
+def named_inputs(model: nn.Module, inputs: Any) -> dict[str, torch.Tensor]:
+    """The tensors in a batch as `run` takes it, by the name of the argument and, inside of it, the items."""
+    if not isinstance(inputs, ExampleInput):
+        keywords = inputs if isinstance(inputs, dict) else {}
+        inputs = ExampleInput(() if keywords else tuple(inputs) if isinstance(inputs, list | tuple) else (inputs,), keywords)
     signature = inspect.signature(model.forward)
     arguments = dict(signature.bind_partial(*inputs.args, **inputs.kwargs).arguments)
     for name, parameter in signature.parameters.items():
@@ -60,7 +63,6 @@ def watching(
     seen: dict[Site, torch.Tensor] = {}
     edits = module_edits(model, traced, {site: (_Visit(site, seen.__setitem__),) for site in sites})
 
-    @torch.compiler.disable  # classes are swapped
     def watched(inputs: Any) -> tuple[Any, dict[Site, torch.Tensor]]:
         with evaluating(model), torch.no_grad():
             install(model, edits, _ATTRIBUTE)
@@ -70,7 +72,8 @@ def watching(
                 uninstall(model, _ATTRIBUTE)
                 seen.clear()
 
-    return watched
+    apart: Any = torch.compiler.disable(watched)  # classes are swapped
+    return apart
 
 
 def observe(

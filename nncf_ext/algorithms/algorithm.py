@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from nncf_ext.config.initialization import RangeInit
 from nncf_ext.edits import Edit, Plan, Range, Removal, Transform
 from nncf_ext.graph import Graph, Site
 from nncf_ext.schedules import Clock
+
+if TYPE_CHECKING:
+    from nncf_ext.teacher_cache import TeacherCache
 
 State = Mapping[str, Any]  # JSON-able; what an algorithm remembers besides its variables
 
@@ -55,6 +58,7 @@ class Training:
     edits: tuple[Edit, ...]
     outputs: Outputs | None = None
     extras: Mapping[str, Any] = field(default_factory=dict)  # the config's extra structs
+    teacher: Any = None
 
     @property
     def xp(self) -> Any:
@@ -155,6 +159,9 @@ class Algorithm:
     def teacher_sites(self, edits: Sequence[Edit], graph: Graph, of_teacher: Graph) -> Mapping[str, Site]:
         """Where in the teacher is what edits that look on are to be compared with, by edit key. ConfigError where it is not."""
         return {}
+
+    def check_cache(self, cache: TeacherCache) -> None:
+        """ConfigError where the algorithm cannot learn from a teacher's saved answers."""
 
     def start(self) -> State:
         return {}

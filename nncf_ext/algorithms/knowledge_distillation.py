@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -12,10 +12,11 @@ import numpy as np
 from nncf_ext.algorithms.algorithm import Algorithm, Outlook, Prospect, State, Training
 from nncf_ext.config.errors import ConfigError
 from nncf_ext.config.knowledge_distillation import FeaturePair, KnowledgeDistillationConfig
-from nncf_ext.distillation import attention_difference, mean_squared_error, outputs_loss, projected
+from nncf_ext.distillation import attention_difference, check_cache, mean_squared_error, outputs_loss, projected
 from nncf_ext.edits import LOOK, Edit, Plan, Range, Transform, Var
 from nncf_ext.graph import Graph, Site
 from nncf_ext.scopes import matched_by
+from nncf_ext.teacher_cache import TeacherCache, write_cache
 
 _WORDS = {"mse": "mean squared error", "softmax": "cross-entropy of softmax", "kl": "divergence of softmax"}
 
@@ -53,6 +54,7 @@ class Feature(Transform):
 
 class KnowledgeDistillation(KnowledgeDistillationConfig, Algorithm):
     transforms: ClassVar[tuple[type[Transform], ...]] = (Feature,)
+    commands: ClassVar[tuple[str, ...]] = ("cache_teacher",)
 
     @property
     def needs_teacher(self) -> bool:
@@ -99,6 +101,16 @@ class KnowledgeDistillation(KnowledgeDistillationConfig, Algorithm):
                 )
             sites[edit.key] = Site(fitted.teacher, "output")
         return sites
+
+    def check_cache(self, cache: TeacherCache) -> None:
+        check_cache(self, cache)
+        if self.features:
+            raise ConfigError("teacher: a cache has outputs, no features: expected a model")
+
+    def cache_teacher(self, training: Training, state: State, path: Any, batches: Iterable[Any], top_k: int) -> State:
+        """Run the teacher once over `batches` (of model inputs) and write its answers to a file for `TeacherCache`."""
+        write_cache(path, training.adapter, training.teacher, batches, top_k, self.temperature)
+        return state
 
     def outlook(self, graph: Graph, edits: Sequence[Edit]) -> Outlook:
         loss = f"{self.factor:g} * {_WORDS[self.type]}" + ("" if self.type == "mse" else f" at temperature {self.temperature:g}")

@@ -9,6 +9,7 @@ from nncf_ext import ConfigError, NNCFConfig
 from nncf_ext import reference as xp
 from nncf_ext.distillation import ValidPositions, divergence
 from nncf_ext.export.parity import run, session
+from nncf_ext.teacher_cache import TeacherCache
 
 L = keras.layers
 TOKENS = np.array([[3, 1, 4, 0, 0], [2, 7, 1, 8, 0]])
@@ -115,3 +116,20 @@ def test_attention_and_mistakes():
     assert 0 < float(ctrl.loss_terms()["knowledge_distillation.features"]) < 2
     with pytest.raises(ConfigError, match=r"features\[0\].teacher: \"{re}relx\" matches no node"):
         create_compressed_model(images(0, 4), config(features=[{**pair, "teacher": "{re}relx"}]), teacher=images(1, 8))
+
+
+def test_cached_answers_train_as_the_teacher_does_in_fit(tmp_path):
+    """`fit` shuffles, and makes batches of other sizes than the cache was written with."""
+    tokens, labels = np.random.default_rng(0).integers(0, 9, (12, 5)), np.zeros((12, 5, 3), np.float32)
+    settings = config(task_weight=0.1, padding={"input": "tokens"})
+    ctrl, _ = create_compressed_model(tagger(0), settings, teacher=tagger(1))
+    ctrl.cache_teacher(tmp_path / "t.safetensors", [tokens[:4], tokens[4:]], top_k=3)
+    weights = []
+    for teacher in (tagger(1), TeacherCache(tmp_path / "t.safetensors")):
+        _, model = create_compressed_model(tagger(0), settings, teacher=teacher)
+        model.compile(keras.optimizers.SGD(0.5), "mse")
+        keras.utils.set_random_seed(4)
+        model.fit(tokens, labels, batch_size=5, epochs=2, verbose=0)
+        weights.append(model.get_weights())
+    for a, b in zip(*weights, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)

@@ -9,6 +9,7 @@ from torch import nn
 from nncf_ext import ConfigError, NNCFConfig
 from nncf_ext.distillation import ValidPositions
 from nncf_ext.export.parity import run, session
+from nncf_ext.teacher_cache import TeacherCache
 
 TOKENS = torch.tensor([[3, 1, 4, 0, 0], [2, 7, 1, 8, 0]])
 MASK = (TOKENS != 0).long()
@@ -228,3 +229,37 @@ def test_another_teacher_needs_features_of_the_same_shape():
     ctrl.set_teacher(images(2, 8))
     with pytest.raises(ConfigError, match=r"features\[0\].teacher: found .*channels=6\), expected .*channels=8\)"):
         ctrl.set_teacher(images(2, 6))
+
+
+def test_cached_answers_train_as_the_teacher_does(tmp_path):
+    """The samples come in other batches than the cache was written with, some positions are padding; no teacher is run."""
+    tokens = torch.randint(0, 9, (12, 5), generator=torch.Generator().manual_seed(0))
+    ctrl, _ = compressed(padding={"input": "tokens"})
+    ctrl.cache_teacher(tmp_path / "t.safetensors", tokens.split(4), top_k=3)
+    weights = []
+    for teacher in (other(), TeacherCache(tmp_path / "t.safetensors")):
+        ctrl, model = compressed(teacher, padding={"input": "tokens"})
+        optimizer = torch.optim.SGD(model.parameters(), 0.5)
+        for rows in torch.randperm(12, generator=torch.Generator().manual_seed(1)).split(5):
+            optimizer.zero_grad()
+            model.train()(tokens=tokens[rows])
+            ctrl.loss().backward()
+            optimizer.step()
+        weights.append(model.head.weight.detach())
+    torch.testing.assert_close(*weights, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ConfigError, match="the cache has no answer for 2 of 2 samples"):
+        model((tokens[:2] + 1) % 9)
+
+
+def test_a_cache_that_does_not_fit(tmp_path):
+    ctrl, _ = compressed()
+    ctrl.cache_teacher(tmp_path / "t.safetensors", [TOKENS], top_k=2)
+    cache = TeacherCache(tmp_path / "t.safetensors")
+    for keys, words in (
+        ({"temperature": 3.0}, "is of temperature 2, expected 3"),
+        ({"features": [{"student": "{re}linear"}]}, "a cache has outputs, no features"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            create_compressed_model(Tagger(), config(**keys), teacher=cache)
+    with pytest.raises(ConfigError, match=r"\(2, 5, 4\), output 0 of the teacher \(None, 5, 3\)"):
+        create_compressed_model(Tagger(4), config(), teacher=cache)

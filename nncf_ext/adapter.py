@@ -47,6 +47,10 @@ class Attached(Protocol):
         """The raw parameter at a parameter site, before any transform, attached to autodiff."""
         ...
 
+    def assign_parameter(self, site: Site, value: Any) -> None:
+        """Overwrite the raw parameter at a parameter site in place."""
+        ...
+
     def passed(self, edit: Edit) -> Any:
         """The tensor, attached to autodiff, that passed an edit which looks on in the last training forward; None where there was
         none. It is given once."""

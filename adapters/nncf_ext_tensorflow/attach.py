@@ -116,6 +116,9 @@ class KerasAttached:
     def parameter(self, site: Site) -> Any:
         return keras.ops.convert_to_tensor(self._variable(site))
 
+    def assign_parameter(self, site: Site, value: Any) -> None:
+        self._variable(site).assign(value)
+
     def passed(self, edit: Edit) -> Any:
         return self.placed[edit.key].passed.pop(threading.get_ident(), None)
 

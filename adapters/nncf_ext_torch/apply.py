@@ -105,6 +105,12 @@ class TorchAttached:
         assert value is not None
         return whole(value)
 
+    def assign_parameter(self, site: Site, value: torch.Tensor) -> None:
+        module, name = self._parameters[site]
+        parameter = module._parameters[name]
+        assert parameter is not None
+        overwrite(parameter, value)
+
     def passed(self, edit: Edit) -> torch.Tensor | None:
         applied = self._of(edit)
         tensor, applied.passed = applied.passed, None

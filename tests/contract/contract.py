@@ -110,6 +110,8 @@ class Reference:
         loss = weight * float(np.mean((out - y) ** 2)) + sum(term.value for term in terms)
         g = weight * 2 * (out - y) / out.size + sum(term.by_output for term in terms)
         weights, variables = self.net.backward(g.astype(np.float32), [term.by_tensor for term in terms])
+        for term in terms:
+            weights.update({name: weights[name] + gradient for name, gradient in term.by_weight.items()})
         for name, gradient in weights.items():
             self.net.weights[name] = (self.net.weights[name] - RATE * gradient).astype(np.float32)
         for term in terms:

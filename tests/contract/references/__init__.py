@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.contract.references import (
     const_sparsity,
+    corad,
     filter_pruning,
     knowledge_distillation,
     magnitude_sparsity,
@@ -21,4 +22,5 @@ REFERENCES: dict[str, AlgorithmReference] = {
     "filter_pruning": filter_pruning.REFERENCE,
     "movement_sparsity": movement_sparsity.REFERENCE,
     "knowledge_distillation": knowledge_distillation.REFERENCE,
+    "corad": corad.REFERENCE,
 }

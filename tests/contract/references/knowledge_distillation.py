@@ -33,6 +33,7 @@ def _with_feature(term: Term, net: Any, pair: Any, role: str, x: np.ndarray, tar
         term.value + pair.weight * float(np.mean((y - target) ** 2)),
         term.by_output,
         {**term.by_tensor, role: g if projection is None else g @ projection.T},
+        {},
         {**term.by_variable, **by_variable},
     )
 

@@ -27,11 +27,13 @@ class Forward:
 
 @dataclass(frozen=True)
 class Term:
-    """A term of the loss with its gradients by the net's output, by tensors by their role, by variables at (role, kind, name)."""
+    """A term of the loss with its gradients: by the net's output, by tensors and by raw weights by their role, by variables at
+    (role, kind, name)."""
 
     value: float
     by_output: np.ndarray | float = 0.0
     by_tensor: Mapping[str, np.ndarray] = field(default_factory=dict)
+    by_weight: Mapping[str, np.ndarray] = field(default_factory=dict)
     by_variable: Mapping[tuple[str, str, str], np.ndarray] = field(default_factory=dict)
 
 

@@ -47,6 +47,15 @@ class Attached(Protocol):
         """The raw parameter at a parameter site, before any transform, attached to autodiff."""
         ...
 
+    def assign_parameter(self, site: Site, value: Any) -> None:
+        """Overwrite the raw parameter at a parameter site in place."""
+        ...
+
+    def passed(self, edit: Edit) -> Any:
+        """The tensor, attached to autodiff, that passed an edit which looks on in the last training forward; None where there was
+        none. It is given once."""
+        ...
+
     def set_enabled(self, edit: Edit, enabled: bool) -> None:
         """Switch one edit off (its transform becomes the identity) or on again, in compiled functions too."""
         ...
@@ -136,15 +145,38 @@ class Adapter(Protocol):
         ...
 
     def tap(self, model: Any, after_forward: Callable[[Any, Any], None]) -> None:
-        """Have `after_forward(inputs, outputs)` called in every training forward of the compressed `model`."""
+        """Have `after_forward(inputs, outputs)` called in every training forward of the compressed `model`, and no longer what an
+        earlier call asked for."""
         ...
 
-    def add_loss(self, model: Any, loss: Callable[[], Any]) -> None:
-        """Have `loss()` (a scalar, or None) added to the task's loss where the framework itself computes that (Keras' `fit`)."""
+    def add_loss(self, model: Any, loss: Callable[[], Any], task_weight: float) -> None:
+        """Have `loss()` (a scalar, or None) added to `task_weight` times the task's loss in training, where the framework itself
+        computes that (Keras' `fit`)."""
         ...
 
     def infer(self, model: Any, inputs: Any) -> Any:
         """Outputs of `model` for `inputs` as `tap` or a batch gives them, in inference mode, without gradients."""
+        ...
+
+    def watching(self, model: Any, traced: Any, sites: Sequence[Site]) -> Callable[[Any], tuple[Any, dict[Site, Any]]]:
+        """The function inputs -> (`infer(model, inputs)`, the tensors that pass activation sites meanwhile)."""
+        ...
+
+    def output_shapes(self, model: Any, example: Any) -> dict[str, tuple[int, ...]]:
+        """Shapes of the arrays that `flatten` gives of the outputs for what the model was traced with, by their names."""
+        ...
+
+    def inputs(self, model: Any, inputs: Any) -> dict[str, Any]:
+        """The arrays in `inputs` as `tap` gives them, by name: of the argument, the key or the input layer."""
+        ...
+
+    def on_host(
+        self, function: Callable[..., Sequence[np.ndarray]], arrays: Sequence[Any], like: Sequence[tuple[tuple[int, ...], str]]
+    ) -> list[Any]:
+        """What `function` makes of the arrays' values, in every run of a compiled function too, without gradients.
+
+        like: shape (without the first axis, the batch) and dtype of each result.
+        """
         ...
 
     def batch_size(self, inputs: Any) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -21,6 +21,7 @@ from nncf_ext.edits import Plan, Range, Var, compose
 from nncf_ext.graph import Graph
 from nncf_ext.initialization import QuantizationRangeInitArgs, adapt_batchnorm, registered_batches
 from nncf_ext.ops import is_opaque
+from nncf_ext.teacher_cache import TeacherCache
 
 _KEPT_SAMPLES = 4  # calibration batches kept for the parity check at export
 
@@ -45,6 +46,9 @@ def compress(
     traced = adapter.trace(model, example)
     if teacher is None and any(a.needs_teacher for a in algorithms):
         teacher = adapter.frozen_copy(model)
+    if isinstance(teacher, TeacherCache):
+        for algorithm in algorithms:
+            algorithm.check_cache(teacher)
     if compression_state is not None:
         plan = plan_from_json(plan_in(compression_state))
         check_plan_fits(plan, traced.graph)
@@ -54,7 +58,7 @@ def compress(
         starts = {key: start for a in algorithms for key, start in a.range_inits(traced.graph, plan.of(a.algorithm)).items()}
         parameter, observe = partial(adapter.parameter, model, traced), partial(adapter.observe, model, traced)
         ranges = ranges_of(adapter, plan, starts, parameter, observe, range_batches)
-        plan = _refined(adapter, model, traced, config, algorithms, plan, ranges)
+        plan = _refined(adapter, model, traced, config, algorithms, plan, ranges, lambda: adapter.trace(teacher, example).graph)
         plan, values = _calibrated(plan, traced.graph, ranges)
     samples = list(islice(range_batches(), _KEPT_SAMPLES)) if range_batches is not None else []
     attached = adapter.apply(model, traced, plan, values)
@@ -115,6 +119,7 @@ def _refined(
     algorithms: Sequence[Algorithm],
     plan: Plan,
     ranges: Mapping[str, Range],
+    teacher_graph: Callable[[], Graph],
 ) -> Plan:
     """The plan with what its algorithms let data decide about it."""
     extras = config.get_all_extra_structs()
@@ -130,7 +135,7 @@ def _refined(
                 attached.detach()
 
     log_dir = Path(config.log_dir or ".")
-    prospect = Prospect(adapter, model, traced, config.target_device, ranges, trial, extras, log_dir)
+    prospect = Prospect(adapter, model, traced, config.target_device, ranges, trial, extras, log_dir, teacher_graph)
     for algorithm in algorithms:
         plan = algorithm.refine(plan, prospect)
     return plan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import threading
@@ -15,12 +16,15 @@ import numpy as np
 from nncf_ext.adapter import Adapter, Attached
 from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outputs, State, Training
 from nncf_ext.checkpoint import CheckpointError, load_checkpoint, plan_in, save_checkpoint
+from nncf_ext.config.errors import ConfigError
+from nncf_ext.distillation import difference_of
 from nncf_ext.edits import QUANTIZE, Edit, Plan, Removal
-from nncf_ext.graph import Graph
+from nncf_ext.graph import Graph, Site
 from nncf_ext.initialization import adapt_batchnorm
 from nncf_ext.removal import joint, remaining
 from nncf_ext.report import CompressionStatistics
 from nncf_ext.schedules import Clock
+from nncf_ext.teacher_cache import TeacherCache
 
 STATE_FORMAT = 1
 
@@ -91,6 +95,7 @@ class Controller:
         self._algorithms = tuple(algorithms)
         self._example, self._samples = example, tuple(samples)
         self._extras = extras or {}
+        self._teacher: Any = None
         self._outputs: dict[int, Outputs] = {}  # by thread: replicas of a model in one process have one each
         self._states = {a.algorithm: a.start() for a in self._algorithms}
         self.clock = Clock()
@@ -98,7 +103,7 @@ class Controller:
         self.loss = CompressionLoss(self)
         if teacher is not None:
             self._watch(teacher)
-        adapter.add_loss(self.model, self._loss_of_forward)
+        adapter.add_loss(self.model, self._loss_of_forward, self.task_weight)
 
     @property
     def model(self) -> Any:
@@ -191,6 +196,16 @@ class Controller:
         """Sum of the algorithms' losses: a scalar of the framework, differentiable."""
         return sum(self.loss_terms().values(), self._adapter.xp.asarray(np.float32(0)))
 
+    @property
+    def task_weight(self) -> float:
+        """Factor of the task's own loss; 1 where no config asks for another."""
+        return math.prod(algorithm.weight_of_task for algorithm in self._algorithms)
+
+    def total_loss(self, task_loss: Any) -> Any:
+        """The loss to train with in a loop of your own: `task_weight` times the task's, and what the algorithms add."""
+        weight = self.task_weight
+        return (task_loss if weight == 1 else weight * task_loss) + self.loss()
+
     def _loss_of_forward(self) -> Any:
         """For a framework that adds it by itself: the loss of the forward just made, once; None where there was none."""
         if threading.get_ident() not in self._outputs and any(algorithm.needs_teacher for algorithm in self._algorithms):
@@ -200,9 +215,18 @@ class Controller:
         return loss
 
     def loss_terms(self) -> dict[str, Any]:
-        """Each algorithm's own term, for logging."""
-        terms = {a.algorithm: a.loss(self._training(a), self._states[a.algorithm]) for a in self._algorithms}
-        return {name: term for name, term in terms.items() if term is not None}
+        """Each algorithm's own term or terms, for logging."""
+        return {name: term for algorithm in self._algorithms for name, term in self._terms_of(algorithm).items()}
+
+    def _terms_of(self, algorithm: Algorithm) -> dict[str, Any]:
+        """An algorithm's terms by its name, or where it has several, by its name and theirs."""
+        loss = algorithm.loss(*self._seen_by(algorithm))
+        named = (
+            {f"{algorithm.algorithm}.{n}": t for n, t in loss.items()}
+            if isinstance(loss, Mapping)
+            else {algorithm.algorithm: loss}
+        )
+        return {name: term for name, term in named.items() if term is not None}
 
     def loss_values(self) -> dict[str, float]:
         """Each algorithm's term as a number; without those that need a training forward, where there was none."""
@@ -210,9 +234,8 @@ class Controller:
         for algorithm in self._algorithms:
             if algorithm.needs_teacher and threading.get_ident() not in self._outputs:
                 continue
-            term = algorithm.loss(*self._seen_by(algorithm))
-            if term is not None:
-                values[algorithm.algorithm] = float(self._adapter.to_numpy(term))
+            for name, term in self._terms_of(algorithm).items():
+                values[name] = float(self._adapter.to_numpy(term))
         return values
 
     def compression_stage(self) -> CompressionStage:
@@ -348,6 +371,7 @@ class Controller:
         model = self._without(removals, self._adapter.strip(self.model, True))
         traced = self._adapter.trace(model, self._example)
         edits = [edit for edit in self.plan if edit.transform.stage == QUANTIZE or not edit.site.is_parameter]
+        edits = [edit for edit in edits if not edit.transform.looks_on]
         values = {e.key: remaining(e, self.variable_values(e), self._graph, traced.graph, removals) for e in edits}
         attached = self._adapter.apply(model, traced, Plan(tuple(edits)), values)
         for edit in edits:
@@ -357,7 +381,9 @@ class Controller:
     def _training(self, algorithm: Algorithm) -> Training:
         edits = self._attached.plan.of(algorithm.algorithm)
         outputs = self._outputs.get(threading.get_ident())
-        return Training(self._adapter, self._graph, self._attached, edits, outputs, self._extras, self.settle)
+        return Training(
+            self._adapter, self._graph, self._attached, edits, outputs, self._extras, teacher=self._teacher, settle=self.settle
+        )
 
     def _seen_by(self, algorithm: Algorithm) -> tuple[Training, State]:
         return self._training(algorithm), self._states[algorithm.algorithm]
@@ -375,12 +401,55 @@ class Controller:
 
     def _watch(self, teacher: Any) -> None:
         """After each training forward, run `teacher` on the same inputs and keep both outputs for the losses."""
+        adapter, attached = self._adapter, self._attached
+        self._check_outputs_of(teacher)
+        self._teacher = teacher
+        looking = [edit for edit in self.plan if edit.transform.looks_on]
+        sites: dict[str, Site] = {}
+        if isinstance(teacher, TeacherCache):
+            from_file = teacher.answering(adapter, self.model)
+            answer = lambda inputs: (from_file(inputs), {})  # noqa: E731
+        elif looking:
+            traced = adapter.trace(teacher, self._example)
+            for algorithm in self._algorithms:
+                sites |= algorithm.teacher_sites(self.plan.of(algorithm.algorithm), self._graph, traced.graph)
+            watched = adapter.watching(teacher, traced, tuple(sites.values()))
+
+            def answer(inputs: Any) -> tuple[list[Any], Mapping[Site, Any]]:
+                outputs, seen = watched(inputs)
+                return adapter.flatten(outputs), seen
+        else:
+            answer = lambda inputs: (adapter.flatten(adapter.infer(teacher, inputs)), {})  # noqa: E731
 
         def after_forward(inputs: Any, outputs: Any) -> None:
-            answers = self._adapter.infer(teacher, inputs)
-            self._outputs[threading.get_ident()] = Outputs(self._adapter.flatten(outputs), self._adapter.flatten(answers))
+            answers, seen = answer(inputs)
+            self._outputs[threading.get_ident()] = Outputs(
+                adapter.flatten(outputs),
+                answers,
+                partial(adapter.inputs, self.model, inputs),
+                {edit.key: (attached.passed(edit), seen[sites[edit.key]]) for edit in looking},
+            )
 
-        self._adapter.tap(self.model, after_forward)
+        adapter.tap(self.model, after_forward)
+
+    def _check_outputs_of(self, teacher: Any) -> None:
+        """ConfigError where the teacher does not run on the model's example, or has other outputs."""
+        ours = self._adapter.output_shapes(self.model, self._example)
+        if isinstance(teacher, TeacherCache):
+            for algorithm in self._algorithms:
+                algorithm.check_cache(teacher)
+            theirs = {str(index): (None, *shape) for index, shape in enumerate(teacher.shapes)}
+        else:
+            theirs = self._output_shapes_of(teacher)
+        mismatch = difference_of([*ours.values()], [*theirs.values()], ([*ours], [*theirs]))
+        if mismatch:
+            raise ConfigError(f"teacher: {mismatch}; expected the same")
+
+    def _output_shapes_of(self, teacher: Any) -> Mapping[str, Any]:
+        try:
+            return self._adapter.output_shapes(teacher, self._example)
+        except Exception as error:
+            raise ConfigError(f"teacher: it does not run on the model's inputs: {error}") from error
 
 
 def _first_difference(ours: Sequence[Any], theirs: Sequence[Any]) -> str:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from nncf_ext import numerics
 from nncf_ext.graph import Site
 
-MASK, QUANTIZE = 10, 20  # stages: at one site a lower stage is applied first, so a quantizer sees the masked tensor
+MASK, QUANTIZE, LOOK = 10, 20, 30  # stages: at one site a lower stage is applied first, so a quantizer sees the masked tensor
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Transform(BaseModel):
     needs_range: ClassVar[bool] = False
     has_grid: ClassVar[bool] = False  # `grid(xp, variables)` tells the values it gives: an export writes them as integers
     dense_gradients: ClassVar[bool] = False  # `Attached.request_dense_gradients` may be asked for its edits
+    looks_on: ClassVar[bool] = False  # leaves the tensor of an activation site as it is, for `Attached.passed`
 
     def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:
         raise NotImplementedError

@@ -58,6 +58,13 @@ def rows_joined(x: Any, rows: Any, size: int) -> Any:
     return np.reshape(np.take(x, rows, axis=0), -1)[:size]
 
 
+def at_indices(x: Any, indices: Any, values: Any) -> Any:
+    """`x` with `values` at `indices` (of its last axis) instead."""
+    y = np.array(x)
+    np.put_along_axis(y, indices, values, -1)
+    return y
+
+
 def is_floating(x: Any) -> bool:
     return np.issubdtype(np.asarray(x).dtype, np.floating)
 

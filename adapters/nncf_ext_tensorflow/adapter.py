@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from nncf_ext.adapter import Values
 from nncf_ext.edits import Plan, Removal
@@ -98,11 +99,49 @@ class KerasAdapter:
     def tap(self, model: keras.Model, after_forward: Callable[[Any, Any], None]) -> None:
         attached_to(model).tap(after_forward)
 
-    def add_loss(self, model: keras.Model, loss: Callable[[], Any]) -> None:
-        attached_to(model).add_loss(loss)
+    def add_loss(self, model: keras.Model, loss: Callable[[], Any], task_weight: float) -> None:
+        attached_to(model).add_loss(loss, task_weight)
 
     def infer(self, model: keras.Model, inputs: Any) -> Any:
         return keras.tree.map_structure(keras.ops.stop_gradient, model(inputs, training=False))
+
+    def watching(self, model: keras.Model, traced: Any, sites: Sequence[Site]) -> Callable[[Any], tuple[Any, dict[Site, Any]]]:
+        def watched(inputs: Any) -> tuple[Any, dict[Site, Any]]:
+            seen: dict[Site, Any] = {}
+            patch = Patch(model, traced)
+            try:
+                for site in sites:
+                    patch.at_place(site, visiting(site, lambda site, x: seen.update({site: keras.ops.stop_gradient(x)})))
+                return self.infer(model, inputs), seen
+            finally:
+                patch.remove()
+
+        return watched
+
+    def output_shapes(self, model: keras.Model, example: Any) -> dict[str, tuple[int, ...]]:
+        if example is None:
+            example = keras.tree.map_structure(
+                lambda x: keras.ops.zeros([size or 1 for size in x.shape], x.dtype),
+                keras_private.functional_of(model)._inputs_struct,
+            )
+        outputs = keras.tree.flatten_with_path(self.infer(model, example))
+        return {".".join(map(str, path)): tuple(x.shape) for path, x in outputs if keras.backend.is_float_dtype(x.dtype)}
+
+    def inputs(self, model: keras.Model, inputs: Any) -> dict[str, Any]:
+        own = [tensor.name for tensor in getattr(keras_private.functional_of(model), "inputs", ())]
+        found = keras.tree.flatten_with_path(inputs)
+        if len(own) != len(found) or any(isinstance(step, str) for path, _ in found for step in path):
+            own = [".".join(map(str, path)) for path, _ in found]
+        return {name: x for name, (_, x) in zip(own, found, strict=True)}
+
+    def on_host(
+        self, function: Callable[..., Sequence[np.ndarray]], arrays: Sequence[Any], like: Sequence[tuple[tuple[int, ...], str]]
+    ) -> list[Any]:
+        """Not under XLA, which cannot leave the device: compile with jit_compile=False where Keras would use it."""
+        results = tf.numpy_function(lambda *given: list(function(*given)), list(arrays), [dtype for _, dtype in like])
+        for result, (shape, _) in zip(results, like, strict=True):
+            result.set_shape((None, *shape))
+        return list(results)
 
     def batch_size(self, inputs: Any) -> int:
         return int(keras.tree.flatten(inputs)[0].shape[0])

@@ -45,8 +45,9 @@ class Record:
         self.tensors: dict[tuple[int, str, tuple[Any, ...]], list[Function]] = {}
         self.weights: dict[str, list[Function]] = {}
         self.program: tuple[str, ...] = ()
-        self.taps: list[Callable[[Any, Any], None]] = []
+        self.tap: Callable[[Any, Any], None] | None = None
         self.losses: list[Callable[[], Any]] = []
+        self.task_weight = 1.0
 
     @property
     def runs_program(self) -> bool:
@@ -191,14 +192,18 @@ class PatchedModel:
             outputs = _at_each(record, "model_output", outputs)
         finally:
             _running.counts = before
-        if record.taps and keras_private.training_now():
-            for after_forward in record.taps:
-                after_forward(inputs, outputs)
+        if record.tap is not None and keras_private.training_now():
+            record.tap(inputs, outputs)
         return outputs
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
         total = super().compute_loss(*args, **kwargs)  # type: ignore[misc]
-        for loss in record_of(self).losses if kwargs.get("training", True) else ():
+        record = record_of(self)
+        if not kwargs.get("training", True):
+            return total
+        if record.task_weight != 1:
+            total = total * record.task_weight
+        for loss in record.losses:
             term = loss()
             if term is not None:
                 total = total + keras_private.scaled_as_additional_loss(self, term)

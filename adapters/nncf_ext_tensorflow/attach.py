@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -48,12 +49,17 @@ class PlacedTransform:
         self.edit, self.enabled = edit, True
         self.off: keras.Variable | None = _off(False) if edit.transform.dense_gradients else None
         self.stand_in: Callable[[Any], Any] | None = None
+        self.passed: dict[int, Any] = {}  # by thread
         self._variables = variables
 
     def variables(self) -> dict[str, Any]:
         return {name: keras.ops.convert_to_tensor(variable) for name, variable in self._variables.items()}
 
     def __call__(self, x: Any) -> Any:
+        if self.edit.transform.looks_on:
+            if keras_private.training_now():
+                self.passed[threading.get_ident()] = x
+            return x
         if not keras.backend.is_float_dtype(x.dtype):
             return x
         if self.stand_in is not None:
@@ -121,6 +127,12 @@ class KerasAttached:
     def parameter(self, site: Site) -> Any:
         return keras.ops.convert_to_tensor(self._variable(site))
 
+    def assign_parameter(self, site: Site, value: Any) -> None:
+        self._variable(site).assign(value)
+
+    def passed(self, edit: Edit) -> Any:
+        return self.placed[edit.key].passed.pop(threading.get_ident(), None)
+
     def set_enabled(self, edit: Edit, enabled: bool) -> None:
         """At once in `fit`, `evaluate`, `predict` and eager calls, and in a `tf.function` of the user's that is traced after an
         edit was switched for the first time; one that was traced before has to be traced anew.
@@ -164,11 +176,13 @@ class KerasAttached:
                 self.placed[edit.key].stand_in = None
 
     def tap(self, after_forward: Any) -> None:
-        self._patch.record(self.model).taps.append(after_forward)
+        self._patch.record(self.model).tap = after_forward
         keras_private.forget_compiled_functions(self.model)
 
-    def add_loss(self, loss: Any) -> None:
-        self._patch.record(self.model).losses.append(loss)
+    def add_loss(self, loss: Any, task_weight: float) -> None:
+        record = self._patch.record(self.model)
+        record.losses.append(loss)
+        record.task_weight *= task_weight
         keras_private.forget_compiled_functions(self.model)
 
     def transformed_parameters(self) -> list[tuple[keras.Variable, Any]]:

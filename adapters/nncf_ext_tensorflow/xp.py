@@ -73,6 +73,15 @@ def rows_joined(x: Any, rows: Any, size: int) -> Any:
     return tf.reshape(tf.gather(x, rows), (-1,))[:size]
 
 
+def at_indices(x: Any, indices: Any, values: Any) -> Any:
+    """`x` with `values` at `indices` (of its last axis) instead."""
+    classes = tf.shape(x)[-1]
+    first = tf.range(tf.size(x) // classes)[:, None] * classes
+    at = first + tf.cast(tf.reshape(indices, (-1, tf.shape(indices)[-1])), tf.int32)
+    changed = tf.tensor_scatter_nd_update(tf.reshape(x, (-1,)), tf.reshape(at, (-1, 1)), tf.reshape(values, (-1,)))
+    return tf.reshape(changed, tf.shape(x))
+
+
 def is_floating(x: Any) -> bool:
     return keras.backend.is_float_dtype(x.dtype)
 

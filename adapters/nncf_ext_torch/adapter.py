@@ -86,14 +86,36 @@ class TorchAdapter:
         return copy.deepcopy(model).eval().requires_grad_(False)
 
     def tap(self, model: nn.Module, after_forward: Callable[[Any, Any], None]) -> None:
+        apply.remove_taps(model)
         model.register_forward_hook(apply.Tap(after_forward), with_kwargs=True)
 
-    def add_loss(self, model: nn.Module, loss: Callable[[], Any]) -> None:
+    def add_loss(self, model: nn.Module, loss: Callable[[], Any], task_weight: float) -> None:
         """Nothing: in PyTorch the user's loop computes the loss."""
 
     def infer(self, model: nn.Module, inputs: Any) -> Any:
         with evaluating(model), torch.no_grad():
             return observe.run(model, inputs)
+
+    def watching(
+        self, model: nn.Module, traced: TorchTrace, sites: Sequence[Site]
+    ) -> Callable[[Any], tuple[Any, dict[Site, torch.Tensor]]]:
+        return observe.watching(model, traced, sites)
+
+    def output_shapes(self, model: nn.Module, example: ExampleInput | Callable[[nn.Module], Any]) -> dict[str, tuple[int, ...]]:
+        found = [(path, tensor) for path, tensor in leaves(self.infer(model, example)) if tensor.is_floating_point()]
+        return {".".join(map(str, path)): tuple(tensor.shape) for path, tensor in found}
+
+    def inputs(self, model: nn.Module, inputs: Any) -> dict[str, torch.Tensor]:
+        return observe.named_inputs(model, inputs)
+
+    def on_host(
+        self, function: Callable[..., Sequence[np.ndarray]], arrays: Sequence[Any], like: Sequence[tuple[tuple[int, ...], str]]
+    ) -> list[torch.Tensor]:
+        def run() -> list[torch.Tensor]:
+            return [torch.as_tensor(result).to(arrays[0].device) for result in function(*map(self.to_numpy, arrays))]
+
+        apart: Any = torch.compiler.disable(run)
+        return apart()
 
     def batch_size(self, inputs: Any) -> int:
         tensor = next((t for _, t in leaves(inputs) if t.ndim), None)

@@ -47,15 +47,28 @@ class Variables(Mapping[str, torch.Tensor]):
 
 
 class Applied:
-    """One edit at work: a step of `module_classes`. All its sites share this object."""
+    """One edit at work: a step of `module_classes`. All its sites share this object.
+
+    passed: the tensor that passed last in training, of an edit that looks on. A copy has none: tensors with a history cannot be
+    copied.
+    """
 
     def __init__(self, edit: Edit, variables: Variables) -> None:
         self.edit = edit
         self.variables = variables
         self.enabled = True
+        self.looks_on = edit.transform.looks_on
+        self.passed: torch.Tensor | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "passed": None}
 
     def __call__(self, x: torch.Tensor, training: bool) -> torch.Tensor:
         if not self.enabled:
+            return x
+        if self.looks_on:
+            if training:
+                self.passed = x
             return x
         with torch._C.DisableTorchFunction():  # a function mode around must not take these for the model's operators
             y = self.edit.apply(xp, x, self.variables, training)
@@ -91,6 +104,14 @@ class TorchAttached:
 
     def parameter(self, site: Site) -> torch.Tensor:
         return whole(self._raw(site))
+
+    def assign_parameter(self, site: Site, value: torch.Tensor) -> None:
+        overwrite(self._raw(site), value)
+
+    def passed(self, edit: Edit) -> torch.Tensor | None:
+        applied = self._of(edit)
+        tensor, applied.passed = applied.passed, None
+        return tensor
 
     def set_enabled(self, edit: Edit, enabled: bool) -> None:
         self._of(edit).enabled = enabled
@@ -218,6 +239,10 @@ def detach(model: nn.Module) -> None:
     uninstall(model)
     for step in applied:
         step.variables.delete()
+    remove_taps(model)
+
+
+def remove_taps(model: nn.Module) -> None:
     for key, hook in list(model._forward_hooks.items()):
         if isinstance(hook, Tap):
             model._forward_hooks.pop(key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import nn
 from nncf_ext.graph import Site
 from nncf_ext_torch.module_classes import install, uninstall
 from nncf_ext_torch.sites import module_edits, parameter_name
-from nncf_ext_torch.trace import ExampleInput, TorchTrace, evaluating, on_device_of
+from nncf_ext_torch.trace import ExampleInput, TorchTrace, evaluating, leaves, on_device_of
 
 _ATTRIBUTE = "_nncf_ext_observed"
 
@@ -30,7 +31,8 @@ class _Visit:
 
 
 def run(model: nn.Module, inputs: Any) -> Any:
-    """One forward of `model` on a batch: an ExampleInput, a dict of keyword arguments, a sequence of arguments, or the one."""
+    """One forward of `model` on a batch: an ExampleInput, a dict of keyword arguments, a sequence of arguments, or the one; or as
+    a function that is given the model does it."""
     if isinstance(inputs, ExampleInput):
         inputs = on_device_of(model, inputs)
         return model(*inputs.args, **inputs.kwargs)
@@ -38,7 +40,40 @@ def run(model: nn.Module, inputs: Any) -> Any:
         return model(**inputs)
     if isinstance(inputs, list | tuple):
         return model(*inputs)
-    return model(inputs)
+    return inputs(model) if callable(inputs) else model(inputs)
+
+
+def named_inputs(model: nn.Module, inputs: Any) -> dict[str, torch.Tensor]:
+    """The tensors in a batch as `run` takes it, by the name of the argument and, inside of it, the items."""
+    if not isinstance(inputs, ExampleInput):
+        keywords = inputs if isinstance(inputs, dict) else {}
+        inputs = ExampleInput(() if keywords else tuple(inputs) if isinstance(inputs, list | tuple) else (inputs,), keywords)
+    signature = inspect.signature(model.forward)
+    arguments = dict(signature.bind_partial(*inputs.args, **inputs.kwargs).arguments)
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            arguments |= arguments.pop(name, {})
+    return {".".join(map(str, path)): tensor for path, tensor in leaves(arguments)}
+
+
+def watching(
+    model: nn.Module, traced: TorchTrace, sites: Iterable[Site]
+) -> Callable[[Any], tuple[Any, dict[Site, torch.Tensor]]]:
+    """The function that runs a plain `model` in inference mode: inputs -> (outputs, the tensors that pass `sites` meanwhile)."""
+    seen: dict[Site, torch.Tensor] = {}
+    edits = module_edits(model, traced, {site: (_Visit(site, seen.__setitem__),) for site in sites})
+
+    def watched(inputs: Any) -> tuple[Any, dict[Site, torch.Tensor]]:
+        with evaluating(model), torch.no_grad():
+            install(model, edits, _ATTRIBUTE)
+            try:
+                return run(model, inputs), dict(seen)
+            finally:
+                uninstall(model, _ATTRIBUTE)
+                seen.clear()
+
+    apart: Any = torch.compiler.disable(watched)  # classes are swapped
+    return apart
 
 
 def observe(

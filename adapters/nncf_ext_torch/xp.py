@@ -136,6 +136,11 @@ def rows_joined(x: torch.Tensor, rows: torch.Tensor, size: int) -> torch.Tensor:
     return x.flatten()[rows[at // width] * width + at % width]
 
 
+def at_indices(x: torch.Tensor, indices: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """`x` with `values` at `indices` (of its last axis) instead."""
+    return torch.scatter(x, -1, indices.long(), values)
+
+
 def is_floating(x: torch.Tensor) -> bool:
     return x.is_floating_point()
 

@@ -5,6 +5,7 @@ from typing import Any
 from nncf_ext.algorithms.algorithm import Algorithm
 from nncf_ext.algorithms.binarization import Binarization
 from nncf_ext.algorithms.const_sparsity import ConstSparsity
+from nncf_ext.algorithms.corad import Corad
 from nncf_ext.algorithms.dynamic_sparse_training import DynamicSparseTraining
 from nncf_ext.algorithms.filter_pruning import FilterPruning
 from nncf_ext.algorithms.knowledge_distillation import KnowledgeDistillation
@@ -23,6 +24,7 @@ ALGORITHMS: dict[str, type[Any]] = {
     "binarization": Binarization,
     "dynamic_sparse_training": DynamicSparseTraining,
     "knowledge_distillation": KnowledgeDistillation,
+    "corad": Corad,
 }
 
 # Other names that NNCF 2.x had for them. Configs may use these; states and reports have the present name.

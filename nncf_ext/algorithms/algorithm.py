@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from nncf_ext.config.initialization import RangeInit
 from nncf_ext.edits import Edit, Plan, Range, Removal, Transform
 from nncf_ext.graph import Graph, Site
 from nncf_ext.schedules import Clock
+
+if TYPE_CHECKING:
+    from nncf_ext.teacher_cache import TeacherCache
 
 State = Mapping[str, Any]  # JSON-able; what an algorithm remembers besides its variables
 
@@ -33,10 +36,16 @@ class CompressionStage(IntEnum):
 
 @dataclass(frozen=True)
 class Outputs:
-    """Outputs of the last training forward, flattened, and the teacher's for the same inputs."""
+    """Outputs of the last training forward, flattened, and the teacher's for the same inputs.
+
+    inputs(): what the model was given, by name. features: by the key of an edit that looks on, what passed it, and the tensor at
+    the teacher's site that belongs to it.
+    """
 
     student: Sequence[Any]
     teacher: Sequence[Any]
+    inputs: Callable[[], Mapping[str, Any]] = dict
+    features: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,7 @@ class Training:
     outputs: Outputs | None = None
     extras: Mapping[str, Any] = field(default_factory=dict)  # the config's extra structs
     settle: Callable[[], None] = lambda: None  # have the controller call `Algorithm.settle`
+    teacher: Any = None
 
     @property
     def xp(self) -> Any:
@@ -73,7 +83,8 @@ class Prospect:
     """What an algorithm sees of a model for which there is a plan, and which is still plain.
 
     ranges: by edit key. trial(plan): the model compressed with that plan, ranges and BatchNorm statistics initialised; afterwards
-    it is plain again, and in every value as it was. extras: the config's extra structs.
+    it is plain again, and in every value as it was. extras: the config's extra structs. teacher_graph(): of the teacher, where an
+    algorithm needs one.
     """
 
     adapter: Adapter
@@ -84,6 +95,7 @@ class Prospect:
     trial: Callable[[Plan], AbstractContextManager[Any]]
     extras: Mapping[str, Any]
     log_dir: Path
+    teacher_graph: Callable[[], Graph]
 
     @property
     def graph(self) -> Graph:
@@ -115,11 +127,19 @@ class Algorithm:
     """
 
     algorithm: str
-    needs_teacher: ClassVar[bool] = False
     commands: ClassVar[tuple[str, ...]] = ()
     readings: ClassVar[tuple[str, ...]] = ()
     family: ClassVar[str] = ""  # a config may have one algorithm of a family
     transforms: ClassVar[tuple[type[Transform], ...]] = ()  # those that its plans may have, for reading plans back
+
+    @property
+    def needs_teacher(self) -> bool:
+        return False
+
+    @property
+    def weight_of_task(self) -> float:
+        """Factor of the task's own loss, beside which the algorithm's stands."""
+        return 1.0
 
     def plan(self, graph: Graph, target_device: str) -> Plan:
         """Where to place which transforms."""
@@ -136,6 +156,13 @@ class Algorithm:
     def refine(self, plan: Plan, prospect: Prospect) -> Plan:
         """What data decide about the algorithm's edits in the composed plan. Not called where a saved plan is taken up again."""
         return plan
+
+    def teacher_sites(self, edits: Sequence[Edit], graph: Graph, of_teacher: Graph) -> Mapping[str, Site]:
+        """Where in the teacher is what edits that look on are to be compared with, by edit key. ConfigError where it is not."""
+        return {}
+
+    def check_cache(self, cache: TeacherCache) -> None:
+        """ConfigError where the algorithm cannot learn from a teacher's saved answers."""
 
     def start(self) -> State:
         return {}
@@ -160,7 +187,7 @@ class Algorithm:
         return state
 
     def loss(self, training: Training, state: State) -> Any:
-        """Scalar to add to the task's loss, or None."""
+        """Scalar to add to the task's loss, a mapping of such terms by name, or None."""
         return None
 
     def compression_rate(self, training: Training, state: State) -> float | None:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
-from nncf_ext.algorithms.algorithm import Algorithm, Outlook, State, Training
-from nncf_ext.config.knowledge_distillation import KnowledgeDistillationConfig
-from nncf_ext.edits import Edit
-from nncf_ext.graph import Graph
+import numpy as np
+
+from nncf_ext.algorithms.algorithm import Algorithm, Outlook, Prospect, State, Training
+from nncf_ext.config.errors import ConfigError
+from nncf_ext.config.knowledge_distillation import FeaturePair, KnowledgeDistillationConfig
+from nncf_ext.distillation import attention_difference, check_cache, mean_squared_error, outputs_loss, projected
+from nncf_ext.edits import LOOK, Edit, Plan, Range, Transform, Var
+from nncf_ext.graph import Graph, Site
+from nncf_ext.scopes import matched_by
+from nncf_ext.teacher_cache import TeacherCache, write_cache
+
+_WORDS = {"mse": "mean squared error", "softmax": "cross-entropy of softmax", "kl": "divergence of softmax"}
 
 
 @dataclass(frozen=True)
@@ -18,52 +27,150 @@ class PlannedDistillation:
     teacher: str
 
 
+class Feature(Transform):
+    """The tensor as it is; the loss compares it with the output of the teacher's node `teacher`.
+
+    axis: of the channels. channels: of the teacher, where they are not as many as here; then the variable `projection` (channels
+    here, channels there) is learned with the weights. Both are known when the teacher is.
+    """
+
+    kind: Literal["feature"] = "feature"
+    stage: ClassVar[int] = LOOK
+    looks_on: ClassVar[bool] = True
+    teacher: str
+    axis: int = -1
+    channels: int | None = None
+
+    def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:
+        if self.channels is None:
+            return self, {}
+        size = shape[self.axis]
+        start = np.random.default_rng(0).normal(0, 1 / math.sqrt(size), (size, self.channels))
+        return self, {"projection": Var(start.astype(np.float32), trainable=True)}
+
+    def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
+        return x
+
+
 class KnowledgeDistillation(KnowledgeDistillationConfig, Algorithm):
-    needs_teacher: ClassVar[bool] = True
+    transforms: ClassVar[tuple[type[Transform], ...]] = (Feature,)
+    commands: ClassVar[tuple[str, ...]] = ("cache_teacher",)
+
+    @property
+    def needs_teacher(self) -> bool:
+        return True
+
+    @property
+    def factor(self) -> float:
+        """Of the outputs' term: Hinton's a where the task's loss has the weight 1 - a."""
+        given = "scale" in self.model_fields_set or self.task_weight is None
+        return self.scale if given else 1 - (self.task_weight or 0)
+
+    @property
+    def weight_of_task(self) -> float:
+        return 1.0 if self.task_weight is None else self.task_weight
+
+    def plan(self, graph: Graph, target_device: str) -> Plan:
+        edits: list[Edit] = []
+        for index, pair in enumerate(self.features):
+            node = _node(graph, pair.student, f"features[{index}].student")
+            if any(edit.site.node == node for edit in edits):
+                raise ConfigError(f"features[{index}].student: found {node!r} a second time, expected one entry for a node")
+            teacher = node if pair.teacher is None else pair.teacher
+            edits.append(Edit((Site(node, "output"),), Feature(teacher=teacher), self.algorithm))
+        return Plan(tuple(edits))
+
+    def refine(self, plan: Plan, prospect: Prospect) -> Plan:
+        own = plan.of(self.algorithm)
+        if not own:
+            return plan
+        of_teacher = prospect.teacher_graph()
+        known = {
+            edit.key: replace(edit, transform=_fitted(edit, pair, prospect.graph, of_teacher, f"features[{index}]"))
+            for index, (edit, pair) in enumerate(zip(own, self.features, strict=True))
+        }
+        return replace(plan, edits=tuple(known.get(edit.key, edit) for edit in plan))
+
+    def teacher_sites(self, edits: Sequence[Edit], graph: Graph, of_teacher: Graph) -> Mapping[str, Site]:
+        sites = {}
+        for index, (edit, pair) in enumerate(zip(edits, self.features, strict=True)):
+            fitted = _fitted(edit, pair, graph, of_teacher, f"features[{index}]")
+            if fitted != edit.transform:
+                raise ConfigError(
+                    f"features[{index}].teacher: found {fitted!r}, expected {edit.transform!r} as with the first teacher"
+                )
+            sites[edit.key] = Site(fitted.teacher, "output")
+        return sites
+
+    def check_cache(self, cache: TeacherCache) -> None:
+        check_cache(self, cache)
+        if self.features:
+            raise ConfigError("teacher: a cache has outputs, no features: expected a model")
+
+    def cache_teacher(self, training: Training, state: State, path: Any, batches: Iterable[Any], top_k: int) -> State:
+        """Run the teacher once over `batches` (of model inputs) and write its answers to a file for `TeacherCache`."""
+        write_cache(path, training.adapter, training.teacher, batches, top_k, self.temperature)
+        return state
 
     def outlook(self, graph: Graph, edits: Sequence[Edit]) -> Outlook:
-        loss = "mean squared error" if self.type == "mse" else f"cross-entropy of softmax at temperature {self.temperature:g}"
-        return Outlook({}, PlannedDistillation(f"{self.scale:g} * {loss}", "the uncompressed model, unless another one is given"))
+        loss = f"{self.factor:g} * {_WORDS[self.type]}" + ("" if self.type == "mse" else f" at temperature {self.temperature:g}")
+        if self.weight_of_task != 1:
+            loss = f"{self.weight_of_task:g} * the task's loss + {loss}"
+        at = {edit.site: f"compared with {getattr(edit.transform, 'teacher', '')} of the teacher" for edit in edits}
+        return Outlook(at, PlannedDistillation(loss, "the uncompressed model, unless another one is given"))
 
     def loss(self, training: Training, state: State) -> Any:
         """Sum over the model's outputs; RuntimeError before the first training forward."""
-        outputs = training.outputs
-        if outputs is None:
-            raise RuntimeError("knowledge_distillation: the loss was asked for before the model ran in training mode")
-        if len(outputs.student) != len(outputs.teacher):
-            raise ValueError(
-                f"knowledge_distillation: the model has {len(outputs.student)} outputs and the teacher {len(outputs.teacher)}"
-            )
-        total = None
-        for student, teacher in zip(outputs.student, outputs.teacher, strict=True):
-            if tuple(student.shape) != tuple(teacher.shape):
-                raise ValueError(
-                    f"knowledge_distillation: an output of the model has shape {tuple(student.shape)}, "
-                    f"the teacher's {tuple(teacher.shape)}"
-                )
-            term = (
-                mean_squared_error(training.xp, student, teacher)
-                if self.type == "mse"
-                else soft_cross_entropy(training.xp, student, teacher, self.temperature)
-            )
-            total = term if total is None else total + term
-        return None if total is None else self.scale * total
+        total = outputs_loss(self, training, self.algorithm)
+        outputs = None if total is None else self.factor * total
+        if not self.features:
+            return outputs
+        pairs = zip(training.edits, self.features, strict=True)
+        return {"outputs": outputs, "features": sum(pair.weight * _difference(training, edit, pair) for edit, pair in pairs)}
 
 
-def soft_cross_entropy(xp: Any, student: Any, teacher: Any, temperature: float) -> Any:
-    """T^2 * mean over all positions of -sum_c softmax(teacher/T)_c * log_softmax(student/T)_c; classes on the last axis.
+def _difference(training: Training, edit: Edit, pair: FeaturePair) -> Any:
+    """Of the features in the last training forward, in float32."""
+    assert training.outputs is not None and isinstance(edit.transform, Feature)
+    xp = training.xp
+    student, teacher = (xp.cast_like(x, xp.asarray(np.float32(0))) for x in training.outputs.features[edit.key])
+    if pair.loss == "attention":
+        return attention_difference(xp, student, teacher, edit.transform.axis)
+    if edit.transform.channels is not None:
+        student = projected(xp, student, training.variables(edit)["projection"], edit.transform.axis)
+    return mean_squared_error(xp, student, teacher)
 
-    T^2 keeps the gradient's scale when T changes (Hinton et al. 2015, sec. 2.1).
-    """
-    if len(student.shape) not in (2, 3):
-        raise ValueError(
-            "knowledge_distillation: type softmax needs class scores on the last axis of a 2-d or 3-d output, "
-            f"found shape {tuple(student.shape)}: use type mse"
+
+def _node(graph: Graph, scope: str, path: str) -> str:
+    """The one node that a scope is about."""
+    found = sorted(matched_by(scope, [node.name for node in graph.nodes], path))
+    if len(found) > 1:
+        raise ConfigError(f"{path}: {scope!r} matches {len(found)} nodes, {found[0]!r} and {found[1]!r} among them, expected one")
+    return found[0]
+
+
+def _fitted(edit: Edit, pair: FeaturePair, graph: Graph, of_teacher: Graph, path: str) -> Feature:
+    """The edit's transform for this teacher. ConfigError where the shapes of the features differ in more than their channels."""
+    assert isinstance(edit.transform, Feature)
+    name = _node(of_teacher, edit.transform.teacher, f"{path}.teacher")
+    try:
+        mine, other = (g.shape_of(Site(node, "output")) for g, node in ((graph, edit.site.node), (of_teacher, name)))
+    except KeyError as error:
+        raise ConfigError(f"{path}: {error.args[0]} is no tensor that can be compared") from None
+    axis = _channel_axis(graph, len(mine))
+    channels = None
+    if len(mine) != len(other) or any(mine[a] != other[a] for a in range(1, len(mine)) if a != axis):
+        raise ConfigError(
+            f"{path}: {edit.site.node} has shape {mine}, {name} of the teacher {other}: "
+            f"expected shapes that differ in axis {axis}, the channels, only"
         )
-    target = xp.softmax(teacher / temperature, axis=-1)
-    cross_entropy = -xp.sum(target * xp.log_softmax(student / temperature, axis=-1), axis=-1)
-    return temperature**2 * xp.mean(cross_entropy)
+    if pair.loss == "mse" and mine[axis] != other[axis]:
+        channels = other[axis]
+    return edit.transform.model_copy(update={"teacher": name, "axis": axis, "channels": channels})
 
 
-def mean_squared_error(xp: Any, student: Any, teacher: Any) -> Any:
-    return xp.mean(xp.square(student - teacher))
+def _channel_axis(graph: Graph, rank: int) -> int:
+    """1 in tensors like those that the graph's convolutions give, where these have their channels first; else the last axis."""
+    weights = [(node, node.parameter("weight")) for node in graph.nodes if node.op in ("Conv", "ConvTranspose")]
+    first = any(w is not None and len(w.shape) == rank and n.attrs.get("data_format") != "channels_last" for n, w in weights)
+    return 1 if first else rank - 1

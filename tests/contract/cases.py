@@ -50,6 +50,7 @@ RB = {  # the scores' learning rate is high, so that many cross zero within the 
     "params": {"sparsity_target": 0.6, "sparsity_target_epoch": 2, "sparsity_freeze_epoch": 10},
 }
 DISTIL = {"algorithm": "knowledge_distillation", "type": "softmax", "scale": 0.5, "temperature": 3}
+HINTON = {"algorithm": "knowledge_distillation", "type": "kl", "temperature": 2}
 
 
 def _sparse(**params: Any) -> dict[str, Any]:
@@ -93,6 +94,14 @@ def _connected(method: str = "rigl", **params: Any) -> dict[str, Any]:
     moving = {} if method in ("static", "ac_dc", "sr_ste") else {"update_interval": 1, "end": 4, "drop_fraction": 0.4}
     level = {} if ":" in params.get("structure", "") else {"sparsity_target": 0.6}
     return {"algorithm": "dynamic_sparse_training", "params": {"method": method, **level, **moving, **params}}
+
+
+def _corad(kind: str, weight: float = 3, distillation: float = 0.7, **regularization: Any) -> dict[str, Any]:
+    return {
+        "algorithm": "corad",
+        "regularization": {"type": kind, "weight": weight, **regularization},
+        "distillation": {"type": "softmax", "temperature": 2, "weight": distillation, "schedule": "linear", "ramp_epochs": 2},
+    }
 
 
 MOVING = _moving()
@@ -213,8 +222,22 @@ CASES = (
     Case("dst_sr_ste", _connected("sr_ste", structure="1:2", decay=0.2)),
     Case("dst_int8_distillation", [_connected(), INT8, DISTIL]),
     Case("distillation_softmax", DISTIL),
+    Case("distillation_hinton", {**HINTON, "task_weight": 0.3}),
+    Case("distillation_hinton_int8", [INT8, {**HINTON, "task_weight": 0.1}]),
+    Case("distillation_features", {**DISTIL, "features": [{"student": "{re}(?i)relu", "weight": 0.5}]}),
+    Case("distillation_features_projected", [{**DISTIL, "features": [{"student": "{re}(?i)relu", "teacher": "{re}fc2"}]}, INT8]),
     Case("distillation_mse", {"algorithm": "knowledge_distillation", "type": "mse", "scale": 2.0}),
     Case("movement_int8_distillation", [MOVING, INT8, DISTIL]),
+    Case("corad_l1", _corad("l1")),
+    Case("corad_l1_proximal", _corad("l1", proximal_step=0.05, weight=50, schedule="linear", ramp_epochs=2)),
+    Case("corad_group_lasso", _corad("group_lasso", schedule="multistep", multistep_steps=[1], multistep_factors=[0.5, 2])),
+    Case("corad_group_lasso_proximal", _corad("group_lasso", proximal_step=0.05, weight=60, warmup_epochs=1)),
+    Case("corad_entropy_every_step", {**_corad("entropy", schedule="cubic", ramp_epochs=2), "steps_per_epoch": 2}),
+    Case("corad_latency", _corad("latency", delta=0.3, schedule="cubic", ramp_epochs=2)),
+    Case("corad_bit_width_int8", [_corad("bit_width", delta=0.1), INT8]),
+    Case("corad_alone", {"algorithm": "corad", "regularization": {"type": "l1", "weight": 3}}),
+    Case("corad_switched_off", _corad("l1", weight=0, distillation=0)),
+    Case("corad_with_all", [_corad("l1", proximal_step=0.05, weight=50), INT8, SPARSE, DISTIL]),
     Case("all_together", [INT8, SPARSE, DISTIL]),
     Case("pruning_with_all", [INT8, SPARSE, PRUNE, DISTIL]),
     Case("pruning_with_learned_masks_and_all", [PRUNE, RB, {**INT8, "preset": "mixed"}, DISTIL]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -103,14 +104,14 @@ class Reference:
 
     def train_step(self, x: np.ndarray, y: np.ndarray, epoch: int, step: int) -> float:
         out = self.net.forward(x, training=True)
-        forward = Forward(x, out, self.teacher.forward(x, training=False))
+        forward = Forward(x, out, self.teacher.forward(x, False), self.net.transformed, self.teacher.transformed)
         terms = [self._of(algorithm).loss(self.net, algorithm, forward) for algorithm in self.algorithms]
-        loss = float(np.mean((out - y) ** 2)) + sum(term.value for term in terms)
-        g = 2 * (out - y) / out.size + sum(term.by_output for term in terms)
-        weights, variables = self.net.backward(g.astype(np.float32))
+        weight = math.prod(algorithm.weight_of_task for algorithm in self.algorithms)
+        loss = weight * float(np.mean((out - y) ** 2)) + sum(term.value for term in terms)
+        g = weight * 2 * (out - y) / out.size + sum(term.by_output for term in terms)
+        weights, variables = self.net.backward(g.astype(np.float32), [term.by_tensor for term in terms])
         for term in terms:
-            for name, gradient in term.by_weight.items():
-                weights[name] = weights[name] + gradient
+            weights.update({name: weights[name] + gradient for name, gradient in term.by_weight.items()})
         for name, gradient in weights.items():
             self.net.weights[name] = (self.net.weights[name] - RATE * gradient).astype(np.float32)
         for term in terms:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -67,11 +67,17 @@ class ReferenceNet:
         self._w2 = at("fc2.weight", self.weights["fc2.weight"])
         return at("fc2", self._hidden @ self._w2 + at("fc2.bias", self.weights["fc2.bias"]))
 
-    def backward(self, g: np.ndarray) -> tuple[dict[str, np.ndarray], dict[tuple[str, str, str], np.ndarray]]:
-        """Gradients of the weights and of the trainable variables (role, kind, name) for the outputs' gradient `g`."""
+    def backward(
+        self, g: np.ndarray, further: Sequence[Mapping[str, np.ndarray]] = ()
+    ) -> tuple[dict[str, np.ndarray], dict[tuple[str, str, str], np.ndarray]]:
+        """Gradients of the weights and of the trainable variables (role, kind, name) for the outputs' gradient `g`.
+
+        further: gradients by tensors of the net, by role, that terms of the loss add.
+        """
         of_variables: dict[tuple[str, str, str], np.ndarray] = {}
 
         def through(role: str, g: np.ndarray) -> np.ndarray:
+            g = sum((more[role] for more in further if role in more), g)
             for edit, value in reversed(self._tape[role]):
                 kind = edit.transform.kind
                 g, own = VJPS[kind](edit.transform, value, self.variables[role, kind], g)

@@ -57,7 +57,7 @@ class KerasDriver:
     def train_step(self, controller: Any, x: np.ndarray, y: np.ndarray, rate: float) -> float:
         model = controller.model
         with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(tf.square(model(x, training=True) - y)) + controller.loss()
+            loss = controller.total_loss(tf.reduce_mean(tf.square(model(x, training=True) - y)))
         variables = model.trainable_variables
         pairs = zip(tape.gradient(loss, variables), variables, strict=True)
         keras.optimizers.SGD(rate).apply_gradients([(gradient, variable) for gradient, variable in pairs if gradient is not None])

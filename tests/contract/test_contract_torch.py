@@ -62,7 +62,7 @@ class TorchDriver:
     def train_step(self, controller: Any, x: np.ndarray, y: np.ndarray, rate: float) -> float:
         model = controller.model.train()
         optimizer = torch.optim.SGD(model.parameters(), rate)
-        loss = nn.functional.mse_loss(model(torch.from_numpy(x)), torch.from_numpy(y)) + controller.loss()
+        loss = controller.total_loss(nn.functional.mse_loss(model(torch.from_numpy(x)), torch.from_numpy(y)))
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

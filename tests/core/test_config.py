@@ -287,8 +287,11 @@ def test_scopes_of_the_top_level_are_merged_in():
             sparsity(params={"schedule": "multistep", "multistep_steps": [1, 2], "multistep_sparsity_levels": [0.1]}),
             "compression.params.multistep_sparsity_levels: found 1 levels, expected 3",
         ),
-        (distillation(type="mse", temperature=2), "compression.temperature: found with type mse, expected with type softmax"),
-        (distillation(type="kl"), 'compression.type: found "kl", expected one of mse, softmax'),
+        (
+            distillation(type="mse", temperature=2),
+            "compression.temperature: found with type mse, expected with type softmax or kl",
+        ),
+        (distillation(type="hint"), 'compression.type: found "hint", expected one of mse, softmax, kl'),
         (distillation(type="mse", ignored_scopes=[]), "compression.ignored_scopes: unknown key"),
         ({"input_info": {}}, "input_info[0]: the key 'sample_size' is missing"),
         ({"input_info": {"sample_size": [1, 0]}}, "input_info[0].sample_size[1]: found 0"),

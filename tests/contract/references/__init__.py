@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.contract.references import (
     const_sparsity,
+    corad,
     dynamic_sparse_training,
     filter_pruning,
     knowledge_distillation,
@@ -23,4 +24,5 @@ REFERENCES: dict[str, AlgorithmReference] = {
     "dynamic_sparse_training": dynamic_sparse_training.REFERENCE,
     "movement_sparsity": movement_sparsity.REFERENCE,
     "knowledge_distillation": knowledge_distillation.REFERENCE,
+    "corad": corad.REFERENCE,
 }

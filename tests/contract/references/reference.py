@@ -13,21 +13,28 @@ STEPS = 2  # per epoch, in all of the contract's training
 
 @dataclass(frozen=True)
 class Forward:
-    """A forward of the reference net: its input, its output, and the float net's output for the same input."""
+    """A forward of the reference net: its input, its output, and the float net's output for the same input.
+
+    tensors, of_teacher: by role, in both nets.
+    """
 
     x: np.ndarray
     out: np.ndarray
     teacher: np.ndarray
+    tensors: Mapping[str, np.ndarray] = field(default_factory=dict)
+    of_teacher: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Term:
-    """A term of the loss with its gradients by the net's output, by variables, at (role, kind, name), and by raw weights."""
+    """A term of the loss with its gradients: by the net's output, by tensors and by raw weights by their role, by variables at
+    (role, kind, name)."""
 
     value: float
     by_output: np.ndarray | float = 0.0
-    by_variable: Mapping[tuple[str, str, str], np.ndarray] = field(default_factory=dict)
+    by_tensor: Mapping[str, np.ndarray] = field(default_factory=dict)
     by_weight: Mapping[str, np.ndarray] = field(default_factory=dict)
+    by_variable: Mapping[tuple[str, str, str], np.ndarray] = field(default_factory=dict)
 
 
 def _nothing_begins(net: Any, algorithm: Any, epoch: int, step: int | None) -> None:

@@ -1,0 +1,235 @@
+"""CORAD, compactness-oriented regularisation and distillation: loss = task + lambda * regulariser + gamma * distillation.
+
+The definition is this project's own. Both terms have schedules of their own, are logged apart, and cost nothing where their
+weight is 0. l1 and group_lasso may be minimised by proximal steps instead of gradients: after a step of the optimizer the weights
+become prox(w), which makes exact zeros where a subgradient never does.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from nncf_ext import reference, regularizers
+from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, State, Training
+from nncf_ext.algorithms.sparsity import SparsityStatistics, measured, outlook_of_masks, plan_masks
+from nncf_ext.config.corad import CoradConfig, Weighted
+from nncf_ext.config.errors import ConfigError
+from nncf_ext.distillation import check_cache, outputs_loss
+from nncf_ext.edits import MASK, Edit, Plan, Range, Transform, Var
+from nncf_ext.flops import flops
+from nncf_ext.graph import Graph
+from nncf_ext.schedules import Clock, multistep, polynomial
+from nncf_ext.teacher_cache import TeacherCache, write_cache
+
+
+class Shrinkage(Transform):
+    """The weight as it is in training; in inference without what the next proximal step would make zero.
+
+    channel_axis: of the output channels. grouped: these go as a whole.
+    Variables: threshold of the next proximal step, 0 where there is none; regularization and distillation, lambda and gamma,
+    which a traced training step reads anew.
+    """
+
+    kind: Literal["shrinkage"] = "shrinkage"
+    stage: ClassVar[int] = MASK
+    channel_axis: int = 0
+    grouped: bool = False
+
+    def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:
+        return self, {name: Var(np.zeros((), np.float32)) for name in ("threshold", "regularization", "distillation")}
+
+    def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
+        if training:
+            return x
+        size = regularizers.group_norms(xp, x, self.channel_axis) if self.grouped else xp.abs(x)
+        return x * xp.cast_like(size > variables["threshold"], x)
+
+    def shrunk(self, xp: Any, x: Any, threshold: Any) -> Any:
+        """After a proximal step."""
+        if self.grouped:
+            return regularizers.group_soft_threshold(xp, x, threshold, self.channel_axis)
+        return regularizers.soft_threshold(xp, x, threshold)
+
+
+@dataclass(frozen=True)
+class CoradStatistics(SparsityStatistics):
+    """regularizer: its value, without its weight. regularization_weight, distillation_weight: lambda and gamma now."""
+
+    regularizer: float
+    regularization_weight: float
+    distillation_weight: float
+
+
+class Corad(CoradConfig, Algorithm):
+    """State: regularization, distillation (lambda and gamma), and where latencies are counted, latency by node name."""
+
+    transforms: ClassVar[tuple[type[Transform], ...]] = (Shrinkage,)
+    commands: ClassVar[tuple[str, ...]] = ("cache_teacher",)
+
+    @property
+    def needs_teacher(self) -> bool:
+        return self.distillation is not None and self.distillation.weight > 0
+
+    def check_cache(self, cache: TeacherCache) -> None:
+        if self.distillation is not None:
+            check_cache(self.distillation, cache)
+
+    def cache_teacher(self, training: Training, state: State, path: Any, batches: Iterable[Any], top_k: int) -> State:
+        """Run the teacher once over `batches` (of model inputs) and write its answers to a file for `TeacherCache`."""
+        if self.distillation is None:
+            raise ConfigError("corad: the key 'distillation' is missing, expected with a teacher")
+        write_cache(path, training.adapter, training.teacher, batches, top_k, self.distillation.temperature)
+        return state
+
+    def plan(self, graph: Graph, target_device: str) -> Plan:
+        plan = plan_masks(graph, self, self.algorithm, Shrinkage())
+        grouped = self.regularization is not None and self.regularization.type == "group_lasso"
+        edits = []
+        for edit in plan:
+            weight = graph[edit.site.node].parameter("weight")
+            axis = 0 if weight is None or weight.channel_axis is None else weight.channel_axis
+            edits.append(replace(edit, transform=Shrinkage(channel_axis=axis, grouped=grouped)))
+        return replace(plan, edits=tuple(edits))
+
+    def outlook(self, graph: Graph, edits: Sequence[Edit]) -> Outlook:
+        words = "not regularised" if self.regularization is None else f"regularised by {self.regularization.type}"
+        return outlook_of_masks(graph, edits, lambda _: words, None)
+
+    def start(self) -> State:
+        return {"regularization": 0.0, "distillation": 0.0}
+
+    def initialize(self, training: Training, state: State) -> State:
+        kind = None if self.regularization is None else self.regularization.type
+        if kind == "bit_width" and not any(_quantizers(training, edit) for edit in training.edits):
+            raise ConfigError(
+                f"{self.where}.regularization.type: bit_width is about learned ranges, expected quantization beside it"
+            )
+        return {**state, "latency": self._latencies(training.graph)} if kind == "latency" else state
+
+    def step(self, training: Training, clock: Clock, state: State) -> State:
+        """First what is left of the optimizer's last step, the proximal one; then the weights of the terms for this step."""
+        if self._is_proximal and state["regularization"] > 0:
+            for edit in training.edits:
+                assert isinstance(edit.transform, Shrinkage)
+                weight = training.xp.stop_gradient(training.attached.parameter(edit.site))
+                threshold = training.attached.variables(edit)["threshold"]
+                shrunk = edit.transform.shrunk(training.xp, weight, training.xp.cast_like(threshold, weight))
+                training.attached.assign_parameter(edit.site, shrunk)
+        epoch = clock.progress(self.steps_per_epoch or clock.steps_per_epoch)
+        now = {"regularization": level(self.regularization, epoch), "distillation": level(self.distillation, epoch)}
+        if any(state[name] != value for name, value in now.items()):
+            for edit in training.edits:
+                for name, value in now.items():
+                    training.attached.assign(edit, name, np.float32(value))
+                training.attached.assign(edit, "threshold", np.float32(self._threshold(training, edit, now["regularization"])))
+        return {**state, **now}
+
+    def loss(self, training: Training, state: State) -> Mapping[str, Any] | None:
+        """The terms `regularization` (without a gradient where proximal steps minimise it) and `distillation`."""
+        if not training.edits:
+            return None
+        xp, terms = training.xp, {}
+        factors = {name: xp.stop_gradient(value) for name, value in training.variables(training.edits[0]).items()}
+        if self.regularization is not None and self.regularization.weight > 0:
+            term = factors["regularization"] * self._regularizer(training, state)
+            terms["regularization"] = xp.stop_gradient(term) if self._is_proximal else term
+        if self.distillation is not None and self.distillation.weight > 0:
+            difference = outputs_loss(self.distillation, training, self.algorithm)
+            if difference is not None:
+                terms["distillation"] = factors["distillation"] * difference
+        return terms
+
+    def stage(self, clock: Clock, state: State) -> CompressionStage:
+        term = self.regularization or self.distillation
+        now = state["regularization" if self.regularization is not None else "distillation"]
+        if term is None or now >= term.weight * (term.multistep_factors[-1] if term.schedule == "multistep" else 1):
+            return CompressionStage.FULLY_COMPRESSED
+        return CompressionStage.UNCOMPRESSED if now == 0 else CompressionStage.PARTIALLY_COMPRESSED
+
+    def report(self, training: Training, clock: Clock, state: State) -> CoradStatistics:
+        raw = [training.adapter.to_numpy(training.attached.parameter(edit.site)) for edit in training.edits]
+        thresholds = [{"threshold": training.variable(edit, "threshold")} for edit in training.edits]
+        left = [e.transform.apply(reference, w, t, False) for e, w, t in zip(training.edits, raw, thresholds, strict=True)]
+        has_value = self.regularization is not None and training.edits
+        value = float(training.adapter.to_numpy(self._regularizer(training, state))) if has_value else 0.0
+        return CoradStatistics(
+            **measured(training, left),
+            regularizer=value,
+            regularization_weight=state["regularization"],
+            distillation_weight=state["distillation"],
+        )
+
+    @property
+    def _is_proximal(self) -> bool:
+        return self.regularization is not None and self.regularization.proximal_step is not None
+
+    def _threshold(self, training: Training, edit: Edit, weight: float) -> float:
+        """Of a proximal step on `weight` times the regulariser: a factor of each |w|, or of each channel's norm."""
+        if self.regularization is None or self.regularization.proximal_step is None:
+            return 0.0
+        assert isinstance(edit.transform, Shrinkage)
+        shapes = [training.graph.shape_of(each.site) for each in training.edits]
+        own = training.graph.shape_of(edit.site)
+        group = math.prod(own) / own[edit.transform.channel_axis] if edit.transform.grouped else 1
+        return self.regularization.proximal_step * weight * math.sqrt(group) / sum(map(math.prod, shapes))
+
+    def _regularizer(self, training: Training, state: State) -> Any:
+        settings, xp = self.regularization, training.xp
+        assert settings is not None
+        weights = [training.attached.parameter(edit.site) for edit in training.edits]
+        axes = [edit.transform.channel_axis for edit in training.edits if isinstance(edit.transform, Shrinkage)]
+        if settings.type == "l1":
+            return regularizers.l1(xp, weights)
+        if settings.type == "group_lasso":
+            return regularizers.group_lasso(xp, weights, axes)
+        if settings.type == "entropy":
+            return regularizers.entropy(xp, weights, settings.delta)
+        if settings.type == "latency":
+            times = [sum(state["latency"].get(site.node, 0.0) for site in edit.sites) for edit in training.edits]
+            return regularizers.latency(xp, weights, axes, times, settings.delta)
+        quantized = [(q, edit) for edit in training.edits for q in _quantizers(training, edit)]
+        grids = [q.transform.grid(xp, training.variables(q)) for q, _ in quantized]  # type: ignore[attr-defined]
+        sizes = [math.prod(training.graph.shape_of(edit.site)) for _, edit in quantized]
+        return regularizers.bit_width(xp, [grid.step * grid.intervals for grid in grids], sizes, settings.delta)
+
+    def _latencies(self, graph: Graph) -> dict[str, float]:
+        """By node name. ConfigError where the table is none, or has no number for a layer that is regularised."""
+        assert self.regularization is not None
+        if self.regularization.latency_table is None:
+            return {name: float(count) for name, count in flops(graph).items()}
+        where, path = f"{self.where}.regularization.latency_table", Path(self.regularization.latency_table)
+        try:
+            table = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{where}: {path} cannot be read as JSON: {error}") from None
+        wrong = not isinstance(table, dict) or any(isinstance(v, bool) or not isinstance(v, int | float) for v in table.values())
+        if wrong or any(v < 0 for v in table.values()):
+            raise ConfigError(f"{where}: {path}: expected an object with a number, 0 or more, by node name")
+        unknown = next((name for name in table if name not in graph.by_name), None)
+        if unknown is not None:
+            raise ConfigError(f"{where}: {path}: {unknown!r} is no node of the model")
+        return {name: float(value) for name, value in table.items()}
+
+
+def level(term: Weighted | None, epoch: float) -> float:
+    """The factor of a term after `epoch` epochs."""
+    if term is None or epoch < term.warmup_epochs:
+        return 0.0
+    if term.schedule == "multistep":
+        return term.weight * multistep(term.multistep_steps, term.multistep_factors, epoch)
+    if term.schedule == "constant":
+        return term.weight
+    power = 1 if term.schedule == "linear" else 3
+    return polynomial(0.0, term.weight, epoch - term.warmup_epochs, term.ramp_epochs, power, concave=True)
+
+
+def _quantizers(training: Training, edit: Edit) -> list[Edit]:
+    """Those with learned ranges at the edit's site."""
+    return [each for each in training.attached.plan.at(edit.site) if each.transform.has_grid]

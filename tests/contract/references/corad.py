@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from nncf_ext import reference as xp
+from tests.contract.references.reference import STEPS, AlgorithmReference, Forward, Term
+
+KIND = "shrinkage"
+LN2 = math.log(2)
+
+
+def _weights(net: Any) -> dict[str, np.ndarray]:
+    return {role: net.weights[role] for role in ("fc1.weight", "fc2.weight")}
+
+
+def _factor(term: Any, epoch: float) -> float:
+    if term is None or epoch < term.warmup_epochs:
+        return 0.0
+    if term.schedule == "multistep":
+        return term.weight * term.multistep_factors[sum(epoch >= step for step in term.multistep_steps)]
+    if term.schedule == "constant":
+        return term.weight
+    x = min((epoch - term.warmup_epochs) / term.ramp_epochs, 1)
+    return term.weight * (x if term.schedule == "linear" else 1 - (1 - x) ** 3)
+
+
+def _begins(net: Any, algorithm: Any, epoch: int, step: int | None) -> None:
+    if step is None:
+        return
+    settings, weights = algorithm.regularization, _weights(net)
+    step_size = getattr(settings, "proximal_step", None) or 0
+    for role, weight in weights.items():
+        threshold = net.variables[role, KIND]["threshold"]
+        if settings.type == "group_lasso":  # channels are columns
+            norms = np.linalg.norm(weight, axis=0)
+            net.weights[role] = (weight * np.maximum(0, 1 - threshold / norms.clip(1e-12))).astype(np.float32)
+        else:
+            net.weights[role] = (np.sign(weight) * np.maximum(np.abs(weight) - threshold, 0)).astype(np.float32)
+    known = algorithm.steps_per_epoch is not None or epoch > 0
+    passed = epoch + (step / STEPS if known else 0)
+    count = sum(weight.size for weight in weights.values())
+    for role, weight in weights.items():
+        group = len(weight) if settings.type == "group_lasso" else 1
+        net.variables[role, KIND] = {
+            "regularization": np.float32(_factor(settings, passed)),
+            "distillation": np.float32(_factor(algorithm.distillation, passed)),
+            "threshold": np.float32(step_size * _factor(settings, passed) * math.sqrt(group) / count),
+        }
+
+
+def _regularizer(net: Any, settings: Any) -> tuple[float, dict[str, np.ndarray], dict[Any, np.ndarray]]:
+    """Its value, and its gradients by weights and by variables."""
+    weights = _weights(net)
+    count, delta = sum(weight.size for weight in weights.values()), settings.delta
+    if settings.type == "l1":
+        return sum(np.abs(w).sum() for w in weights.values()) / count, {r: np.sign(w) / count for r, w in weights.items()}, {}
+    if settings.type == "entropy":
+        value = sum(np.log2(1 + np.abs(w) / delta).sum() for w in weights.values()) / count
+        return value, {r: np.sign(w) / LN2 / (delta + np.abs(w)) / count for r, w in weights.items()}, {}
+    if settings.type == "group_lasso":
+        norms = {role: np.linalg.norm(weight, axis=0) for role, weight in weights.items()}
+        value = sum(math.sqrt(len(weights[role])) * n.sum() for role, n in norms.items()) / count
+        return value, {r: math.sqrt(len(w)) * w / norms[r].clip(1e-12) / count for r, w in weights.items()}, {}
+    if settings.type == "latency":  # operations: two for every weight
+        value, by_weight = 0.0, {}
+        for role, w in weights.items():
+            r = np.sqrt((w**2).mean(0)).clip(1e-12)
+            value += w.size / count * np.mean(r / (r + delta))
+            by_weight[role] = w.size / count / w.shape[1] * delta / (r + delta) ** 2 * w / (len(w) * r)
+        return value, by_weight, {}
+    value, by_variable = 0.0, {}
+    for role, weight in weights.items():
+        (transform,) = [edit.transform for edit in net.edits[role] if edit.transform.kind == "quantizer"]
+        lowest, highest = transform.levels
+        scale, share = net.variables[role, "quantizer"]["scale"], (highest - lowest) / highest
+        span = np.abs(scale) * share
+        value += weight.size / count * np.mean(np.log2(1 + span / delta))
+        slope = weight.size / count / scale.size / LN2 / (delta + span) * share * np.sign(scale)
+        by_variable[role, "quantizer", "scale"] = slope
+    return value, {}, by_variable
+
+
+def _loss(net: Any, algorithm: Any, forward: Forward) -> Term:
+    factors = net.variables["fc1.weight", KIND]
+    settings, matching = algorithm.regularization, algorithm.distillation
+    value, by_weight, by_variable = _regularizer(net, settings)
+    strength = factors["regularization"]
+    if settings.proximal_step is not None:
+        by_weight = {}
+    total, by_output = strength * value, np.zeros_like(forward.out)
+    if matching is not None:
+        t, gamma = matching.temperature, factors["distillation"]
+        p, q = xp.softmax(forward.teacher / t), xp.softmax(forward.out / t)
+        total += gamma * t**2 * float(np.mean(-np.sum(p * np.log(q), -1)))
+        by_output = gamma * t * (q - p) / len(q)
+    return Term(
+        float(total),
+        by_output,
+        by_weight={role: strength * gradient for role, gradient in by_weight.items()},
+        by_variable={at: strength * gradient for at, gradient in by_variable.items()},
+    )
+
+
+def _looks_on(transform: Any, x: np.ndarray, variables: Any, g: np.ndarray) -> Any:
+    return g, {}
+
+
+REFERENCE = AlgorithmReference(begins=_begins, loss=_loss, vjps={KIND: _looks_on})

@@ -109,6 +109,8 @@ def draw(runs: Sequence[ComparedRun], path: Path) -> Path:
             axes.scatter(*at, color="#4a7fb5" if at in front else "#b0b0b0", zorder=2)
             axes.annotate(run.name, at, textcoords="offset points", xytext=(5, 5), fontsize=8)
         axes.set(xlabel=label, ylabel="accuracy", xscale="log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("{x:g}")
         axes.margins(0.2)
         axes.grid(alpha=0.3)
         axes.legend(loc="lower right")

@@ -1,4 +1,4 @@
-"""The command line: nncf-ext validate | schema | demo | inspect | plot | compare."""
+"""The command line: nncf-ext validate | schema | demo | inspect | plot | compare | pack | unpack."""
 
 from __future__ import annotations
 
@@ -71,8 +71,18 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--output", type=Path, default=Path("compare.png"), metavar="FILE.png", help="default: %(default)s")
     compare.set_defaults(run=_compare)
 
-    inspect = commands.add_parser("inspect", help="show per layer what was compressed")
-    inspect.add_argument("path", type=Path, metavar="RUN_OR_CHECKPOINT", help="a checkpoint, or a folder with one")
+    pack = commands.add_parser("pack", help="code the weights of a .safetensors or .onnx file to the bit")
+    pack.add_argument("file", type=Path, metavar="MODEL")
+    pack.add_argument("--output", type=Path, metavar="FILE.ncp", help="default: beside MODEL")
+    pack.set_defaults(run=_pack)
+
+    unpack = commands.add_parser("unpack", help="write the .safetensors or .onnx file that a packed file holds")
+    unpack.add_argument("file", type=Path, metavar="FILE.ncp")
+    unpack.add_argument("--output", type=Path, metavar="MODEL", help="default: beside FILE.ncp")
+    unpack.set_defaults(run=_unpack)
+
+    inspect = commands.add_parser("inspect", help="show per layer what was compressed, or how a packed file is coded")
+    inspect.add_argument("path", type=Path, metavar="RUN_OR_FILE", help="a checkpoint, a folder with one, or a packed file")
     inspect.set_defaults(run=_inspect)
     return parser
 
@@ -146,7 +156,29 @@ def _compare(options: argparse.Namespace) -> int:
     return 0
 
 
+def _pack(options: argparse.Namespace) -> int:
+    from nncf_ext.packed import pack_file
+
+    target = options.output or options.file.with_suffix(".ncp")
+    pack_file(options.file, target)
+    before, after = options.file.stat().st_size, target.stat().st_size
+    print(f"{target}: {after:,} bytes, {before / after:.2f} times smaller")
+    return 0
+
+
+def _unpack(options: argparse.Namespace) -> int:
+    from nncf_ext.packed import unpack_file
+
+    print(unpack_file(options.file, options.output))
+    return 0
+
+
 def _inspect(options: argparse.Namespace) -> int:
+    if options.path.suffix == ".ncp":
+        from nncf_ext.packed.inspection import describe_packed
+
+        Console(markup=False).print(describe_packed(options.path))
+        return 0
     from nncf_ext.inspection import describe, find_checkpoint
 
     console = Console(markup=False)  # the names of layers have [brackets]

@@ -1,0 +1,109 @@
+"""Writing packed files: tensor by tensor, so that one at a time is in memory."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from nncf_ext.packed.coding import Coded, coded
+from nncf_ext.packed.layout import BITS, MAGIC, NAMES, PREFIX, SIGNS, VERSION
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Integers times scales: codes * step, in float32. step: broadcastable to codes."""
+
+    codes: np.ndarray
+    step: np.ndarray
+
+
+class PackedWriter:
+    """`with PackedWriter(path) as file: file.add(name, array)`. The file is there, whole, if the block ends without an error."""
+
+    def __init__(self, path: str | os.PathLike[str]):
+        if importlib.util.find_spec("constriction") is None:
+            raise ValueError("packing: constriction is not installed: pip install constriction")
+        self._path = Path(path)
+        self._temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        self._tensors: dict[str, Any] = {}
+        self.metadata: dict[str, Any] = {}
+
+    def __enter__(self) -> PackedWriter:
+        self._file = self._temporary.open("wb")
+        self._file.write(bytes(PREFIX))
+        return self
+
+    def add(self, name: str, value: np.ndarray | Scaled, dtype: str | None = None) -> None:
+        """dtype: its name, where `value` holds the bits of a type that numpy lacks. ValueError for a name that is there."""
+        if name in self._tensors:
+            raise ValueError(f"{name}: found twice, expected every tensor once")
+        if isinstance(value, Scaled):
+            record = {"shape": list(value.codes.shape), "dtype": "F32", "codec": "scaled"}
+            record["codes"], record["step"] = self._record(value.codes), self._record(value.step.astype(np.float32))
+        else:
+            record = self._record(value, dtype)
+        self._tensors[name] = record
+
+    def _record(self, array: np.ndarray, dtype: str | None = None) -> dict[str, Any]:
+        array = np.asarray(array)
+        if not array.flags.c_contiguous:
+            array = np.ascontiguousarray(array)
+        name = dtype or NAMES[array.dtype]
+        return {"shape": list(array.shape), "dtype": name, **self._written(coded(_without_negative_zeros(array, name)))}
+
+    def _written(self, code: Coded) -> dict[str, Any]:
+        parts = []
+        for part in code.parts:
+            parts.append([self._file.tell(), len(part), zlib.crc32(part)])
+            self._file.write(part)
+        values = {} if code.values is None else {"values": self._written(code.values)}
+        return {"codec": code.codec, **code.details, "parts": parts, **values}
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            if kind is None:
+                index = json.dumps({"tensors": self._tensors, "metadata": self.metadata}, separators=(",", ":")).encode()
+                stored = zlib.compress(index, 9)
+                offset = self._file.tell()
+                self._file.write(stored)
+                self._file.seek(0)
+                check = zlib.crc32(stored)
+                self._file.write(MAGIC + struct.pack("<IQQII", VERSION, offset, len(stored), len(index), check))
+            self._file.close()
+            if kind is None:
+                self._temporary.replace(self._path)
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+
+def _without_negative_zeros(array: np.ndarray, dtype: str) -> np.ndarray:
+    """A masked weight is often -0.0: a bit of its own for each zero, which says nothing."""
+    sign = SIGNS.get(dtype)
+    if sign is None:
+        return array
+    bits = array.view(BITS[array.dtype.itemsize])
+    negative = bits == sign
+    return np.where(negative, bits.dtype.type(0), bits).view(array.dtype) if negative.any() else array
+
+
+def pack_arrays(
+    path: str | os.PathLike[str],
+    arrays: Mapping[str, np.ndarray | Scaled] | Iterable[tuple[str, np.ndarray | Scaled]],
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Write arrays by name to a packed file. metadata: JSON data that goes with them."""
+    with PackedWriter(path) as file:
+        pairs: Any = arrays.items() if isinstance(arrays, Mapping) else arrays
+        for name, array in pairs:
+            file.add(name, array)
+        file.metadata = dict(metadata or {})

@@ -117,19 +117,18 @@ def _sparse(bits: np.ndarray, shorter_than: int) -> Coded | None:
         run[np.cumsum(fillers + 1) - 1] = between % LONGEST_GAP
         runs.append(run)
         numbers.append(own[at])
-    tally = np.bincount(np.concatenate(runs), minlength=2)
     count = sum(number.size for number in numbers)
-    as_bits = entropy_bits(np.array([bits.size - count, count])) / 8 + 4
-    positions = "runs" if entropy_bits(tally) / 8 + 2 * tally.size < as_bits else "bits"
-    found = Coded("sparse", details={"positions": positions, "numbers": [number.size for number in numbers]})
-    if positions == "runs":
-        table = frequencies(np.maximum(tally, 1))
-        found.details["runs"] = [run.size for run in runs]
-        streams: Iterator[np.ndarray] = iter(runs)
+    tally = np.bincount(np.concatenate(runs), minlength=2)
+    of_runs, of_bits = frequencies(np.maximum(tally, 1)), frequencies(np.maximum([bits.size - count, count], 1))
+    stored = zlib.compress(of_runs.tobytes(), 9)
+    as_bits = entropy_bits(np.array([bits.size - count, count])) / 8 + of_bits.nbytes
+    if entropy_bits(tally) / 8 + len(stored) < as_bits:
+        found = Coded("sparse", [stored], {"positions": "runs", "runs": [run.size for run in runs]})
+        found.parts += [_encoded(run, model_of(of_runs)) for run in runs]
     else:
-        table = frequencies(np.maximum([bits.size - count, count], 1))
-        streams = ((bits[part] != 0).astype(np.int32) for part in chunks(bits.size))
-    found.parts = [table.tobytes(), *(_encoded(stream, model_of(table)) for stream in streams)]
+        found = Coded("sparse", [of_bits.tobytes()], {"positions": "bits"})
+        found.parts += [_encoded((bits[part] != 0).astype(np.int32), model_of(of_bits)) for part in chunks(bits.size)]
+    found.details["numbers"] = [number.size for number in numbers]
     if found.size >= shorter_than:
         return None
     found.values = coded(np.concatenate(numbers), sparse=False)

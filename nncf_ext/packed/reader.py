@@ -271,7 +271,7 @@ def _positions(parts: list[bytes], count: int, record: Any) -> Iterator[np.ndarr
     lengths, numbers = _lengths(count), record["numbers"]
     counts = record["runs"] if record["positions"] == "runs" else lengths
     _expect(len(counts) == len(numbers) == len(lengths) == len(parts) - 1, "it has a wrong number of parts")
-    table = _table(parts[0])
+    table = _table(_inflated(parts[0], 2 * (LONGEST_GAP + 1)) if record["positions"] == "runs" else parts[0])
     _expect(2 <= table.size <= LONGEST_GAP + 1, "its frequencies are wrong")
     for length, number, symbols, part in zip(lengths, numbers, counts, parts[1:], strict=True):
         _expect(type(symbols) is type(number) is int and 0 <= number <= symbols <= length, "its counts are wrong")

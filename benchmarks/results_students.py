@@ -18,8 +18,9 @@ SMALL = (8, 16, 24, 32)  # widths of the students' network, a quarter to a sixth
 LABELS, LABELLED, UNLABELLED = 4, 32, 32  # labelled images of each digit; images of both kinds in a batch
 STEPS, TEACHER_STEPS, EPOCH = 400, 320, 20  # EPOCH: steps after which the schedules are told of another one
 CUT_STEPS = 100  # that a network takes after its smallest weights were cut
-RATE, FALL = 0.05, 0.3  # the learning rate, and what it is multiplied with in each epoch of FALLS
-FALLS = (12, 16)
+RATE, FALL = 0.05, 0.3  # the learning rate, and what it is multiplied with when the shares FALLS of the steps are done
+FALLS = (0.6, 0.8)
+FALL_EPOCHS = [round(share * STEPS / EPOCH) for share in FALLS]
 SHARE = 0.05  # of weights that may stay where networks are compared at one size
 UNKNOWN = -1  # the label of an image without one
 
@@ -31,7 +32,7 @@ REGULARIZATION = {  # a proximal step is as large as one of the optimizer: it fa
     "proximal_step": RATE,
     "warmup_epochs": 2,
     "schedule": "multistep",
-    "multistep_steps": FALLS,
+    "multistep_steps": FALL_EPOCHS,
     "multistep_factors": [1, FALL, FALL**2],
 }
 
@@ -43,7 +44,7 @@ TAUGHT = {"algorithm": "corad", "distillation": TERM}
 @dataclass(frozen=True)
 class Student:
     """How one is trained. unlabelled: whether it sees images without labels too. share: of its weights that stay, the largest of
-    all layers together, when the training is through; then come CUT_STEPS more, with a teacher where it had one. None: all stay."""
+    all layers together, when the training is through; then come CUT_STEPS more, with a teacher if it had one. None: all stay."""
 
     compression: tuple[Mapping[str, Any], ...] = ()
     unlabelled: bool = False
@@ -63,7 +64,12 @@ class Student:
 MAGNITUDE = {
     "algorithm": "magnitude_sparsity",
     "sparsity_init": 0.2,
-    "params": {"power": 3, "sparsity_target": 1 - SHARE, "sparsity_target_epoch": FALLS[0], "sparsity_freeze_epoch": FALLS[0]},
+    "params": {
+        "power": 3,
+        "sparsity_target": 1 - SHARE,
+        "sparsity_target_epoch": FALL_EPOCHS[0],
+        "sparsity_freeze_epoch": FALL_EPOCHS[0],
+    },
 }
 STUDENTS = {
     "alone": Student(),

@@ -14,15 +14,30 @@ from nncf_ext_tensorflow import create_compressed_model, create_compression_call
 from nncf_ext_tensorflow.demo import digits_net
 
 from benchmarks.contest import Result, report_result
-from benchmarks.results_students import CUT_STEPS, EPOCH, FALL, FALLS, RATE, SMALL, STUDENTS, UNKNOWN, Batches, Student, cut, left
+from benchmarks.results_students import (
+    CUT_STEPS,
+    EPOCH,
+    FALL,
+    FALLS,
+    RATE,
+    SMALL,
+    STEPS,
+    STUDENTS,
+    TEACHER_STEPS,
+    UNKNOWN,
+    Batches,
+    Student,
+    cut,
+    left,
+)
 from nncf_ext import NNCFConfig
 
 INPUT = {"sample_size": [1, 8, 8, 1]}
 
 
-def train(model: keras.Model, batches: Iterable[tuple[np.ndarray, np.ndarray]], ctrl: Any = None) -> None:
+def train(model: keras.Model, batches: Iterable[tuple[np.ndarray, np.ndarray]], steps: int, ctrl: Any = None) -> None:
     rates: Any = keras.optimizers.schedules.PiecewiseConstantDecay(
-        [FALLS[0] * EPOCH, FALLS[1] * EPOCH], [RATE, FALL * RATE, FALL**2 * RATE]
+        [round(share * steps) for share in FALLS], [RATE, FALL * RATE, FALL**2 * RATE]
     )
     optimizer = keras.optimizers.SGD(rates, momentum=0.9, weight_decay=5e-4)
     model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=UNKNOWN))
@@ -50,7 +65,7 @@ def accuracy(model: Any, data: Any) -> float:
 def graduate(student: Student, teacher: keras.Model, batches: Batches, seed: int) -> dict[str, float]:
     keras.utils.set_random_seed(seed)
     ctrl, model = create_compressed_model(digits_net(SMALL), NNCFConfig.from_dict(student.config(INPUT)), teacher=teacher)
-    train(model, batches.of(student), ctrl)
+    train(model, batches.of(student), STEPS, ctrl)
     plain = ctrl.strip()
     weights = [variable for variable in plain.trainable_variables if len(variable.shape) > 1]
     if student.share is not None:
@@ -58,7 +73,7 @@ def graduate(student: Student, teacher: keras.Model, batches: Batches, seed: int
             weight.assign(value)
         config = NNCFConfig.from_dict(student.config_after_the_cut(INPUT))
         ctrl, model = create_compressed_model(plain, config, teacher=teacher)
-        train(model, batches.of(student, CUT_STEPS), ctrl)
+        train(model, batches.of(student, CUT_STEPS), CUT_STEPS, ctrl)
         plain = ctrl.strip(do_copy=False)
     return {"accuracy": accuracy(plain, batches.data), "left": left([w.numpy() for w in weights])}
 
@@ -68,7 +83,7 @@ def results(seed: int) -> Result:
     tf.config.threading.set_inter_op_parallelism_threads(1)
     keras.utils.set_random_seed(seed)
     batches, teacher = Batches(seed), digits_net()
-    train(teacher, batches.of_teacher())
+    train(teacher, batches.of_teacher(), TEACHER_STEPS)
     found = {name: graduate(student, teacher, batches, seed) for name, student in STUDENTS.items()}
     return {"teacher": accuracy(teacher, batches.data), "students": found}
 

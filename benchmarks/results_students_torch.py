@@ -13,15 +13,30 @@ from nncf_ext_torch.demo import DigitsNet
 from torch import nn
 
 from benchmarks.contest import Result, report_result
-from benchmarks.results_students import CUT_STEPS, EPOCH, FALL, FALLS, RATE, SMALL, STUDENTS, UNKNOWN, Batches, Student, cut, left
+from benchmarks.results_students import (
+    CUT_STEPS,
+    EPOCH,
+    FALL,
+    FALLS,
+    RATE,
+    SMALL,
+    STEPS,
+    STUDENTS,
+    TEACHER_STEPS,
+    UNKNOWN,
+    Batches,
+    Student,
+    cut,
+    left,
+)
 from nncf_ext import NNCFConfig
 
 INPUT = {"sample_size": [1, 1, 8, 8]}
 
 
-def train(model: nn.Module, batches: Iterable[tuple[np.ndarray, np.ndarray]], ctrl: Any = None) -> None:
+def train(model: nn.Module, batches: Iterable[tuple[np.ndarray, np.ndarray]], steps: int, ctrl: Any = None) -> None:
     optimizer = torch.optim.SGD(model.parameters(), RATE, momentum=0.9, weight_decay=5e-4)
-    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [FALLS[0] * EPOCH, FALLS[1] * EPOCH], FALL)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [round(share * steps) for share in FALLS], FALL)
     model.train()
     for step, (images, labels) in enumerate(batches):
         if ctrl is not None:
@@ -45,7 +60,7 @@ def accuracy(model: nn.Module, data: Any) -> float:
 def graduate(student: Student, teacher: nn.Module, batches: Batches, seed: int) -> dict[str, float]:
     torch.manual_seed(seed)
     ctrl, model = create_compressed_model(DigitsNet(SMALL), NNCFConfig.from_dict(student.config(INPUT)), teacher=teacher)
-    train(model, batches.of(student), ctrl)
+    train(model, batches.of(student), STEPS, ctrl)
     plain = ctrl.strip()
     weights = [parameter for parameter in plain.parameters() if parameter.ndim > 1]
     if student.share is not None:
@@ -55,7 +70,7 @@ def graduate(student: Student, teacher: nn.Module, batches: Batches, seed: int) 
                 weight.copy_(torch.from_numpy(value))
         config = NNCFConfig.from_dict(student.config_after_the_cut(INPUT))
         ctrl, model = create_compressed_model(plain, config, teacher=teacher)
-        train(model, batches.of(student, CUT_STEPS), ctrl)
+        train(model, batches.of(student, CUT_STEPS), CUT_STEPS, ctrl)
         plain = ctrl.strip(do_copy=False)
     return {"accuracy": accuracy(plain, batches.data), "left": left([w.detach().numpy() for w in weights])}
 
@@ -64,7 +79,7 @@ def results(seed: int) -> Result:
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     batches, teacher = Batches(seed), DigitsNet()
-    train(teacher, batches.of_teacher())
+    train(teacher, batches.of_teacher(), TEACHER_STEPS)
     found = {name: graduate(student, teacher.eval(), batches, seed) for name, student in STUDENTS.items()}
     return {"teacher": accuracy(teacher, batches.data), "students": found}
 

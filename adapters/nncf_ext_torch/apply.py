@@ -56,6 +56,7 @@ class Applied:
         self.edit = edit
         self.variables = variables
         self.enabled = True
+        self.looks_on = edit.transform.looks_on  # an export puts markers in place of edits
         self.passed: torch.Tensor | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -64,7 +65,7 @@ class Applied:
     def __call__(self, x: torch.Tensor, training: bool) -> torch.Tensor:
         if not self.enabled:
             return x
-        if self.edit.transform.looks_on:
+        if self.looks_on:
             if training:
                 self.passed = x
             return x

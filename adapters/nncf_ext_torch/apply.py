@@ -57,7 +57,7 @@ class Applied:
         self.edit = edit
         self.variables = variables
         self.enabled = True
-        self.looks_on = edit.transform.looks_on
+        self.looks_on = edit.transform.looks_on  # an export puts markers in place of edits
         self.passed: torch.Tensor | None = None
 
     def __getstate__(self) -> dict[str, Any]:

@@ -233,6 +233,7 @@ CASES = (
     Case("corad_group_lasso", _corad("group_lasso", schedule="multistep", multistep_steps=[1], multistep_factors=[0.5, 2])),
     Case("corad_group_lasso_proximal", _corad("group_lasso", proximal_step=0.05, weight=60, warmup_epochs=1)),
     Case("corad_entropy_every_step", {**_corad("entropy", schedule="cubic", ramp_epochs=2), "steps_per_epoch": 2}),
+    Case("corad_l0", {**_corad("l0", schedule="cubic", ramp_epochs=2), "compression_lr_multiplier": 40}),
     Case("corad_latency", _corad("latency", delta=0.3, schedule="cubic", ramp_epochs=2)),
     Case("corad_bit_width_int8", [_corad("bit_width", delta=0.1), INT8]),
     Case("corad_alone", {"algorithm": "corad", "regularization": {"type": "l1", "weight": 3}}),

@@ -20,6 +20,7 @@ BENCHMARKS = (
     "channel_groups",
     "hawq",
     "attach_growth",
+    "soups",
 )
 
 

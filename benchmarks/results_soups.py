@@ -171,6 +171,7 @@ def compared(
         for number, rate in enumerate(FINE_RATES):
             adapter.load_tensors(model, start)
             fine_tune(model, rate, 100 * (seed + 1) + number)
+            adapter.adapt_batchnorm(model, batches())  # as for soups: else a gain could be that
             ingredients.append({name: np.array(value) for name, value in adapter.tensors(model).items()})
             alone.append((evaluate(model), test(model)))
         rows = {

@@ -8,6 +8,7 @@ PICTURES = {
     "pytorch_quickstart.ipynb": 4,  # the digits, the curves, the histograms, the sizes
     "filter_pruning_pytorch.ipynb": 3,  # the curves, the widths of the layers, the sizes and times
     "mixed_precision_pytorch.ipynb": 2,  # the bits of the layers, the comparison
+    "soups_pytorch.ipynb": 1,  # the runs, the soups and the shares
 }
 
 

@@ -24,7 +24,7 @@ class Soup:
 
     tensors: by name, as in a checkpoint. state: the compression state, None for plain models. shares: of the ingredients, by
     their label; of a soup learned by layer, the mean over its layers. score: what `evaluate` says of it; scores: of the
-    ingredients alone, by their label. Both are empty where nothing was evaluated.
+    ingredients alone, by their label. None where nothing was evaluated.
     """
 
     tensors: Mapping[str, np.ndarray]

@@ -203,6 +203,23 @@ def test_greedy_from_the_command_line(files, tmp_path, capsys, monkeypatch):
     assert "BatchNorm statistics were averaged (blocks.0.bn1.running_var" in capsys.readouterr().out
 
 
+def test_sparse_soups_between_pruning_rounds(pretrained, tmp_path):
+    """docs/soups.md: prune, train copies under that mask, average, prune on from the soup."""
+    ctrl, model = compressed(pretrained)
+    masks = []
+    for level in (0.5, 0.7):
+        ctrl.set_sparsity_level(level)
+        ctrl.save_checkpoint(tmp_path / "start.safetensors")
+        for seed in range(2):
+            ctrl.load_checkpoint(tmp_path / "start.safetensors")
+            fit(model, 0.02, seed, epochs=1)
+            ctrl.save_checkpoint(tmp_path / f"{seed}.safetensors")
+        soup = make_soup(model, [tmp_path / f"{seed}.safetensors" for seed in range(2)], batches=inputs)
+        masks.append(soup.tensors["head.nncf_ext_weight_mask_mask"])
+        assert ctrl.statistics().magnitude_sparsity.sparsity_level_for_layers == pytest.approx(level, abs=0.001)
+    assert accuracy(model) > 0.5 and masks[1].sum() < masks[0].sum()
+
+
 # averages over one training
 
 

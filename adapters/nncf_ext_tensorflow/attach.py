@@ -15,6 +15,7 @@ from nncf_ext.graph import Site
 from nncf_ext_tensorflow import keras_private, xp
 from nncf_ext_tensorflow.apply import Patch
 from nncf_ext_tensorflow.dense_gradients import DenseGradients
+from nncf_ext_tensorflow.naming import names_in
 from nncf_ext_tensorflow.saving import CompressedModel, input_specs, refuse_compressed, serialize_as_compressed
 from nncf_ext_tensorflow.trace import KerasTrace, trace
 from nncf_ext_tensorflow.variables import HOLDER, TransformVariables
@@ -120,6 +121,11 @@ class KerasAttached:
 
     def tensor_names(self, edit: Edit) -> dict[str, str]:
         return {name: f"{HOLDER}/{variable.name}" for name, variable in self._holder.of(edit).items()}
+
+    def parameter_names(self, edit: Edit) -> list[str]:
+        sites = [site for site in edit.sites if site.is_parameter]
+        names = names_in(self.model).variables if sites else {}
+        return list(dict.fromkeys(names[id(self._variable(site))] for site in sites))
 
     def assign(self, edit: Edit, name: str, value: Any) -> None:
         self._holder.of(edit)[name].assign(value)

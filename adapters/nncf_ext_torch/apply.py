@@ -95,6 +95,10 @@ class TorchAttached:
         owner = next(name for name, module in self.model.named_modules() if module is variables.owner)
         return {name: f"{owner}.{attribute}".lstrip(".") for name, attribute in variables.attributes.items()}
 
+    def parameter_names(self, edit: Edit) -> list[str]:
+        ours = {id(module._parameters[name]) for s in edit.sites if s.is_parameter for module, name in [self._parameters[s]]}
+        return [name for name, p in self.model.named_parameters(remove_duplicate=False) if id(p) in ours]
+
     def assign(self, edit: Edit, name: str, value: Any) -> None:
         variable = self._of(edit).variables[name]
         value = torch.as_tensor(value, device=variable.device)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from benchmarks import results_soups
 from benchmarks.results import FILTERS, HEADER, INT8, Row, cells
 from benchmarks.results_students import LABELLED, STUDENTS, UNKNOWN, UNLABELLED, Batches, cut, left, lines
 from benchmarks.results_torch import digits
@@ -42,3 +43,13 @@ def test_targets_of_students():
     rows = {row[0]: row for row in lines([seed])}
     assert rows["alone"][4] == "20.00" and rows["distilled"][5] == "half of alone: met"
     assert rows["CORAD"][5] == "above either term alone: missed"
+
+
+def test_soups_are_compared_with_the_best_ingredient_of_their_seed():
+    def seed(best, soup):
+        rows = {"best ingredient": (0.9, best), "greedy": (0.95, soup)}
+        return {kind: rows for kind in results_soups.KINDS}
+
+    table = results_soups.lines([seed(0.90, 0.92), seed(0.94, 0.93)])
+    assert table[0][1:] == ["best ingredient", "90.00", "92.00", "+0.00", "+0.00"]
+    assert table[1][1:] == ["greedy", "95.00", "92.50", "+0.50", "-1.00"]

@@ -15,6 +15,7 @@ BENCHMARKS = (
     "qat_step",
     "qat_step_keras",
     "mask_step",
+    "sparse_training",
     "export_latency",
     "pruned_latency",
     "channel_groups",

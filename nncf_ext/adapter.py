@@ -69,6 +69,23 @@ class Attached(Protocol):
 
     def enabled(self, edit: Edit) -> bool: ...
 
+    def request_dense_gradients(self, edits: Iterable[Edit], arrived: Callable[[], None]) -> None:
+        """Have the next optimizer step keep the gradients that the parameters of `edits` would have without them.
+
+        The edits are masks, and what they mask is zero in the parameter itself: until that step they are left out of the
+        computation, which changes nothing else. The optimizer gets gradients that they masked. `arrived` is called after the step
+        where the framework can tell when that is.
+        """
+        ...
+
+    def dense_gradients(self) -> Mapping[str, Any] | None:
+        """What was asked for, by edit key, without parameters that no gradient reached; None before the optimizer step."""
+        ...
+
+    def retain(self, site: Site, kept: Any) -> None:
+        """Multiply a parameter, and all that optimizers keep for its elements, by `kept` (0 or 1, of its shape)."""
+        ...
+
     def strip(self) -> None:
         """Make the model plain again. Parameters keep what their transforms make of them; activation transforms go."""
         ...

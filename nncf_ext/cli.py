@@ -1,4 +1,4 @@
-"""The command line: nncf-ext validate | schema | demo | inspect | plot."""
+"""The command line: nncf-ext validate | schema | demo | inspect | plot | compare."""
 
 from __future__ import annotations
 
@@ -61,6 +61,16 @@ def _parser() -> argparse.ArgumentParser:
     plot.add_argument("--output", type=Path, help="folder for the pictures (default: the run's)")
     plot.set_defaults(run=_plot)
 
+    compare = commands.add_parser("compare", help="show runs beside each other: accuracy against size and latency")
+    compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a folder with a run.jsonl and a model file")
+    compare.add_argument("--original", type=Path, metavar="FILE", help="the model that ratios are of (default: the first run's)")
+    compare.add_argument("--metric", help="name of the accuracy in the logs (default: val_accuracy or accuracy)")
+    compare.add_argument("--latency", action="store_true", help="time the files in ONNX Runtime")
+    compare.add_argument("--alpha", type=float, help="with --beta: score runs by alpha * accuracy + beta * compression ratio")
+    compare.add_argument("--beta", type=float)
+    compare.add_argument("--output", type=Path, default=Path("compare.png"), metavar="FILE.png", help="default: %(default)s")
+    compare.set_defaults(run=_compare)
+
     inspect = commands.add_parser("inspect", help="show per layer what was compressed")
     inspect.add_argument("path", type=Path, metavar="RUN_OR_CHECKPOINT", help="a checkpoint, or a folder with one")
     inspect.set_defaults(run=_inspect)
@@ -121,6 +131,18 @@ def _plot(options: argparse.Namespace) -> int:
 
     for path in plot_run(options.folder, options.output):
         print(path)
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from nncf_ext.comparison import compare_runs, draw, table
+
+    if (options.alpha is None) != (options.beta is None):
+        raise ValueError("compare: found one of --alpha and --beta, expected both or none")
+    weights = None if options.alpha is None else (options.alpha, options.beta)
+    runs = compare_runs(options.runs, options.original, options.metric, options.latency, weights)
+    Console(markup=False).print(table(runs))
+    print(draw(runs, options.output))
     return 0
 
 

@@ -131,10 +131,15 @@ class Controller:
 
     def advance(self, clock: Clock, event: str) -> None:
         """Move the clock and let every algorithm act on `event` (`epoch_step` or `step`)."""
+        self.settle()
         self.clock = clock
         for algorithm in self._algorithms:
             name = algorithm.algorithm
             self._states[name] = getattr(algorithm, event)(self._training(algorithm), clock, self._states[name])
+
+    def settle(self) -> None:
+        """Let the algorithms finish what waits for the end of an optimizer step. Called by itself, wherever that matters."""
+        self._update("settle")
 
     def __getattr__(self, name: str) -> Any:
         """The algorithms' own commands and readings: `set_sparsity_level(0.5)`, `current_sparsity_level`, ...
@@ -244,6 +249,7 @@ class Controller:
 
     def get_compression_state(self) -> dict[str, Any]:
         """Plan and schedules as plain JSON data, to be saved beside the model's weights."""
+        self.settle()
         return {
             "builder_state": {"format": STATE_FORMAT, "plan": self._attached.plan.to_json()},
             "variables": {edit.key: dict(self._attached.tensor_names(edit)) for edit in self._attached.plan},
@@ -277,7 +283,8 @@ class Controller:
 
     def save_checkpoint(self, path: str | os.PathLike[str]) -> None:
         """Weights, transform variables and compression state in one safetensors file, written atomically."""
-        save_checkpoint(path, self._adapter.tensors(self.model), self.get_compression_state())
+        state = self.get_compression_state()  # first: it may change the tensors
+        save_checkpoint(path, self._adapter.tensors(self.model), state)
 
     def load_checkpoint(self, path: str | os.PathLike[str]) -> None:
         """Restore what `save_checkpoint` wrote. CheckpointError, and nothing changed, where it is of another model or plan."""
@@ -374,7 +381,9 @@ class Controller:
     def _training(self, algorithm: Algorithm) -> Training:
         edits = self._attached.plan.of(algorithm.algorithm)
         outputs = self._outputs.get(threading.get_ident())
-        return Training(self._adapter, self._graph, self._attached, edits, outputs, self._extras, self._teacher)
+        return Training(
+            self._adapter, self._graph, self._attached, edits, outputs, self._extras, teacher=self._teacher, settle=self.settle
+        )
 
     def _seen_by(self, algorithm: Algorithm) -> tuple[Training, State]:
         return self._training(algorithm), self._states[algorithm.algorithm]

@@ -42,6 +42,7 @@ class Transform(BaseModel):
     stage: ClassVar[int]
     needs_range: ClassVar[bool] = False
     has_grid: ClassVar[bool] = False  # `grid(xp, variables)` tells the values it gives: an export writes them as integers
+    dense_gradients: ClassVar[bool] = False  # `Attached.request_dense_gradients` may be asked for its edits
     looks_on: ClassVar[bool] = False  # leaves the tensor of an activation site as it is, for `Attached.passed`
 
     def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy import (  # noqa: F401  (these functions are the namespace)
     abs,
-    argsort,
     clip,
     concatenate,
     count_nonzero,
@@ -68,6 +67,10 @@ def at_indices(x: Any, indices: Any, values: Any) -> Any:
 
 def is_floating(x: Any) -> bool:
     return np.issubdtype(np.asarray(x).dtype, np.floating)
+
+
+def argsort(x: Any, axis: int = -1) -> Any:
+    return np.argsort(x, axis=axis, kind="stable")
 
 
 def kth_smallest(x: Any, k: int) -> Any:

@@ -14,6 +14,7 @@ from nncf_ext.edits import Edit, Plan
 from nncf_ext.graph import Site
 from nncf_ext_tensorflow import keras_private, xp
 from nncf_ext_tensorflow.apply import Patch
+from nncf_ext_tensorflow.dense_gradients import DenseGradients
 from nncf_ext_tensorflow.saving import CompressedModel, input_specs, refuse_compressed, serialize_as_compressed
 from nncf_ext_tensorflow.trace import KerasTrace, trace
 from nncf_ext_tensorflow.variables import HOLDER, TransformVariables
@@ -41,12 +42,12 @@ class PlacedTransform:
 
     stand_in: what is called instead where it is set (export puts a marker there).
     off: what compiled functions read, so that they need not be traced anew; a transform that never was off has none, which costs
-    nothing.
+    nothing, unless it is made to be switched (`Transform.dense_gradients`).
     """
 
     def __init__(self, edit: Edit, variables: Mapping[str, keras.Variable]):
         self.edit, self.enabled = edit, True
-        self.off: keras.Variable | None = None
+        self.off: keras.Variable | None = _off(False) if edit.transform.dense_gradients else None
         self.stand_in: Callable[[Any], Any] | None = None
         self.passed: dict[int, Any] = {}  # by thread
         self._variables = variables
@@ -75,12 +76,20 @@ class PlacedTransform:
         if self.off is not None:
             self.off.assign(not enabled)
             return False
-        self.off = keras.Variable(not enabled, dtype="bool", trainable=False, name="off")
+        self.off = _off(not enabled)
         return True
+
+    def masked(self, x: Any) -> Any:
+        """What the transform makes of `x`, whether it is on or off."""
+        return self._transformed(x)
 
     def _transformed(self, x: Any) -> Any:
         y = self.edit.apply(xp, keras.ops.cast(x, "float32"), self.variables(), keras_private.training_now())
         return keras.ops.cast(y, x.dtype)
+
+
+def _off(value: bool) -> keras.Variable:
+    return keras.Variable(value, dtype="bool", trainable=False, name="off")
 
 
 class KerasAttached:
@@ -100,6 +109,8 @@ class KerasAttached:
             raise
         keras_private.hold(model, HOLDER, self._holder)
         vars(model)["_nncf_ext_attached"] = self
+        masks = [(e.key, self.placed[e.key], self._variable(e.site)) for e in plan if e.transform.dense_gradients]
+        self._gradients = DenseGradients(masks) if masks else None
         serialize_as_compressed(model)
         keras_private.forget_compiled_functions(model)
         keras_private.renew_optimizer(model)
@@ -131,6 +142,20 @@ class KerasAttached:
 
     def enabled(self, edit: Edit) -> bool:
         return self.placed[edit.key].enabled
+
+    def request_dense_gradients(self, edits: Iterable[Edit], arrived: Callable[[], None]) -> None:
+        """A `tf.function` of the user's that was traced before the model was compressed has to be traced anew."""
+        if self._gradients is not None:
+            self._gradients.request(arrived)
+
+    def dense_gradients(self) -> Mapping[str, Any] | None:
+        return None if self._gradients is None else self._gradients.taken()
+
+    def retain(self, site: Site, kept: Any) -> None:
+        parameter = self._variable(site)
+        states = [] if self._gradients is None else self._gradients.states_of(parameter)
+        for variable in (parameter, *states):
+            variable.assign(keras.ops.multiply(variable, keras.ops.cast(kept, variable.dtype)))
 
     def observe(
         self, sites: Iterable[Site], batches: Iterable[Any], visit: Callable[[Site, Any], None], off: Collection[Edit]

@@ -44,6 +44,9 @@ class StepSchedules(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         self._controller.scheduler.step()
 
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._controller.settle()
+
 
 class LogRun(keras.callbacks.Callback):
     """Writes the run's log."""

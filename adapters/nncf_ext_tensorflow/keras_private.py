@@ -163,6 +163,26 @@ def renew_optimizer(model: Any) -> None:
         model.optimizer.build(model.trainable_variables)
 
 
+def optimizer_states(optimizer: Any, variable: Any) -> list[Any]:
+    """The variables of an optimizer that hold a number for each element of `variable`: moments, accumulators."""
+    if not getattr(optimizer, "built", False) or not any(v is variable for v in optimizer._trainable_variables):
+        return []
+    index = optimizer._get_variable_index(variable)
+    count = len(optimizer._trainable_variables)
+    found = []
+    for name, kept in vars(optimizer).items():
+        if name in ("_trainable_variables", "_model_variables_moving_average"):
+            continue
+        own = kept.get(index) if isinstance(kept, dict) else kept[index] if _is_list(kept) and len(kept) == count else None
+        if isinstance(own, keras.Variable) and own.shape == variable.shape and own is not variable:
+            found.append(own)
+    return found
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple)
+
+
 def scaled_as_additional_loss(model: Any, loss: Any) -> Any:
     """As Keras scales what `add_loss` gave it: divided by the number of replicas, over which the gradients are summed."""
     return model._aggregate_additional_loss(loss)

@@ -14,6 +14,7 @@ from nncf_ext.adapter import Values
 from nncf_ext.edits import Edit, Plan, Var
 from nncf_ext.graph import Site
 from nncf_ext_torch import xp
+from nncf_ext_torch.dense_gradients import DenseGradients
 from nncf_ext_torch.module_classes import edited_modules, install, uninstall
 from nncf_ext_torch.observe import observe
 from nncf_ext_torch.sharding import overwrite, whole
@@ -82,6 +83,7 @@ class TorchAttached:
         self.plan = plan
         self._traced = traced
         self._applied = applied
+        self._gradients: DenseGradients | None = None
         names = {site: parameter_name(traced, site) for edit in plan for site in edit.sites if site.is_parameter}
         self._parameters = {site: _split(model, name) for site, name in names.items()}
 
@@ -101,16 +103,10 @@ class TorchAttached:
         overwrite(variable, value)
 
     def parameter(self, site: Site) -> torch.Tensor:
-        module, name = self._parameters[site]
-        value = module._parameters[name]
-        assert value is not None
-        return whole(value)
+        return whole(self._raw(site))
 
     def assign_parameter(self, site: Site, value: torch.Tensor) -> None:
-        module, name = self._parameters[site]
-        parameter = module._parameters[name]
-        assert parameter is not None
-        overwrite(parameter, value)
+        overwrite(self._raw(site), value)
 
     def passed(self, edit: Edit) -> torch.Tensor | None:
         applied = self._of(edit)
@@ -122,6 +118,17 @@ class TorchAttached:
 
     def enabled(self, edit: Edit) -> bool:
         return self._of(edit).enabled
+
+    def request_dense_gradients(self, edits: Iterable[Edit], arrived: Callable[[], None]) -> None:
+        self._optimizer_steps().request([(e.key, self._of(e), self._raw(e.site)) for e in edits], arrived)
+
+    def dense_gradients(self) -> Mapping[str, torch.Tensor] | None:
+        return self._optimizer_steps().taken()
+
+    def retain(self, site: Site, kept: torch.Tensor) -> None:
+        parameter = self._raw(site)
+        for tensor in (parameter, *self._optimizer_steps().states_of(parameter)):
+            overwrite(tensor, whole(tensor.detach()) * kept)
 
     def observe(
         self, sites: Iterable[Site], batches: Iterable[Any], visit: Callable[[Site, Any], None], off: Collection[Edit]
@@ -142,6 +149,17 @@ class TorchAttached:
     def detach(self) -> None:
         detach(self.model)
         self._applied.clear()
+
+    def _raw(self, site: Site) -> torch.nn.Parameter:
+        module, name = self._parameters[site]
+        value = module._parameters[name]
+        assert value is not None
+        return value
+
+    def _optimizer_steps(self) -> DenseGradients:
+        if self._gradients is None:
+            self._gradients = DenseGradients()
+        return self._gradients
 
     def _of(self, edit: Edit) -> Applied:
         if edit.key not in self._applied:

@@ -6,6 +6,7 @@ from nncf_ext.algorithms.algorithm import Algorithm
 from nncf_ext.algorithms.binarization import Binarization
 from nncf_ext.algorithms.const_sparsity import ConstSparsity
 from nncf_ext.algorithms.corad import Corad
+from nncf_ext.algorithms.dynamic_sparse_training import DynamicSparseTraining
 from nncf_ext.algorithms.filter_pruning import FilterPruning
 from nncf_ext.algorithms.knowledge_distillation import KnowledgeDistillation
 from nncf_ext.algorithms.magnitude_sparsity import MagnitudeSparsity
@@ -21,6 +22,7 @@ ALGORITHMS: dict[str, type[Any]] = {
     "rb_sparsity": RBSparsity,
     "const_sparsity": ConstSparsity,
     "binarization": Binarization,
+    "dynamic_sparse_training": DynamicSparseTraining,
     "knowledge_distillation": KnowledgeDistillation,
     "corad": Corad,
 }

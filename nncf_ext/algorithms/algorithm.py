@@ -58,6 +58,7 @@ class Training:
     edits: tuple[Edit, ...]
     outputs: Outputs | None = None
     extras: Mapping[str, Any] = field(default_factory=dict)  # the config's extra structs
+    settle: Callable[[], None] = lambda: None  # have the controller call `Algorithm.settle`
     teacher: Any = None
 
     @property
@@ -179,6 +180,10 @@ class Algorithm:
 
     def step(self, training: Training, clock: Clock, state: State) -> State:
         """Called when an optimizer step begins."""
+        return state
+
+    def settle(self, training: Training, state: State) -> State:
+        """Called when an optimizer step may have ended: at the latest before the next begins, or the state is saved."""
         return state
 
     def loss(self, training: Training, state: State) -> Any:

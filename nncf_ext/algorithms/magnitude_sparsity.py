@@ -15,6 +15,7 @@ from nncf_ext.config.sparsity import MagnitudeSparsityConfig
 from nncf_ext.edits import Plan, Transform
 from nncf_ext.graph import Graph
 from nncf_ext.schedules import Clock
+from nncf_ext.selection import keep_largest
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,10 @@ def masks_at_level(xp: Any, weights: Sequence[Any], level: float, importance: st
         return []
     scores = [xp.reshape(_importance(xp, weight, importance), (-1,)) for weight in weights]
     if not over_all:
-        flat = [_keep_largest(xp, score, round(level * score.shape[0])) for score in scores]
+        flat = [keep_largest(xp, score, score.shape[0] - round(level * score.shape[0])) for score in scores]
     else:
         joined = xp.concatenate(scores)
-        keep = _keep_largest(xp, joined, round(level * joined.shape[0]))
+        keep = keep_largest(xp, joined, joined.shape[0] - round(level * joined.shape[0]))
         ends = np.cumsum([0] + [int(score.shape[0]) for score in scores])
         flat = [keep[start:end] for start, end in zip(ends[:-1], ends[1:], strict=True)]
     return [xp.cast_like(xp.reshape(keep, tuple(weight.shape)), weight) for keep, weight in zip(flat, weights, strict=True)]
@@ -90,14 +91,3 @@ def _importance(xp: Any, weight: Any, importance: str) -> Any:
         norm = xp.sqrt(xp.sum(xp.square(weight)))
         score = score / xp.where(norm > 0, norm, xp.ones_like(norm))
     return score
-
-
-def _keep_largest(xp: Any, score: Any, pruned: int) -> Any:
-    """Boolean: not among the `pruned` smallest of the flat `score`."""
-    if pruned == 0:
-        return score == score
-    threshold = xp.kth_smallest(score, pruned)
-    below, tied = score < threshold, score == threshold
-    spare = pruned - xp.sum(xp.cast_like(below, xp.asarray(np.int32(0))))
-    rank = xp.cumsum(xp.cast_like(tied, xp.asarray(np.int32(0))))
-    return ~(below | (tied & (rank <= spare)))

@@ -23,6 +23,7 @@ from nncf_ext.graph import Graph, Node, Parameter, Site
 from nncf_ext.ops import has_weight
 from nncf_ext.schedules import Clock, polynomial
 from nncf_ext.scopes import considered, select
+from nncf_ext.weight_matrix import WeightMatrix, weight_matrix
 
 _LOWEST = float(np.finfo(np.float32).min)  # a threshold that every score passes
 _CAP = 0.98  # no threshold is above this quantile of a tensor's scores
@@ -277,8 +278,8 @@ class MovementSparsity(MovementSparsityConfig, Algorithm):
         entry = next(iter(entries.items()), None)
         weight, bias = nodes[0].parameter("weight"), nodes[0].parameter("bias")
         assert weight is not None
-        layout = _layout(nodes[0], weight)
-        assert isinstance(layout, _Layout)
+        layout = weight_matrix(nodes[0], weight)
+        assert isinstance(layout, WeightMatrix)
         rows, columns = _block(nodes[0].name, layout, entry)
         block = (rows, columns) if layout.outputs_first else (columns, rows)
         yield Edit(tuple(Site(n.name, "weight") for n in nodes), MovementMask(shape=layout.shape, block=block), self.algorithm)
@@ -360,41 +361,6 @@ def _transform(edit: Edit) -> MovementMask:
     return edit.transform
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """A weight as a matrix: its shape in the parameter's own order, and whether the outputs are the first axis."""
-
-    shape: tuple[int, int]
-    outputs_first: bool
-
-    @property
-    def outputs(self) -> int:
-        return self.shape[0] if self.outputs_first else self.shape[1]
-
-    @property
-    def inputs(self) -> int:
-        return self.shape[1] if self.outputs_first else self.shape[0]
-
-
-def _layout(node: Node, weight: Parameter) -> _Layout | str:
-    """How `weight` is a matrix, or why it is none."""
-    rank = len(weight.shape)
-    if "equation" in node.attrs:
-        operands, output = node.attrs["equation"].replace(" ", "").replace("...", "").split("->")
-        data, labels = operands.split(",")
-        is_output = [label in output and label not in data for label in labels]
-        if any(label in data and label in output for label in labels):
-            return "its weight has an axis that is neither summed over nor an output of its own"
-    elif rank == 2 and weight.channel_axis is not None:
-        is_output = [axis == weight.channel_axis % rank for axis in range(rank)]
-    else:
-        return f"its weight has {rank} axes, and nothing says which are outputs"
-    first = is_output.index(not is_output[0]) if len(set(is_output)) == 2 else rank
-    if first == rank or len(set(is_output[first:])) > 1:
-        return "its weight has no outputs side by side, and inputs side by side"
-    return _Layout((math.prod(weight.shape[:first]), math.prod(weight.shape[first:])), is_output[0])
-
-
 def _why_not(graph: Graph, node: Node, weight: Parameter) -> str | None:
     linear = ("Gemm", "MatMul")
     if node.op not in linear:
@@ -402,11 +368,11 @@ def _why_not(graph: Graph, node: Node, weight: Parameter) -> str | None:
     sharing = next((n for n in graph.owners_of[weight.name] if n.op not in linear), None)
     if sharing is not None:
         return f"its weight is shared with {sharing.name}, which is no linear layer"
-    layout = _layout(node, weight)
+    layout = weight_matrix(node, weight)
     return layout if isinstance(layout, str) else None
 
 
-def _block(layer: str, layout: _Layout, entry: tuple[str, SparseStructure] | None) -> tuple[int, int]:
+def _block(layer: str, layout: WeightMatrix, entry: tuple[str, SparseStructure] | None) -> tuple[int, int]:
     """Rows and columns (outputs and inputs) of a block of the layer's weight."""
     if entry is None or entry[1].mode == "fine":
         return 1, 1

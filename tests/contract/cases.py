@@ -1,4 +1,10 @@
-"""The contract's table: one row per algorithm and option. A row alone runs on every adapter against the numpy reference."""
+"""The contract's table: one row per algorithm and option. A row alone runs on every adapter against the numpy reference.
+
+The reference net is two linear layers. What therefore has no row is tested on both adapters elsewhere: `binarization`, which is
+of convolutions (tests/binarization_reference.py, `test_*_binarization`); FLOPs of convolutions, learned ranking, attention heads
+and residual groups (`test_*_filter_pruning`, `test_*_movement_sparsity`, `test_*_channels`); `hawq` and `autoq`
+(tests/contract/precision.py); unified scales (`test_*_two_inputs`); `accuracy_aware_training` (`test_*_accuracy_aware`).
+"""
 
 from __future__ import annotations
 
@@ -81,6 +87,13 @@ def _moving(
     if structures:
         entry["sparse_structure_by_scopes"] = [{**s, "target_scopes": f"{{re}}{layer}"} for layer, s in structures.items()]
     return entry if multiplier is None else {**entry, "compression_lr_multiplier": multiplier}
+
+
+def _connected(method: str = "rigl", **params: Any) -> dict[str, Any]:
+    """dynamic_sparse_training whose connections move in every step from the second to the fifth."""
+    moving = {} if method in ("static", "ac_dc", "sr_ste") else {"update_interval": 1, "end": 4, "drop_fraction": 0.4}
+    level = {} if ":" in params.get("structure", "") else {"sparsity_target": 0.6}
+    return {"algorithm": "dynamic_sparse_training", "params": {"method": method, **level, **moving, **params}}
 
 
 def _corad(kind: str, weight: float = 3, distillation: float = 0.7, **regularization: Any) -> dict[str, Any]:
@@ -192,6 +205,22 @@ CASES = (
     Case("movement_slow_scores", _moving({"fc1": _BLOCKS}, multiplier=0.25)),
     Case("movement_channels", _moving({"fc1": _ROWS, "fc2": _COLUMNS}, enable_structured_masking=True)),
     Case("movement_ends_early", _moving({"fc1": _BLOCKS}, warmup_end_epoch=1, enable_structured_masking=True)),
+    Case("dst_static", _connected("static")),
+    Case("dst_set", _connected("set")),
+    Case("dst_set_constant_fan_in", _connected("set", structure="constant_fan_in")),
+    Case("dst_rigl", _connected()),
+    Case("dst_rigl_uniform_constant", _connected(distribution="uniform", anneal="constant", update_interval=2, end=None)),
+    Case("dst_rigl_by_scope", _connected(distribution={"{re}fc1": 0.7})),
+    Case("dst_rigl_constant_fan_in", _connected(structure="constant_fan_in", sparsity_target=0.4)),
+    Case("dst_rigl_one_of_two", _connected(structure="1:2")),
+    Case("dst_rigl_blocks", _connected(structure="block", block=[1, 2], distribution="uniform")),
+    Case("dst_rigl_channels", _connected(structure="channel", sparsity_target=0.4, distribution="uniform")),
+    Case("dst_top_kast", _connected("top_kast", regularization=0.05)),
+    Case("dst_top_kast_channels", _connected("top_kast", structure="channel", sparsity_target=0.4, extra_density=0.2)),
+    Case("dst_ac_dc", _connected("ac_dc", warmup_epochs=0, compressed_epochs=1, decompressed_epochs=1, final_epoch=2)),
+    Case("dst_granet", _connected("granet", sparsity_init=0.2)),
+    Case("dst_sr_ste", _connected("sr_ste", structure="1:2", decay=0.2)),
+    Case("dst_int8_distillation", [_connected(), INT8, DISTIL]),
     Case("distillation_softmax", DISTIL),
     Case("distillation_hinton", {**HINTON, "task_weight": 0.3}),
     Case("distillation_hinton_int8", [INT8, {**HINTON, "task_weight": 0.1}]),

@@ -102,7 +102,7 @@ class Reference:
             weights = self._of(algorithm).stays(self.net, weights)
         return weights
 
-    def train_step(self, x: np.ndarray, y: np.ndarray) -> float:
+    def train_step(self, x: np.ndarray, y: np.ndarray, epoch: int, step: int) -> float:
         out = self.net.forward(x, training=True)
         forward = Forward(x, out, self.teacher.forward(x, False), self.net.transformed, self.teacher.transformed)
         terms = [self._of(algorithm).loss(self.net, algorithm, forward) for algorithm in self.algorithms]
@@ -120,6 +120,8 @@ class Reference:
         for (role, kind, name), gradient in variables.items():
             value = self.net.variables[role, kind][name]
             self.net.variables[role, kind][name] = (value - RATE * gradient).astype(np.float32)
+        for algorithm in self.algorithms:
+            self._of(algorithm).ends(self.net, algorithm, epoch, step)
         return loss
 
 
@@ -139,7 +141,7 @@ def check_numbers(driver: Driver, case: Case) -> None:
             got, want = driver.outputs(controller.model, x, False), reference.net.forward(x, training=False)
             np.testing.assert_allclose(got, want, err_msg=f"outputs in epoch {epoch}, step {step}", **CLOSE)
             loss = driver.train_step(controller, x, y, RATE)
-            assert loss == pytest.approx(reference.train_step(x, y), rel=1e-4)
+            assert loss == pytest.approx(reference.train_step(x, y, epoch, step), rel=1e-4)
             for name, value in driver.weights(controller.model).items():
                 where = f"{name} in epoch {epoch}, step {step}"
                 np.testing.assert_allclose(value, reference.net.weights[name], err_msg=where, **CLOSE)

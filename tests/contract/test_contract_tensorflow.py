@@ -59,9 +59,8 @@ class KerasDriver:
         with tf.GradientTape() as tape:
             loss = controller.total_loss(tf.reduce_mean(tf.square(model(x, training=True) - y)))
         variables = model.trainable_variables
-        for variable, gradient in zip(variables, tape.gradient(loss, variables), strict=True):
-            if gradient is not None:
-                variable.assign_sub(rate * gradient)
+        pairs = zip(tape.gradient(loss, variables), variables, strict=True)
+        keras.optimizers.SGD(rate).apply_gradients([(gradient, variable) for gradient, variable in pairs if gradient is not None])
         return float(loss)
 
     def weights(self, model: keras.Model) -> dict[str, np.ndarray]:

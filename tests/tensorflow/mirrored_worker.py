@@ -36,5 +36,7 @@ def train(strategy: Any, compression: list[Any]) -> dict[str, Any]:
 if __name__ == "__main__":
     cpus = tf.config.list_physical_devices("CPU")
     tf.config.set_logical_device_configuration(cpus[0], [tf.config.LogicalDeviceConfiguration()] * 2)
-    compression = json.loads(sys.argv[1])
-    print(json.dumps([train(None, compression), train(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), compression)]))
+    replicas = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    print(
+        json.dumps([[train(strategy, compression) for strategy in (None, replicas)] for compression in json.loads(sys.argv[1])])
+    )

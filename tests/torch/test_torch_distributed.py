@@ -35,6 +35,10 @@ COMPRESSION = {
         "pruning_init": 0.1,
         "params": {"all_weights": True, "pruning_target": 0.5, "pruning_steps": 2},
     },
+    "rigl": {
+        "algorithm": "dynamic_sparse_training",
+        "params": {"method": "rigl", "sparsity_target": 0.7, "update_interval": 2, "end": 5},
+    },
     "movement": {
         "algorithm": "movement_sparsity",
         "params": {
@@ -128,7 +132,7 @@ def test_two_ranks_agree(folder, wrapper, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["distillation", "rb", "filter_pruning", "movement"]
+    "name", ["distillation", "rb", "filter_pruning", "movement", "rigl"]
 )  # ranges start from the first rank's data: one process would have others
 def test_two_ranks_train_as_one_process(folder, tmp_path, name):
     expected, _ = alone(job(tmp_path / "one", "alone", COMPRESSION[name]))

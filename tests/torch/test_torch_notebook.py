@@ -8,6 +8,7 @@ PICTURES = {
     "pytorch_quickstart.ipynb": 4,  # the digits, the curves, the histograms, the sizes
     "filter_pruning_pytorch.ipynb": 3,  # the curves, the widths of the layers, the sizes and times
     "mixed_precision_pytorch.ipynb": 2,  # the bits of the layers, the comparison
+    "sparse_training_pytorch.ipynb": 2,  # the curves, the connections of the pixels
 }
 
 

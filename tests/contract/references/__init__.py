@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.contract.references import (
     const_sparsity,
     corad,
+    dynamic_sparse_training,
     filter_pruning,
     knowledge_distillation,
     magnitude_sparsity,
@@ -20,6 +21,7 @@ REFERENCES: dict[str, AlgorithmReference] = {
     "rb_sparsity": rb_sparsity.REFERENCE,
     "const_sparsity": const_sparsity.REFERENCE,
     "filter_pruning": filter_pruning.REFERENCE,
+    "dynamic_sparse_training": dynamic_sparse_training.REFERENCE,
     "movement_sparsity": movement_sparsity.REFERENCE,
     "knowledge_distillation": knowledge_distillation.REFERENCE,
     "corad": corad.REFERENCE,

@@ -41,6 +41,10 @@ def _nothing_begins(net: Any, algorithm: Any, epoch: int, step: int | None) -> N
     pass
 
 
+def _nothing_ends(net: Any, algorithm: Any, epoch: int, step: int) -> None:
+    pass
+
+
 def _no_loss(net: Any, algorithm: Any, forward: Forward) -> Term:
     return Term(0.0)
 
@@ -52,7 +56,7 @@ def _all_stay(net: Any, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]
 @dataclass(frozen=True)
 class AlgorithmReference:
     """begins(net, algorithm, epoch, step): the model is made (epoch -1), or an epoch (step None) or a step begins: put what the
-    algorithm puts into `net.variables`.
+    algorithm puts into `net.variables`. ends(net, algorithm, epoch, step): the optimizer has made the step.
     loss(net, algorithm, forward): the algorithm's term. vjps: by transform kind, `(transform, x, variables, g) -> (gradient by x,
     gradients by trainable variables)`, worked out by hand. stays(net, weights): what a stripped model has of them, by role.
     in_layout: by transform kind, `(transform, role, transposed) -> transform` as it is where weights are (inputs, outputs);
@@ -60,6 +64,7 @@ class AlgorithmReference:
     """
 
     begins: Callable[[Any, Any, int, int | None], None] = _nothing_begins
+    ends: Callable[[Any, Any, int, int], None] = _nothing_ends
     loss: Callable[[Any, Any, Forward], Term] = _no_loss
     vjps: Mapping[str, Callable[..., tuple[np.ndarray, dict[str, np.ndarray]]]] = field(default_factory=dict)
     stays: Callable[[Any, dict[str, np.ndarray]], dict[str, np.ndarray]] = _all_stay

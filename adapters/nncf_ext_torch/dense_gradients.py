@@ -1,0 +1,110 @@
+"""Gradients of parameters without their masks, caught where an optimizer takes them, and what optimizers keep for parameters.
+
+The hooks are torch's own, on the steps of all optimizers (`register_optimizer_step_pre_hook`): by then gradients are
+accumulated, reduced over ranks, unscaled and clipped, and no loop has to be changed.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from nncf_ext_torch.sharding import overwrite, whole
+
+
+class Mask(Protocol):
+    """An edit at work."""
+
+    enabled: bool
+
+    def __call__(self, x: torch.Tensor, training: bool) -> torch.Tensor: ...
+
+
+Request = tuple[str, Mask, torch.nn.Parameter]  # edit key, the edit, its parameter
+_listening: weakref.WeakSet[DenseGradients] = weakref.WeakSet()
+
+
+class DenseGradients:
+    """What one model asked for. A copy of it has asked for nothing."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, Request] = {}
+        self._taken: dict[str, torch.Tensor] = {}
+        self._arrived: Callable[[], None] = lambda: None
+        self._optimizers: weakref.WeakSet[Any] = weakref.WeakSet()
+        _listening.add(self)
+        _listen()
+
+    def __deepcopy__(self, memo: Any) -> DenseGradients:
+        return DenseGradients()
+
+    def __reduce__(self) -> Any:
+        return DenseGradients, ()
+
+    def request(self, masks: Sequence[Request], arrived: Callable[[], None]) -> None:
+        self._waiting = {request[0]: request for request in masks}
+        self._taken, self._arrived = {}, arrived
+        for _, mask, _ in masks:
+            mask.enabled = False
+
+    def taken(self) -> Mapping[str, torch.Tensor] | None:
+        if self._waiting or not self._taken:
+            return None
+        taken, self._taken = self._taken, {}
+        return taken
+
+    def states_of(self, parameter: torch.nn.Parameter) -> list[torch.Tensor]:
+        """The tensors of the parameter's shape that optimizers keep for it."""
+        kept = (value for optimizer in self._optimizers for value in optimizer.state.get(parameter, {}).values())
+        return [value for value in kept if isinstance(value, torch.Tensor) and value.shape == parameter.shape and value.ndim]
+
+    def before_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self._optimizers.add(optimizer)
+        if not self._waiting:
+            return
+        held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        for key, mask, parameter in self._waiting.values():
+            gradient = parameter.grad
+            if id(parameter) not in held or gradient is None:
+                continue
+            dense = whole(gradient.detach())
+            self._taken[key] = dense.clone() if dense is gradient or dense.data_ptr() == gradient.data_ptr() else dense
+            mask.enabled = True
+            overwrite(gradient, mask(dense, True))
+            mask.enabled = False
+
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if not self._taken or not self._waiting:
+            return
+        held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        elsewhere = [
+            key for key, _, parameter in self._waiting.values() if id(parameter) not in held and parameter.grad is not None
+        ]
+        if any(key not in self._taken for key in elsewhere):
+            return  # the step of another optimizer is to come
+        for _, mask, _ in self._waiting.values():
+            mask.enabled = True
+        self._waiting = {}
+        self._arrived()
+
+
+def _before(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    for listener in list(_listening):
+        listener.before_step(optimizer)
+
+
+def _after(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    for listener in list(_listening):
+        listener.after_step(optimizer)
+
+
+_hooks: list[Any] = []
+
+
+def _listen() -> None:
+    if not _hooks:
+        _hooks.extend((register_optimizer_step_pre_hook(_before), register_optimizer_step_post_hook(_after)))

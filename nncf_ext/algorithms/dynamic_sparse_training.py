@@ -1,0 +1,395 @@
+"""Dynamic sparse training: sparse from the first step on, with connections that move while the weights train.
+
+static; SET (Mocanu et al. 2018); RigL (Evci et al. 2020); Top-KAST (Jayakumar et al. 2020); AC/DC (Peste et al. 2021); GraNet
+(Liu et al. 2021); SR-STE (Zhou et al. 2021).
+
+A weight without a connection is zero in the parameter itself, and so is all that the optimizer keeps for it: a connection that
+grows starts from nothing. RigL needs the gradients of weights without a connection in the steps in which connections move; in
+those alone they are computed. Such a step trains the present connections like any other, and then they move. (The authors' code
+leaves out the optimizer's step in it.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from nncf_ext import numerics
+from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, State, Training
+from nncf_ext.algorithms.sparsity import BinaryMask, SparsityStatistics, measured, outlook_of_masks
+from nncf_ext.config import ConfigError
+from nncf_ext.config.dynamic_sparse_training import DynamicSparseTrainingConfig
+from nncf_ext.connections import Structure, drop_and_grow, erdos_renyi_densities, first_units, random_scores
+from nncf_ext.edits import MASK, Edit, Plan, Range, Transform, Var
+from nncf_ext.flops import flops
+from nncf_ext.graph import Graph, Node, Site
+from nncf_ext.ops import has_weight
+from nncf_ext.schedules import Clock, polynomial
+from nncf_ext.scopes import considered, matched_by, matches, select
+from nncf_ext.selection import n_of_m
+from nncf_ext.weight_matrix import WeightMatrix, weight_matrix
+
+_GROWS_BY_GRADIENT = ("rigl", "granet")
+
+
+class ConnectionMask(BinaryMask):
+    """x * mask, where masked elements of x are zero themselves."""
+
+    kind: Literal["connection_mask"] = "connection_mask"
+    dense_gradients: ClassVar[bool] = True
+
+
+class ForwardBackwardMask(Transform):
+    """x * mask; the gradient passes where `backward` is 1, which it is also where `mask` is (Top-KAST)."""
+
+    kind: Literal["forward_backward_mask"] = "forward_backward_mask"
+    stage: ClassVar[int] = MASK
+
+    def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:
+        return self, {name: Var(np.ones(shape, np.float32)) for name in ("mask", "backward")}
+
+    def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
+        value = x * xp.cast_like(variables["mask"], x)
+        return numerics.straight_through(xp, value, x * xp.cast_like(variables["backward"], x)) if training else value
+
+
+class NOfMMask(Transform):
+    """x where it is among the n largest of m neighbouring inputs, else 0; the gradient passes everywhere (SR-STE).
+
+    working, output_axis, input_axis: of `Structure`.
+    """
+
+    kind: Literal["n_of_m_mask"] = "n_of_m_mask"
+    stage: ClassVar[int] = MASK
+    n: int
+    m: int
+    working: tuple[int, ...]
+    output_axis: int
+    input_axis: int
+
+    def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:
+        return self, {}
+
+    def mask(self, xp: Any, x: Any) -> Any:
+        shape = tuple(int(n) for n in x.shape)
+        structure = Structure("n:m", shape, self.working, self.output_axis, self.input_axis, group=self.m)
+        return structure.spread(xp, n_of_m(xp, structure.units(xp, xp.abs(xp.stop_gradient(x))), self.n))
+
+    def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
+        value = x * self.mask(xp, x)
+        return numerics.straight_through(xp, value, x) if training else value
+
+
+@dataclass(frozen=True)
+class DynamicSparsityStatistics(SparsityStatistics):
+    """updates: how often the connections have moved. inference_flops, training_flops: FLOPs of a forward, and of a training step
+    on average with the connections as they are, as shares of the dense model's. As Evci et al. 2020 count (App. H): a backward is
+    two forwards, one for the gradient of the weights, which is dense in the steps that need it."""
+
+    updates: int
+    inference_flops: float
+    training_flops: float
+
+
+class DynamicSparseTraining(DynamicSparseTrainingConfig, Algorithm):
+    """State: moving (the optimizer step whose end the connections wait for, or None), updates, frozen, sparse."""
+
+    family: ClassVar[str] = "sparsity"
+    transforms: ClassVar[tuple[type[Transform], ...]] = (ConnectionMask, ForwardBackwardMask, NOfMMask)
+
+    def plan(self, graph: Graph, target_device: str) -> Plan:
+        select([node.name for node in graph.nodes], self.ignored_scopes, self.target_scopes, self.validate_scopes, self.where)
+        sites: dict[str, list[Site]] = {}
+        skipped = []
+        for node in graph.nodes:
+            weight = node.parameter("weight")
+            if weight is None or not has_weight(node):
+                continue
+            if not considered(node.name, self.ignored_scopes, self.target_scopes):
+                skipped.append((node.name, f"outside the scopes of {self.algorithm}"))
+            elif node.attrs.get("depthwise"):
+                skipped.append((node.name, "depthwise convolution: stays dense"))
+            else:
+                structure = self._structure(node)
+                if isinstance(structure, str):
+                    skipped.append((node.name, structure))
+                else:
+                    sites.setdefault(weight.name, []).append(Site(node.name, "weight"))
+        edits = tuple(Edit(tuple(shared), self._mask(graph[shared[0].node]), self.algorithm) for shared in sites.values())
+        self._densities(graph, edits)
+        return Plan(edits, tuple(skipped))
+
+    def _mask(self, node: Node) -> Transform:
+        if self.params.method == "top_kast":
+            return ForwardBackwardMask()
+        if self.params.method != "sr_ste":
+            return ConnectionMask()
+        structure = self._structure(node)
+        assert isinstance(structure, Structure) and self.params.ratio is not None
+        n, m = self.params.ratio
+        return NOfMMask(n=n, m=m, working=structure.working, output_axis=structure.output_axis, input_axis=structure.input_axis)
+
+    def _structure(self, node: Node) -> Structure | str:
+        """How the weight of `node` is made of units, or why it is not."""
+        weight = node.parameter("weight")
+        assert weight is not None
+        kind = "n:m" if self.params.ratio is not None else self.params.structure
+        rank = len(weight.shape)
+        if weight.input_axis is not None and weight.channel_axis is not None and "equation" not in node.attrs:
+            working, output_axis, input_axis = weight.shape, weight.channel_axis % rank, weight.input_axis % rank
+        else:
+            matrix = weight_matrix(node, weight)
+            if isinstance(matrix, WeightMatrix):
+                working, output_axis, input_axis = matrix.shape, 1 - matrix.outputs_first, int(matrix.outputs_first)
+            elif kind == "unstructured":
+                working, output_axis, input_axis = (weight.shape[0], math.prod(weight.shape[1:])), 0, 1
+            else:
+                return f"structure {self.params.structure}: {matrix}"
+        structure = Structure(
+            kind,
+            weight.shape,
+            working,
+            output_axis,
+            input_axis,
+            self.params.block,
+            self.params.ratio[1] if self.params.ratio else 0,
+        )
+        outputs, inputs, _ = structure.matrix
+        where = f"{self.where}.params" if self.where else "params"
+        if kind == "n:m" and inputs % structure.group:
+            raise ConfigError(
+                f"{where}.structure: found {self.params.structure}, and {node.name} has {inputs} inputs, expected a multiple of "
+                f"{structure.group}: leave it out with ignored_scopes"
+            )
+        if kind == "block" and (outputs % structure.block[0] or inputs % structure.block[1]):
+            raise ConfigError(
+                f"{where}.block: found {list(structure.block)}, and {node.name} has {outputs} outputs and {inputs} inputs, "
+                "expected divisors of these: leave it out with ignored_scopes"
+            )
+        return structure
+
+    def _densities(self, graph: Graph, edits: Sequence[Edit], level: float | None = None) -> list[float]:
+        """Of the edits' weights at `level`, by default the target's. ConfigError where a layer cannot have such a density."""
+        level = self.params.level if level is None else level
+        where = f"{self.where}.params" if self.where else "params"
+        names = [edit.site.node for edit in edits]
+        distribution = self.params.distribution
+        if isinstance(distribution, dict):
+            for scope in distribution:
+                matched_by(scope, names, f"{where}.distribution", self.validate_scopes, "sparse layer")
+            density = [
+                1 - next((own for scope, own in reversed(distribution.items()) if matches(name, [scope])), level)
+                for name in names
+            ]
+        elif distribution == "uniform" or self.params.ratio is not None or not edits:
+            density = [1 - level] * len(edits)
+        else:
+            density = erdos_renyi_densities([graph.shape_of(edit.site) for edit in edits], level)
+        for name, structure, share in zip(names, self._structures(graph, edits), density, strict=True):
+            if share * structure.groups[1] < 1 - 1e-9:
+                units = structure.groups[1]
+                what = "connections" if structure.unit_size == 1 else f"{self.params.structure}s"
+                of = " of each output" if structure.kind == "constant_fan_in" else ""
+                raise ConfigError(
+                    f"{where}.sparsity_target: found {level}, which leaves {name} {share * units:.2g} of {units} {what}{of}, "
+                    "expected at least one: give it a level of its own in distribution, or leave it out with ignored_scopes"
+                )
+        return density
+
+    def _structures(self, graph: Graph, edits: Sequence[Edit]) -> list[Structure]:
+        found = [self._structure(graph[edit.site.node]) for edit in edits]
+        return [structure for structure in found if isinstance(structure, Structure)]
+
+    def outlook(self, graph: Graph, edits: Sequence[Edit]) -> Outlook:
+        densities = dict(zip((edit.key for edit in edits), self._densities(graph, edits), strict=True))
+
+        def words(edit: Edit) -> str:
+            return f"{self.params.method}: {1 - densities[edit.key]:.1%} without connection ({self.params.structure})"
+
+        return outlook_of_masks(graph, edits, words, self.params.level)
+
+    def start(self) -> State:
+        return {"moving": None, "updates": 0, "frozen": False, "sparse": True}
+
+    def initialize(self, training: Training, state: State) -> State:
+        if self.params.method == "ac_dc":
+            return {**state, "sparse": False}
+        if self.params.method == "top_kast":
+            self._choose_largest(training, state)
+        elif self.params.method != "sr_ste":
+            level = self.params.sparsity_init if self.params.method == "granet" else None
+            for index, (edit, structure, kept) in enumerate(self._layers(training, level)):
+                score = training.xp.asarray(random_scores(0, index, structure), like=training.attached.parameter(edit.site))
+                self._connect(training, edit, structure, first_units(training.xp, structure, score, kept))
+        return state
+
+    def resume(self, training: Training, state: State) -> None:
+        if state["moving"] is not None:
+            training.attached.request_dense_gradients(training.edits, training.settle)
+
+    def epoch_step(self, training: Training, clock: Clock, state: State) -> State:
+        if self.params.method != "ac_dc" or state["frozen"] or self._is_sparse(clock.epoch) == state["sparse"]:
+            return state
+        sparse = not state["sparse"]
+        for edit, structure, kept in self._layers(training):
+            xp, weight = training.xp, training.xp.stop_gradient(training.attached.parameter(edit.site))
+            units = structure.units(xp, xp.abs(weight))
+            self._connect(training, edit, structure, first_units(xp, structure, units, kept) if sparse else units == units)
+        return {**state, "sparse": sparse, "updates": state["updates"] + 1}
+
+    def _is_sparse(self, epoch: int) -> bool:
+        params = self.params
+        assert params.final_epoch is not None
+        if epoch >= params.final_epoch:
+            return True
+        phase = (epoch - params.warmup_epochs) % (params.compressed_epochs + params.decompressed_epochs)
+        return epoch >= params.warmup_epochs and phase < params.compressed_epochs
+
+    def step(self, training: Training, clock: Clock, state: State) -> State:
+        due = clock.step > 0 and clock.step % self.params.update_interval == 0
+        if self.params.end is not None and clock.step > self.params.end:
+            due = False
+        if not due or state["frozen"] or state["moving"] is not None:
+            return state
+        if self.params.method == "top_kast":
+            self._choose_largest(training, state)
+            return {**state, "updates": state["updates"] + 1}
+        if self.params.method in ("set", *_GROWS_BY_GRADIENT):
+            training.attached.request_dense_gradients(training.edits, training.settle)
+            return {**state, "moving": clock.step}
+        return state
+
+    def settle(self, training: Training, state: State) -> State:
+        if state["moving"] is None:
+            return state
+        gradients = training.attached.dense_gradients()
+        if gradients is None:
+            return state
+        xp, step = training.xp, state["moving"]
+        wanted = {edit.key: kept for edit, _, kept in self._layers(training, self._level(step))}
+        for index, (edit, structure, _) in enumerate(self._layers(training)):
+            weight = xp.stop_gradient(training.attached.parameter(edit.site))
+            present = structure.units(xp, training.attached.variables(edit)["mask"]) > 0
+            count = int(xp.count_nonzero(present))
+            after = wanted[edit.key] if self.params.method == "granet" else count
+            moved = int(self.drop_fraction(step) * after)
+            if after == count and (moved == 0 or count == present.shape[0] * present.shape[1]):
+                continue
+            if self.params.method == "set":
+                score = xp.asarray(random_scores(step, index, structure), like=weight)
+            elif edit.key in gradients:
+                score = structure.units(xp, xp.abs(gradients[edit.key]))
+            else:  # no gradient reached this layer
+                continue
+            size = structure.units(xp, xp.abs(weight))
+            units = drop_and_grow(xp, structure, size, present, score, count - after + moved, moved)
+            self._connect(training, edit, structure, units)
+        return {**state, "moving": None, "updates": state["updates"] + 1}
+
+    def drop_fraction(self, step: int) -> float:
+        """alpha / 2 * (1 + cos(pi * step / end)) (Evci et al. 2020, eq. 1), or alpha."""
+        if not self.params.is_annealed:
+            return self.params.drop_fraction
+        assert self.params.end is not None
+        return self.params.drop_fraction / 2 * (1 + math.cos(math.pi * min(step / self.params.end, 1.0)))
+
+    def _level(self, step: int) -> float | None:
+        """granet: 1 - density by the cubic schedule of Zhu & Gupta 2017; else None, the target's."""
+        if self.params.method != "granet":
+            return None
+        assert self.params.end is not None
+        return polynomial(self.params.sparsity_init, self.params.level, step, self.params.end, 3, True)
+
+    def _layers(self, training: Training, level: float | None = None) -> list[tuple[Edit, Structure, int]]:
+        """Each edit with its structure, and the units that a group of it has at `level`."""
+        graph, edits = training.graph, training.edits
+        structures, densities = self._structures(graph, edits), self._densities(graph, edits, level)
+        return [(e, s, s.kept_units(1 - d)) for e, s, d in zip(edits, structures, densities, strict=True)]
+
+    def _connect(self, training: Training, edit: Edit, structure: Structure, units: Any) -> None:
+        """Have exactly the connections `units`; those that were not there before start at zero, and so does their optimizer."""
+        xp, before = training.xp, training.attached.variables(edit)["mask"]
+        mask = structure.spread(xp, xp.cast_like(units, before))
+        training.attached.retain(edit.site, mask * before)
+        training.attached.assign(edit, "mask", mask)
+
+    def _choose_largest(self, training: Training, state: State) -> None:
+        xp, extra = training.xp, self.params.extra_density
+        for edit, structure, kept in self._layers(training):
+            weight = xp.stop_gradient(training.attached.parameter(edit.site))
+            size = structure.units(xp, xp.abs(weight))
+            more = min(structure.groups[1], kept + round(extra * structure.groups[1]))
+            for name, count in (("mask", kept), ("backward", more)):
+                units = first_units(xp, structure, size, count)
+                training.attached.assign(edit, name, structure.spread(xp, xp.cast_like(units, weight)))
+
+    def freeze(self, training: Training, state: State, frozen: bool) -> State:
+        return {**state, "frozen": frozen}
+
+    def loss(self, training: Training, state: State) -> Any:
+        """top_kast: regularization * (sum of w^2 that act + sum of w^2 trained besides / density) (Jayakumar et al. 2020, sec.
+        2.2). sr_ste: decay / 2 * (sum of w^2 without connection), whose gradient is that of Zhou et al. 2021, eq. 9."""
+        xp = training.xp
+        terms = []
+        if self.params.method == "top_kast":
+            for edit, structure, kept in self._layers(training):
+                own = training.variables(edit)
+                w2, act, back = xp.square(training.attached.parameter(edit.site)), own["mask"], own["backward"]
+                terms.append(xp.sum(w2 * act) + xp.sum(w2 * (back - act)) * (structure.groups[1] / kept))
+            factor = self.params.regularization
+        elif self.params.method == "sr_ste":
+            for edit in training.edits:
+                assert isinstance(edit.transform, NOfMMask)
+                w = training.attached.parameter(edit.site)
+                terms.append(xp.sum(xp.square(w) * (1 - edit.transform.mask(xp, w))))
+            factor = self.params.decay / 2
+        else:
+            return None
+        return factor * sum(terms[1:], terms[0]) if terms else None
+
+    def stage(self, clock: Clock, state: State) -> CompressionStage:
+        if self.params.method == "ac_dc" and clock.epoch < (self.params.final_epoch or 0):
+            return CompressionStage.PARTIALLY_COMPRESSED
+        if self.params.method == "granet" and clock.step < (self.params.end or 0):
+            return CompressionStage.PARTIALLY_COMPRESSED
+        return CompressionStage.FULLY_COMPRESSED
+
+    def report(self, training: Training, clock: Clock, state: State) -> DynamicSparsityStatistics:
+        masks = [self._mask_now(training, edit) for edit in training.edits]
+        inference, step = self._flops(training.graph, training.edits, masks)
+        return DynamicSparsityStatistics(
+            **measured(training, masks),
+            updates=state["updates"],
+            inference_flops=inference,
+            training_flops=step,
+        )
+
+    def _mask_now(self, training: Training, edit: Edit) -> np.ndarray:
+        if isinstance(edit.transform, NOfMMask):
+            weight = training.xp.stop_gradient(training.attached.parameter(edit.site))
+            return training.adapter.to_numpy(edit.transform.mask(training.xp, weight))
+        return training.variable(edit, "mask")
+
+    def _flops(self, graph: Graph, edits: Sequence[Edit], masks: Sequence[np.ndarray]) -> tuple[float, float]:
+        """Shares of the dense model's FLOPs in a forward, and in a training step on average with the connections as they are."""
+        by_node = flops(graph)
+        dense = sum(by_node.values())
+        sparse, besides = float(dense), 0.0
+        for edit, mask in zip(edits, masks, strict=True):
+            own = sum(by_node.get(site.node, 0) for site in edit.sites)
+            absent = 1 - np.count_nonzero(mask) / mask.size
+            sparse -= own * absent
+            besides += own * min(self.params.extra_density, absent)
+        interval = self.params.update_interval
+        step = 3 * sparse
+        if self.params.method in _GROWS_BY_GRADIENT:
+            step += (dense - sparse) / interval
+        elif self.params.method == "top_kast":
+            step += besides
+        elif self.params.method == "sr_ste":
+            step = sparse + 2 * dense
+        return sparse / max(dense, 1), step / max(3 * dense, 1)

@@ -17,7 +17,9 @@ def loss_gradients(
 ) -> tuple[float, float, dict[str, torch.Tensor]]:
     """See `nncf_ext.adapter.Adapter.loss_gradients`; weights that the loss does not depend on are left out."""
     inputs, target = batch
-    weights = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    # of a shared parameter the last name: whoever loads all names in turn leaves that one's value in it
+    last = {id(parameter): name for name, parameter in model.named_parameters(remove_duplicate=False)}
+    weights = {last[id(parameter)]: parameter for parameter in model.parameters() if parameter.requires_grad}
     with evaluating(model), torch.enable_grad():
         outputs = run(model, inputs)
         scale = torch.tensor(float(factor), requires_grad=True)

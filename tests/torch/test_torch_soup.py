@@ -139,6 +139,13 @@ def test_gradients_of_a_loss():
     np.testing.assert_allclose(gradients["0.weight"], [[3.0, 4.0]])
 
 
+def test_the_gradient_of_a_shared_weight_has_its_last_name():
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    model[1].weight = model[0].weight
+    gradients = TorchAdapter().loss_gradients(model, lambda y, t: y.sum(), (torch.ones(1, 2), None), 1.0)[2]
+    assert list(gradients) == ["1.weight"]
+
+
 def test_compressed_models_keep_mask_and_average_ranges(pretrained, files, tmp_path):
     ctrl, model = compressed(pretrained)
     soup = make_soup(model, files, evaluate=accuracy, batches=inputs)

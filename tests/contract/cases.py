@@ -104,6 +104,10 @@ def _corad(kind: str, weight: float = 3, distillation: float = 0.7, **regulariza
     }
 
 
+def _learned(algorithm: str, multiplier: float, **params: Any) -> dict[str, Any]:
+    return {"algorithm": algorithm, "compression_lr_multiplier": multiplier, "params": params}
+
+
 MOVING = _moving()
 _ROWS, _COLUMNS = {"mode": "per_dim", "axis": 0}, {"mode": "per_dim", "axis": 1}
 _BLOCKS = {"mode": "block", "sparse_factors": [4, 2]}
@@ -221,6 +225,12 @@ CASES = (
     Case("dst_granet", _connected("granet", sparsity_init=0.2)),
     Case("dst_sr_ste", _connected("sr_ste", structure="1:2", decay=0.2)),
     Case("dst_int8_distillation", [_connected(), INT8, DISTIL]),
+    Case("soft_threshold", _learned("soft_threshold", 1, initial_threshold=-1, weight=0.5)),
+    Case("soft_threshold_int8", [_learned("soft_threshold", 3, initial_threshold=-0.5, weight=1, ramp_epochs=1), INT8]),
+    Case("l0", _learned("l0_sparsity", 20, weight=0.5, initial_keep_probability=0.4)),
+    Case("l0_ramp_int8", [_learned("l0_sparsity", 40, weight=3, warmup_epochs=1, ramp_epochs=2), INT8]),
+    Case("variational_dropout", _learned("variational_dropout", 1, weight=0.7, initial_log_variance=-3)),
+    Case("variational_dropout_late", _learned("variational_dropout", 5, weight=2, warmup_epochs=1, threshold=0.5)),
     Case("distillation_softmax", DISTIL),
     Case("distillation_hinton", {**HINTON, "task_weight": 0.3}),
     Case("distillation_hinton_int8", [INT8, {**HINTON, "task_weight": 0.1}]),

@@ -86,6 +86,14 @@ class Attached(Protocol):
         """What was asked for, by edit key, without parameters that no gradient reached; None before the optimizer step."""
         ...
 
+    def dropout(self) -> Mapping[str, float]:
+        """Rates of the model's dropout layers, by node."""
+        ...
+
+    def set_dropout(self, node: str, rate: float) -> None:
+        """Change the rate of a dropout layer, in compiled functions too."""
+        ...
+
     def retain(self, site: Site, kept: Any) -> None:
         """Multiply a parameter, and all that optimizers keep for its elements, by `kept` (0 or 1, of its shape)."""
         ...

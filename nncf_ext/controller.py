@@ -273,6 +273,10 @@ class Controller:
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take over `get_state` or `get_compression_state` of an earlier run. CheckpointError where it had other algorithms."""
+        self._take_over(state)
+        self._resume()
+
+    def _take_over(self, state: Mapping[str, Any]) -> None:
         saved = state.get("ctrl_state", state)
         if set(saved["algorithms"]) != set(self._states):
             raise CheckpointError(
@@ -280,6 +284,8 @@ class Controller:
             )
         self.scheduler.load_state(saved["scheduler_state"])
         self._states = {name: saved["algorithms"][name]["state"] for name in self._states}
+
+    def _resume(self) -> None:
         for algorithm in self._algorithms:
             algorithm.resume(*self._seen_by(algorithm))
 
@@ -304,8 +310,9 @@ class Controller:
         ]
         if problems:
             raise CheckpointError(f"{path} is of another model: {problems[0]} ({len(problems)} differences)")
-        self.load_state(state)
+        self._take_over(state)
         self._adapter.load_tensors(self.model, tensors)
+        self._resume()
 
     def weight_average(self, decay: float | None = None) -> WeightAverage:
         """A running average of the model's weights and ranges, to be told of every step or epoch with `update()`.

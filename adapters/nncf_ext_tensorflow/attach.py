@@ -157,6 +157,21 @@ class KerasAttached:
     def dense_gradients(self) -> Mapping[str, Any] | None:
         return None if self._gradients is None else self._gradients.taken()
 
+    def dropout(self) -> Mapping[str, float]:
+        return {node: float(layer.rate) for node, layer in self._dropout_layers().items()}
+
+    def set_dropout(self, node: str, rate: float) -> None:
+        """A `tf.function` of the user's that was traced before has to be traced anew."""
+        layer = self._dropout_layers()[node]
+        if layer.rate != rate:
+            layer.rate = rate
+            keras_private.forget_compiled_functions(self.model)
+
+    def _dropout_layers(self) -> dict[str, Any]:
+        kinds = (keras.layers.Dropout, keras.layers.AlphaDropout)
+        owners = {site.node: place.owner for site, place in self.traced.places.items() if site.slot == "output"}
+        return {node: layer for node, layer in owners.items() if isinstance(layer, kinds)}
+
     def retain(self, site: Site, kept: Any) -> None:
         parameter = self._variable(site)
         states = [] if self._gradients is None else self._gradients.states_of(parameter)

@@ -129,6 +129,16 @@ class TorchAttached:
     def dense_gradients(self) -> Mapping[str, torch.Tensor] | None:
         return self._optimizer_steps().taken()
 
+    def dropout(self) -> Mapping[str, float]:
+        return {node: layer.p for node, layer in self._dropout_layers().items()}
+
+    def set_dropout(self, node: str, rate: float) -> None:
+        self._dropout_layers()[node].p = rate
+
+    def _dropout_layers(self) -> dict[str, Any]:
+        called = {node: self.model.get_submodule(c.container) for node, c in self._traced.calls.items() if c.whole_module}
+        return {node: layer for node, layer in called.items() if isinstance(layer, nn.modules.dropout._DropoutNd)}
+
     def retain(self, site: Site, kept: torch.Tensor) -> None:
         parameter = self._raw(site)
         for tensor in (parameter, *self._optimizer_steps().states_of(parameter)):

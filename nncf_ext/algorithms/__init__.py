@@ -8,6 +8,7 @@ from nncf_ext.algorithms.const_sparsity import ConstSparsity
 from nncf_ext.algorithms.corad import Corad
 from nncf_ext.algorithms.dynamic_sparse_training import DynamicSparseTraining
 from nncf_ext.algorithms.filter_pruning import FilterPruning
+from nncf_ext.algorithms.iterative_magnitude import IterativeMagnitude
 from nncf_ext.algorithms.knowledge_distillation import KnowledgeDistillation
 from nncf_ext.algorithms.l0_sparsity import L0Sparsity
 from nncf_ext.algorithms.magnitude_sparsity import MagnitudeSparsity
@@ -26,6 +27,7 @@ ALGORITHMS: dict[str, type[Any]] = {
     "const_sparsity": ConstSparsity,
     "binarization": Binarization,
     "dynamic_sparse_training": DynamicSparseTraining,
+    "iterative_magnitude": IterativeMagnitude,
     "soft_threshold": SoftThresholdSparsity,
     "l0_sparsity": L0Sparsity,
     "variational_dropout": VariationalDropout,

@@ -61,9 +61,8 @@ class VariationalDropout(VariationalDropoutConfig, LearnedSparsity):
 
     def term(self, training: Training) -> Any:
         """The mean divergence of a weight."""
-        xp, total = training.xp, None
+        xp, terms = training.xp, []
         for edit in training.edits:
             weight = training.attached.parameter(edit.site)
-            own = divergence(xp, log_alpha(xp, weight, training.variables(edit)["log_variance"]))
-            total = own if total is None else total + own
-        return total / weights_of(training)
+            terms.append(divergence(xp, log_alpha(xp, weight, training.variables(edit)["log_variance"])))
+        return sum(terms[1:], terms[0]) / weights_of(training)

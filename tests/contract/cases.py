@@ -108,6 +108,10 @@ def _learned(algorithm: str, multiplier: float, **params: Any) -> dict[str, Any]
     return {"algorithm": algorithm, "compression_lr_multiplier": multiplier, "params": params}
 
 
+def _rounds(**params: Any) -> dict[str, Any]:
+    return {"algorithm": "iterative_magnitude", "params": {"epochs_per_round": 1, **params}}
+
+
 MOVING = _moving()
 _ROWS, _COLUMNS = {"mode": "per_dim", "axis": 0}, {"mode": "per_dim", "axis": 1}
 _BLOCKS = {"mode": "block", "sparse_factors": [4, 2]}
@@ -225,6 +229,14 @@ CASES = (
     Case("dst_granet", _connected("granet", sparsity_init=0.2)),
     Case("dst_sr_ste", _connected("sr_ste", structure="1:2", decay=0.2)),
     Case("dst_int8_distillation", [_connected(), INT8, DISTIL]),
+    Case("iterative_ratio", _rounds(sparsity_target=0.6)),
+    Case("iterative_quality_l1", _rounds(quality=0.45, regularization="l1", regularization_weight=0.01)),
+    Case(
+        "iterative_late_l2",
+        _rounds(rounds=2, start_epoch=1, sparsity_target=0.5, regularization="l2", regularization_weight=0.02),
+    ),
+    Case("iterative_dead_neurons", _rounds(rounds=1, sparsity_target=0.82)),
+    Case("iterative_int8", [_rounds(quality=0.3), INT8]),
     Case("soft_threshold", _learned("soft_threshold", 1, initial_threshold=-1, weight=0.5)),
     Case("soft_threshold_int8", [_learned("soft_threshold", 3, initial_threshold=-0.5, weight=1, ramp_epochs=1), INT8]),
     Case("l0", _learned("l0_sparsity", 20, weight=0.5, initial_keep_probability=0.4)),

@@ -31,6 +31,7 @@ from numpy import (  # noqa: F401  (these functions are the namespace)
     stack,
     sum,
     take,
+    tanh,
     where,
     zeros_like,
 )
@@ -56,6 +57,13 @@ def constant(make: Callable[[], np.ndarray], like: Any) -> Any:
 def rows_joined(x: Any, rows: Any, size: int) -> Any:
     """The first `size` elements of these rows of the matrix `x`, side by side."""
     return np.reshape(np.take(x, rows, axis=0), -1)[:size]
+
+
+def rounded_to(x: Any, dtype: str) -> Any:
+    """`x` rounded to the numbers of a narrower floating point type, half to even; it must be within their range."""
+    import ml_dtypes
+
+    return np.asarray(x).astype(getattr(ml_dtypes, dtype)).astype(np.asarray(x).dtype)
 
 
 def is_floating(x: Any) -> bool:

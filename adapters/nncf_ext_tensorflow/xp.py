@@ -38,6 +38,7 @@ from keras.ops import (  # noqa: F401  (these functions are the namespace)
     stop_gradient,
     sum,
     take,
+    tanh,
     where,
     zeros_like,
 )
@@ -71,6 +72,11 @@ def _constant(make: Callable[[], np.ndarray]) -> Any:
 def rows_joined(x: Any, rows: Any, size: int) -> Any:
     """The first `size` elements of these rows of the matrix `x`, side by side."""
     return tf.reshape(tf.gather(x, rows), (-1,))[:size]
+
+
+def rounded_to(x: Any, dtype: str) -> Any:
+    """`x` rounded to the numbers of a narrower floating point type, half to even; it must be within their range."""
+    return tf.cast(tf.cast(x, dtype), x.dtype)
 
 
 def is_floating(x: Any) -> bool:

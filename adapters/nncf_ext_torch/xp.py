@@ -23,6 +23,7 @@ from torch import (  # noqa: F401  (these functions are the namespace)
     sqrt,
     square,
     stack,
+    tanh,
     zeros_like,
 )
 
@@ -134,6 +135,11 @@ def rows_joined(x: torch.Tensor, rows: torch.Tensor, size: int) -> torch.Tensor:
         return torch.index_select(x, 0, rows).flatten()[:size]
     at, width = torch.arange(size, device=x.device), x.shape[1]  # Inductor cannot slice the other form, and makes a loop of this
     return x.flatten()[rows[at // width] * width + at % width]
+
+
+def rounded_to(x: torch.Tensor, dtype: str) -> torch.Tensor:
+    """`x` rounded to the numbers of a narrower floating point type, half to even; it must be within their range."""
+    return x.to(getattr(torch, dtype)).to(x.dtype)
 
 
 def is_floating(x: torch.Tensor) -> bool:

@@ -7,7 +7,7 @@ import numpy as np
 
 from nncf_ext import numerics
 from nncf_ext import reference as xp
-from nncf_ext.algorithms.quantization import Quantizer
+from nncf_ext.quantizers import Quantizer
 from nncf_ext.ranges import RangeCollector
 from tests.contract.data import data
 from tests.contract.references.reference import AlgorithmReference

@@ -36,7 +36,8 @@ class QuantizerBits:
 
 @dataclass(frozen=True)
 class QuantizationStatistics:
-    """Numbers of quantizers by (`weights` | `activations`, bits, `symmetric` | `asymmetric`, `per-channel` | `per-tensor`), and
+    """Numbers of quantizers by (`weights` | `activations`, bits, `symmetric` | `asymmetric`, `per-channel` |
+    `per-tensor` | `per-group`), and
     the bits of each one."""
 
     quantizers: Counter[tuple[str, int, str, str]]
@@ -296,7 +297,7 @@ def _statistics(graph: Graph, edits: Sequence[Edit]) -> QuantizationStatistics:
             staged.group_of(edit.site),
             quantizer.bits,
             "symmetric" if quantizer.symmetric else "asymmetric",
-            "per-tensor" if quantizer.channel_axis is None else "per-channel",
+            quantizer.share,
         ] += 1
     sites = [site for edit in edits for site in edit.sites]
     return QuantizationStatistics(quantizers, graph.size_of(sites), sum(graph.sizes.values()), tuple(bits))

@@ -69,7 +69,9 @@ def _lower(graph: ir.Graph, node: ir.Node, grid: Grid) -> None:
     if step.size == 1:
         zero, step = zero.reshape(()), step.reshape(())
         low, high = int(first.item()), int(first.item()) + grid.intervals
-        if low == 1:  # of a narrow signed grid, -128 is let through: one step beyond its end, and no operator for it
+        if (
+            low == 1 and not grid.cuts
+        ):  # of a narrow signed grid, -128 is let through: one step beyond its end, and no operator for it
             low = 0
         x, low, high = _take_in_clip(x, step, int(zero), low, high)
     else:

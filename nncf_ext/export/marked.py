@@ -19,7 +19,8 @@ class Grid:
     """The levels of one quantizer: low + k * step, k = 0..intervals, as `numerics.fake_quantize` takes them.
 
     low, step: float arrays of the quantized tensor's rank in the framework (all ones but for the channels), step > 0.
-    block: see the quantizers' own `Grid`. rounded: what the quantizer makes of a weight, where it does more than round to the
+    block, cuts: see the quantizers' own `Grid`.
+    rounded: what the quantizer makes of a weight, where it does more than round to the
     grid (a tanh before it, levels that are left out).
     """
 
@@ -27,6 +28,7 @@ class Grid:
     step: np.ndarray
     intervals: int
     block: int | None = None
+    cuts: bool = False
     rounded: Callable[[np.ndarray], np.ndarray] | None = None
 
     @cached_property

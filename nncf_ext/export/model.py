@@ -84,9 +84,8 @@ def grids(adapter: Adapter, attached: Attached) -> dict[str, Grid | FloatGrid]:
             if isinstance(grid, float8.FloatGrid):
                 found[edit.key] = FloatGrid(grid.format, grid.largest, partial(grid.scale_of, reference))
             else:
-                found[edit.key] = Grid(
-                    grid.low, grid.step, grid.intervals, grid.block, partial(_rounded, adapter, attached, edit)
-                )
+                rounded = partial(_rounded, adapter, attached, edit)
+                found[edit.key] = Grid(grid.low, grid.step, grid.intervals, grid.block, grid.cuts, rounded)
     return found
 
 

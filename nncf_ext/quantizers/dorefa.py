@@ -85,7 +85,7 @@ class DoReFaActivation(Uniform):
     def grid(self, xp: Any, variables: Any) -> Grid:
         lowest, highest = self.levels
         step = np.float32(1) / np.float32(highest)
-        return Grid(lowest * step, step, highest - lowest)
+        return Grid(lowest * step, step, highest - lowest, cuts=True)
 
     def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
         lowest, highest = self.levels

@@ -41,6 +41,10 @@ class GroupQuantizer(Quantizing):
         return f"int{self.bits} {'symmetric' if self.symmetric else 'asymmetric'} per group of {self.group_size} inputs"
 
     @property
+    def share(self) -> str:
+        return "per-group"
+
+    @property
     def levels(self) -> tuple[int, int]:
         return (-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1) if self.symmetric else (0, 2**self.bits - 1)
 

@@ -20,12 +20,14 @@ class Grid:
     """The numbers a quantizer can represent: low + k * step, k = 0..intervals. Arrays in the quantizer's broadcastable shape.
 
     block: how many elements of a weight that follow each other share a step; then the arrays have the weight's shape.
+    cuts: values beyond the ends are common.
     """
 
     low: Any
     step: Any
     intervals: int
     block: int | None = None
+    cuts: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,11 @@ class Quantizing(Transform):
     def words(self) -> str:
         """What it does, for people: `int8 symmetric per channel`."""
         raise NotImplementedError
+
+    @property
+    def share(self) -> str:
+        """For what there is a range, in the statistics."""
+        return "per-tensor" if getattr(self, "channel_axis", None) is None else "per-channel"
 
 
 class Uniform(Quantizing):

@@ -73,6 +73,8 @@ def wishes(
     for pattern in sorted(overrides, key=last_word):
         if meant(pattern, names, "", validate=False):
             override = overrides[pattern]
+            if getattr(override, "quantizer", None) is not None:  # another quantizer has settings of its own
+                asked = {key: value for key, value in asked.items() if key not in ("levels", "group_size")}
             for key in override.model_fields_set - {"initializer"}:
                 asked[key] = getattr(override, key), f"{where}.scope_overrides.{group}[{shown(pattern)}].{key}"
     return Wish({key: (value, path) for key, (value, path) in asked.items() if value is not None})

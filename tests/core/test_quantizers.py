@@ -7,7 +7,7 @@ import math
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -168,6 +168,7 @@ ALL = {
 
 @pytest.mark.parametrize("name", ALL)
 @given(x=values)
+@settings(deadline=None, max_examples=40)
 def test_few_levels_in_order(name, x):
     """At most 2^bits levels, on the grid that exports write; larger values have no lower level; zero stays where it is one."""
     transform, variables = made(ALL[name], x)
@@ -185,6 +186,7 @@ def test_few_levels_in_order(name, x):
 
 
 @given(x=values)
+@settings(deadline=None, max_examples=40)
 def test_float8_twice_is_float8_once(x):
     for of_weight in (True, False):
         transform, variables = made(Float8(format="float8_e4m3fn", of_weight=of_weight), x)
@@ -267,3 +269,11 @@ def test_words_and_statistics_of_a_plan():
     assert words["fc|weight"] == "int4 symmetric per group of 32 inputs"
     assert words["relu|output"] == "int8 symmetric per tensor, learned clipping"
     assert outlook.report.quantizers["weights", 4, "symmetric", "per-group"] == 1
+
+
+def test_an_override_that_names_a_quantizer_leaves_the_settings_of_the_other_behind():
+    weights = {"quantizer": "stretched_elastic", "levels": 3}
+    found = plan(lenet(), weights=weights, scope_overrides={"weights": {"fc": {"quantizer": "nncf", "bits": 4}}})
+    kinds = {str(edit.site): edit.transform for edit in found if edit.site.is_parameter}
+    assert isinstance(kinds["stem|weight"], StretchedElastic) and isinstance(kinds["fc|weight"], Quantizer)
+    assert kinds["fc|weight"].bits == 4

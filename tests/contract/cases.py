@@ -116,6 +116,15 @@ MOVING = _moving()
 _ROWS, _COLUMNS = {"mode": "per_dim", "axis": 0}, {"mode": "per_dim", "axis": 1}
 _BLOCKS = {"mode": "block", "sparse_factors": [4, 2]}
 
+
+def _by(weights: dict[str, Any], activations: dict[str, Any] | None = None, **keys: Any) -> dict[str, Any]:
+    """int8 with other quantizers."""
+    return {**INT8, "weights": weights, "activations": activations or {}, **keys}
+
+
+_LSQ, _PLUS = {"quantizer": "lsq", "bits": 4}, {"quantizer": "lsq_plus", "bits": 4}
+_E4M3, _E5M2 = {"quantizer": "fp8_e4m3"}, {"quantizer": "fp8_e5m2"}
+
 CASES = (
     Case("int8", INT8),
     Case("int8_mixed", {**INT8, "preset": "mixed"}),
@@ -175,6 +184,35 @@ CASES = (
     Case("int8_npu_four_bits", {**INT8, "weights": {"bits": 4}}, (("target_device", "NPU"),)),
     Case("int8_cpu_spr", INT8, (("target_device", "CPU_SPR"),)),
     Case("mixed_by_hand", {**INT8, "initializer": {**INT8["initializer"], "precision": BY_HAND}}),
+    Case("lsq", _by(_LSQ, _LSQ)),
+    Case("lsq_per_tensor", _by({**_LSQ, "bits": 3, "per_channel": False}, {**_LSQ, "signed": True})),
+    Case("lsq_per_channel_activations", _by({"quantizer": "lsq"}, {**_LSQ, "per_channel": True})),
+    Case("lsq_slow_steps", _by(_LSQ, _LSQ, compression_lr_multiplier=0.25)),
+    Case("lsq_staged_with_masks", [_by(_LSQ, _LSQ, params={}), SPARSE]),
+    Case("lsq_by_hand", _by(_LSQ, _LSQ, initializer={**INT8["initializer"], "precision": BY_HAND})),
+    Case("lsq_plus", _by(_PLUS, _PLUS)),
+    Case("lsq_plus_per_tensor", _by({**_PLUS, "per_channel": False}, {**_PLUS, "bits": 3})),
+    Case("pact", _by({"bits": 4}, {"quantizer": "pact", "bits": 4})),
+    Case("pact_signed", _by(_LSQ, {"quantizer": "pact", "bits": 4, "signed": True, "clipping_regularization_factor": 0.05})),
+    Case("pact_slow", _by({"bits": 4}, {"quantizer": "pact", "bits": 3}, quantize_outputs=True, compression_lr_multiplier=0.5)),
+    Case("dorefa", _by({"quantizer": "dorefa", "bits": 3}, {"quantizer": "dorefa", "bits": 4})),
+    Case("dorefa_signed", _by({"quantizer": "dorefa", "bits": 2}, {"quantizer": "dorefa", "bits": 3, "signed": True})),
+    Case("ternary", _by({"quantizer": "stretched_elastic", "levels": 3})),
+    Case("two_bits_stretched", _by({"quantizer": "stretched_elastic", "bits": 2}, _LSQ)),
+    Case("two_bits_stretched_per_tensor", _by({"quantizer": "stretched_elastic", "levels": 4, "per_channel": False})),
+    Case("fp8_e4m3", _by(_E4M3, _E4M3)),
+    Case("fp8_e5m2", _by(_E5M2, _E5M2)),
+    Case("fp8_per_tensor", _by({**_E4M3, "per_channel": False}, {**_E5M2, "per_channel": True})),
+    Case(
+        "quantizers_by_scope",
+        _by(
+            {"bits": 4},
+            scope_overrides={
+                "weights": {"{re}fc1": {"quantizer": "stretched_elastic", "bits": 2}, "{re}fc2": _LSQ},
+                "activations": {"{re}fc2": {"quantizer": "pact"}, "{re}input": {"quantizer": "fp8_e4m3"}},
+            },
+        ),
+    ),
     Case("sparsity_polynomial", SPARSE),
     Case("sparsity_convex", _sparse(concave=False, power=2)),
     Case("sparsity_exponential", _sparse(schedule="exponential")),

@@ -8,10 +8,10 @@ import pytest
 
 from nncf_ext import cli
 from nncf_ext.algorithms.magnitude_sparsity import BinaryMask
-from nncf_ext.algorithms.quantization import Quantizer
 from nncf_ext.checkpoint import load_checkpoint, save_checkpoint
 from nncf_ext.edits import Edit, Plan
 from nncf_ext.graph import Site
+from nncf_ext.quantizers import Quantizer
 
 LAYER = "Net/Linear[fc]/linear_0"
 

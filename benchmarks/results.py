@@ -16,12 +16,14 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
+from benchmarks import results_students
 from benchmarks.contest import ROOT, Result, machine, run_worker, show, write_section
 
 SEEDS = (0, 1, 2)
@@ -115,11 +117,6 @@ TEXT_ROWS = {
     "movement": Row((MOVEMENT,)),
     "movement + int8 + distillation": Row((MOVEMENT, INT8, DISTILLATION)),
 }
-SUITES = {
-    "results_torch": ("Digits in PyTorch", IMAGE_ROWS),
-    "results_keras": ("Digits in Keras", IMAGE_ROWS),
-    "results_text": ("Help texts in PyTorch: a BERT of 2 layers", TEXT_ROWS),
-}
 HEADER = ("", "float", "model", "file", "drop: mean", "worst", "published by NNCF", "target", "kB", "kB zipped", "what is left")
 
 
@@ -194,6 +191,24 @@ def lines(rows: Mapping[str, Row], seeds: Sequence[Result]) -> list[list[str]]:
     return [cells(name, row, seeds) for name, row in rows.items()]
 
 
+@dataclass(frozen=True)
+class Suite:
+    """Rows of docs/results.md. lines: of the table, from the results of the seeds."""
+
+    title: str
+    header: Sequence[str]
+    lines: Callable[[Sequence[Result]], list[list[str]]]
+
+
+SUITES = {
+    "results_torch": Suite("Digits in PyTorch", HEADER, partial(lines, IMAGE_ROWS)),
+    "results_keras": Suite("Digits in Keras", HEADER, partial(lines, IMAGE_ROWS)),
+    "results_text": Suite("Help texts in PyTorch: a BERT of 2 layers", HEADER, partial(lines, TEXT_ROWS)),
+    "results_students_torch": Suite("Students in PyTorch", results_students.HEADER, results_students.lines),
+    "results_students_keras": Suite("Students in Keras", results_students.HEADER, results_students.lines),
+}
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--quick", action="store_true", help="one seed: shows that all runs")
@@ -207,13 +222,15 @@ def main() -> None:
         jobs = {pool.submit(run_worker, "", f"benchmarks.{suite}", str(seed)): suite for seed in seeds for suite in suites}
         for job in as_completed(jobs):
             suite, result = jobs[job], job.result()
-            title, rows = SUITES[suite]
+            title = SUITES[suite].title
             if "error" in result:
                 failed = True
                 Console(stderr=True).print(f"{title} fails: {result['error']}", markup=False, highlight=False)
                 continue
             found[suite].append(result)
-            table = show(f"{title}, {len(found[suite])} of {len(seeds)} seeds", HEADER, lines(rows, found[suite]))
+            table = show(
+                f"{title}, {len(found[suite])} of {len(seeds)} seeds", SUITES[suite].header, SUITES[suite].lines(found[suite])
+            )
             if not options.quick:
                 write_section(suite, f"{machine()}; one thread.\n\n{table}", DOCUMENT)
     Console(stderr=True).print(f"{time.perf_counter() - start:.0f} s")

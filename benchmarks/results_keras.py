@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,35 +38,41 @@ def fit(model: keras.Model, data: demo.Digits, rate: float, epochs: int, callbac
     )
 
 
-def trained(data: demo.Digits, seed: int) -> keras.Model:
+def trained(data: demo.Digits, seed: int, network: Callable[[], keras.Model]) -> keras.Model:
     keras.utils.set_random_seed(seed)
-    model = digits_net()
+    model = network()
     fit(model, data, FLOAT_RATE, FLOAT_EPOCHS)
     return model
 
 
-def compressed(model: keras.Model, data: demo.Digits, row: Row, seed: int, folder: Path) -> dict[str, Any]:
-    """What `measured` says of a copy of `model`, compressed as the row says and trained on."""
+def compressed(
+    model: keras.Model, copy: keras.Model, data: demo.Digits, row: Row, seed: int, folder: Path, epochs: int
+) -> dict[str, Any]:
+    """What `measured` says of `copy` with the weights of `model`, compressed as the row says and trained on."""
     keras.utils.set_random_seed(seed + 100)
-    copy = digits_net()
     copy.set_weights(model.get_weights())
     config = NNCFConfig.from_dict(row.config({"sample_size": [1, 8, 8, 1]}))
     images, labels = data.train_images[..., None], data.train_labels
     starts = range(0, len(images), demo.BATCH_SIZE)
     loader = [(images[i : i + demo.BATCH_SIZE], labels[i : i + demo.BATCH_SIZE]) for i in starts]
     ctrl, copy = create_compressed_model(copy, register_default_init_args(config, loader, demo.BATCH_SIZE, criterion=task_loss))
-    fit(copy, data, RATE, EPOCHS, create_compression_callbacks(ctrl, log_tensorboard=False, log_text=False))
+    fit(copy, data, RATE, epochs, create_compression_callbacks(ctrl, log_tensorboard=False, log_text=False))
     test = np.ascontiguousarray(data.test_images[..., None])
     return measured(ctrl, lambda kind: accuracy(kind, data), folder / "compressed.onnx", test, data.test_labels)
 
 
-def results(seed: int) -> Result:
+def results(
+    seed: int,
+    rows: Mapping[str, Row] = IMAGE_ROWS,
+    network: Callable[[], keras.Model] = digits_net,
+    epochs: int = EPOCHS,
+) -> Result:
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     data = demo.load_digits()
-    model = trained(data, seed)
+    model = trained(data, seed, network)
     with tempfile.TemporaryDirectory() as folder:
-        outcome = {name: compressed(model, data, row, seed, Path(folder)) for name, row in IMAGE_ROWS.items()}
+        outcome = {name: compressed(model, network(), data, row, seed, Path(folder), epochs) for name, row in rows.items()}
     return {"float": accuracy(model, data), "rows": outcome}
 
 

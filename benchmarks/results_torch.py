@@ -72,11 +72,11 @@ class Task:
         inputs, labels = (np.ascontiguousarray(part.numpy()) for part in self.test)
         return measured(ctrl, self.accuracy, folder / "compressed.onnx", inputs, labels)
 
-    def results(self, rows: Mapping[str, Row], seed: int) -> Result:
+    def results(self, rows: Mapping[str, Row], seed: int, epochs: int = EPOCHS) -> Result:
         torch.set_num_threads(1)
         model = self.trained(seed)
         with tempfile.TemporaryDirectory() as folder:
-            outcome = {name: self.compressed(model, row, seed, Path(folder)) for name, row in rows.items()}
+            outcome = {name: self.compressed(model, row, seed, Path(folder), epochs) for name, row in rows.items()}
         return {"float": self.accuracy(model), "rows": outcome}
 
 

@@ -21,6 +21,7 @@ BENCHMARKS = (
     "channel_groups",
     "hawq",
     "attach_growth",
+    "soups",
 )
 
 

@@ -39,6 +39,10 @@ class Attached(Protocol):
         """The names of the edit's variables in `Adapter.tensors`, by variable name."""
         ...
 
+    def parameter_names(self, edit: Edit) -> Collection[str]:
+        """The names in `Adapter.tensors` of the parameters at the edit's sites, every name of a shared one."""
+        ...
+
     def assign(self, edit: Edit, name: str, value: Any) -> None:
         """Overwrite one variable in place (an array of the framework, or numpy)."""
         ...
@@ -80,6 +84,14 @@ class Attached(Protocol):
 
     def dense_gradients(self) -> Mapping[str, Any] | None:
         """What was asked for, by edit key, without parameters that no gradient reached; None before the optimizer step."""
+        ...
+
+    def dropout(self) -> Mapping[str, float]:
+        """Rates of the model's dropout layers, by node."""
+        ...
+
+    def set_dropout(self, node: str, rate: float) -> None:
+        """Change the rate of a dropout layer, in compiled functions too."""
         ...
 
     def retain(self, site: Site, kept: Any) -> None:
@@ -128,6 +140,14 @@ class Adapter(Protocol):
 
         H is the Hessian of `loss(outputs, target)` by the parameters at `sites` of the plain model, taken together, in inference
         mode. Whatever the framework raises in it passes through.
+        """
+        ...
+
+    def loss_gradients(
+        self, model: Any, loss: Callable[[Any, Any], Any], batch: tuple[Any, Any], factor: float
+    ) -> tuple[float, float, dict[str, np.ndarray]]:
+        """(value, its derivative by `factor`, its gradients by the trainable weights by their names in `tensors`) of
+        `loss(factor * outputs, target)` in inference mode. Outputs that are not one tensor are left as they are: derivative 0.
         """
         ...
 

@@ -42,7 +42,7 @@ def ranges_of(
     for edit in edits:
         collector = collectors[edit.key] = _collector(edit, starts[edit.key])
         if edit.site.is_parameter:
-            collector.update(parameter(edit.site))
+            collector.update(edit.transform.observed(parameter(edit.site)))
         elif wanted[edit.key]:
             for site in edit.sites:
                 at_site.setdefault(site, []).append((collector, wanted[edit.key]))
@@ -87,4 +87,5 @@ def _collector(edit: Edit, start: RangeInit) -> RangeCollector:
         transform.symmetric,
         edit.site.is_parameter,
         (start.params.min_percentile, start.params.max_percentile),
+        transform.needs_values,
     )

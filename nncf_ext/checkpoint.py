@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors
-from safetensors.numpy import save
+from safetensors.numpy import save_file
 
 from nncf_ext.algorithms import ALGORITHMS
 from nncf_ext.edits import Edit, Plan
@@ -62,35 +63,84 @@ def check_plan_fits(plan: Plan, graph: Graph) -> None:
                 ) from None
 
 
+def first_difference(ours: Sequence[Any], theirs: Sequence[Any]) -> str:
+    """Of two lists of edits, as JSON data, that are not the same."""
+    for mine, other in zip(ours, theirs, strict=False):
+        here, there = ({"at": edit["sites"], **edit["transform"]} for edit in (mine, other))
+        if here["at"] != there["at"] or here["kind"] != there["kind"]:
+            return f"found a {there['kind']} at {there['at'][0]}, expected a {here['kind']} at {here['at'][0]}"
+        for name in here:
+            if here[name] != there.get(name):
+                return f"{here['kind']} at {here['at'][0]}: found {name} {there.get(name)}, expected {here[name]}"
+    return f"it has {len(theirs)} transforms, the model has {len(ours)}"
+
+
 def save_checkpoint(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> None:
     """Write a checkpoint in one step: a reader sees the old file or the new one, never a part."""
+    save_tensors(path, tensors, {"nncf_ext": json.dumps({"format": FORMAT, "state": state})})
+
+
+def save_tensors(
+    path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a safetensors file in one step. Takes the memory of the tensors once more."""
     contiguous = {name: np.asarray(array, order="C") for name, array in tensors.items()}
-    data = save(contiguous, metadata={"nncf_ext": json.dumps({"format": FORMAT, "state": state})})
     with atomic(Path(path)) as temporary:
-        temporary.write_bytes(data)
+        save_file(contiguous, temporary, metadata=None if metadata is None else dict(metadata))
+
+
+class TensorFile:
+    """A safetensors file whose tensors are read one by one. FileNotFoundError, or CheckpointError where it is none."""
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path)
+        with self.path.open("rb") as file:
+            start = file.read(9)
+        is_safetensors = start[8:] == b"{"  # the first 8 bytes are the length of the header, and may look like anything
+        if not is_safetensors and (start[:1] == b"\x80" or start[:2] == b"PK"):
+            raise CheckpointError(
+                f"{self.path} looks like a pickle (torch.save): it is not loaded, because loading one can run code"
+            )
+        with self._told():
+            self._file: Any = safetensors.safe_open(self.path, framework="numpy")
+            self._metadata = self._file.metadata() or {}
+
+    @cached_property
+    def specs(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """(shape, dtype as safetensors names it) by name, without reading a tensor."""
+        slices = ((name, self._file.get_slice(name)) for name in self._file.keys())  # noqa: SIM118  (not a dict)
+        return {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices}
+
+    def read(self, name: str) -> np.ndarray:
+        with self._told():
+            return self._file.get_tensor(name)
+
+    @property
+    def state(self) -> dict[str, Any] | None:
+        """The compression state; None in a safetensors file of others."""
+        try:
+            header = json.loads(self._metadata["nncf_ext"])
+        except (KeyError, ValueError):
+            return None
+        if header.get("format") != FORMAT:
+            raise CheckpointError(f"{self.path} has checkpoint format {header.get('format')}, expected {FORMAT}")
+        return header["state"]
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except (safetensors.SafetensorError, OSError) as error:
+            raise CheckpointError(f"{self.path} is truncated or not a checkpoint ({error})") from None
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """(tensors, compression state). FileNotFoundError, or CheckpointError where the file is not a whole checkpoint."""
-    path = Path(path)
-    with path.open("rb") as file:
-        start = file.read(9)
-    is_safetensors = start[8:] == b"{"  # the first 8 bytes are the length of the header, and may look like anything
-    if not is_safetensors and (start[:1] == b"\x80" or start[:2] == b"PK"):
-        raise CheckpointError(f"{path} looks like a pickle (torch.save): it is not loaded, because loading one can run code")
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is truncated or not a checkpoint ({error})") from None
-    try:
-        header = json.loads(metadata["nncf_ext"])
-    except (KeyError, ValueError):
-        raise CheckpointError(f"{path} is a safetensors file without nncf_ext's compression state") from None
-    if header.get("format") != FORMAT:
-        raise CheckpointError(f"{path} has checkpoint format {header.get('format')}, expected {FORMAT}")
-    return tensors, header["state"]
+    file = TensorFile(path)
+    state = file.state
+    if state is None:
+        raise CheckpointError(f"{path} is a safetensors file without nncf_ext's compression state")
+    return {name: file.read(name) for name in file.specs}, state
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The command line: nncf-ext validate | schema | demo | inspect | plot | compare | pack | unpack."""
+"""The command line: nncf-ext validate | schema | demo | inspect | plot | compare | soup | pack | unpack."""
 
 from __future__ import annotations
 
@@ -84,6 +84,21 @@ def _parser() -> argparse.ArgumentParser:
     inspect = commands.add_parser("inspect", help="show per layer what was compressed, or how a packed file is coded")
     inspect.add_argument("path", type=Path, metavar="RUN_OR_FILE", help="a checkpoint, a folder with one, or a packed file")
     inspect.set_defaults(run=_inspect)
+
+    soup = commands.add_parser("soup", help="average checkpoints of models that were trained from one start")
+    soup.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a checkpoint, or a folder with one, two or more times")
+    soup.add_argument("--method", choices=("uniform", "greedy", "wise-ft"), default="uniform", help="default: %(default)s")
+    soup.add_argument("--output", type=Path, required=True, metavar="FILE", help="the soup, as a checkpoint like the others")
+    soup.add_argument("--alpha", type=float, default=0.5, help="wise-ft: share of the second model (default: %(default)s)")
+    soup.add_argument(
+        "--masks", choices=("refuse", "union", "intersection"), default="refuse", help="where they differ (default: %(default)s)"
+    )
+    soup.add_argument("--model", metavar="MODEL.py:FUNCTION", help="returns a model like the ingredients, to try soups in")
+    soup.add_argument("--evaluate", metavar="MODEL.py:FUNCTION", help="its score on held-out data, for greedy: FUNCTION(model)")
+    soup.add_argument(
+        "--batches", metavar="MODEL.py:FUNCTION", help="returns model inputs, for new BatchNorm statistics after each merge"
+    )
+    soup.set_defaults(run=_soup)
     return parser
 
 
@@ -184,6 +199,36 @@ def _inspect(options: argparse.Namespace) -> int:
     console = Console(markup=False)  # the names of layers have [brackets]
     for table in describe(find_checkpoint(options.path)):
         console.print(table)
+    return 0
+
+
+def _soup(options: argparse.Namespace) -> int:
+    from nncf_ext.soup import Soup, SoupError, uniform, wise_ft
+    from nncf_ext.user_model import adapter_package, load_function, load_model
+
+    if not options.output.parent.is_dir():
+        raise SoupError(f"--output: {options.output.parent} is not a folder")
+    needs = [name for name in ("evaluate", "batches") if getattr(options, name) is not None]
+    if options.method == "greedy" and not (options.model and options.evaluate):
+        raise SoupError("greedy: expected --model and --evaluate: it adds what does not lower the score of the soup")
+    if needs and not options.model:
+        raise SoupError(f"--{needs[0]}: expected --model too, the model that it is for")
+    if options.model:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        functions = {name: load_function(f"--{name}", getattr(options, name)) for name in needs}
+        model = load_model(options.model)
+        soup: Soup = adapter_package(model).make_soup(
+            model, options.runs, options.method, masks=options.masks, alpha=options.alpha, **functions
+        )
+    elif options.method == "wise-ft":
+        soup = wise_ft(options.runs, options.alpha, options.masks)
+    else:
+        soup = uniform(options.runs, options.masks)
+    soup.save(options.output)
+    print(soup)
+    statistics = [name for name in soup.tensors if name.endswith(("running_var", "moving_variance"))]
+    if statistics and not options.batches:
+        print(f"BatchNorm statistics were averaged ({statistics[0]}, ...): estimate them anew, see --model and --batches")
     return 0
 
 

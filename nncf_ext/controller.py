@@ -15,15 +15,16 @@ import numpy as np
 
 from nncf_ext.adapter import Adapter, Attached
 from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outputs, State, Training
-from nncf_ext.checkpoint import CheckpointError, load_checkpoint, plan_in, save_checkpoint
+from nncf_ext.checkpoint import CheckpointError, first_difference, load_checkpoint, plan_in, save_checkpoint
 from nncf_ext.config.errors import ConfigError
 from nncf_ext.distillation import difference_of
-from nncf_ext.edits import QUANTIZE, Edit, Plan, Removal
+from nncf_ext.edits import MASK, QUANTIZE, Edit, Plan, Removal
 from nncf_ext.graph import Graph, Site
 from nncf_ext.initialization import adapt_batchnorm
 from nncf_ext.removal import joint, remaining
 from nncf_ext.report import CompressionStatistics
 from nncf_ext.schedules import Clock
+from nncf_ext.soup.running import WeightAverage
 from nncf_ext.teacher_cache import TeacherCache
 
 STATE_FORMAT = 1
@@ -253,6 +254,7 @@ class Controller:
         return {
             "builder_state": {"format": STATE_FORMAT, "plan": self._attached.plan.to_json()},
             "variables": {edit.key: dict(self._attached.tensor_names(edit)) for edit in self._attached.plan},
+            "parameters": {edit.key: list(self._attached.parameter_names(edit)) for edit in self._attached.plan},
             "ctrl_state": self.get_state(),
         }
 
@@ -271,6 +273,10 @@ class Controller:
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take over `get_state` or `get_compression_state` of an earlier run. CheckpointError where it had other algorithms."""
+        self._take_over(state)
+        self._resume()
+
+    def _take_over(self, state: Mapping[str, Any]) -> None:
         saved = state.get("ctrl_state", state)
         if set(saved["algorithms"]) != set(self._states):
             raise CheckpointError(
@@ -278,6 +284,8 @@ class Controller:
             )
         self.scheduler.load_state(saved["scheduler_state"])
         self._states = {name: saved["algorithms"][name]["state"] for name in self._states}
+
+    def _resume(self) -> None:
         for algorithm in self._algorithms:
             algorithm.resume(*self._seen_by(algorithm))
 
@@ -291,7 +299,7 @@ class Controller:
         tensors, state = load_checkpoint(path)
         ours, theirs = self._attached.plan.to_json()["edits"], plan_in(state)["edits"]
         if theirs != ours:
-            raise CheckpointError(f"{path} was saved with another plan: {_first_difference(ours, theirs)}")
+            raise CheckpointError(f"{path} was saved with another plan: {first_difference(ours, theirs)}")
         present = self._adapter.tensors(self.model)
         problems = [f"{name} is missing" for name in present if name not in tensors]
         problems += [f"{name} is not in the model" for name in tensors if name not in present]
@@ -302,8 +310,18 @@ class Controller:
         ]
         if problems:
             raise CheckpointError(f"{path} is of another model: {problems[0]} ({len(problems)} differences)")
-        self.load_state(state)
+        self._take_over(state)
         self._adapter.load_tensors(self.model, tensors)
+        self._resume()
+
+    def weight_average(self, decay: float | None = None) -> WeightAverage:
+        """A running average of the model's weights and ranges, to be told of every step or epoch with `update()`.
+
+        decay: of an exponential average (EMA); None for the plain mean of all updates (SWA). Masks are the model's latest.
+        """
+        masks = [edit for edit in self.plan if edit.transform.stage == MASK]
+        copied = {name for edit in masks for name in self._attached.tensor_names(edit).values()}
+        return WeightAverage(self._adapter, self.model, copied, decay)
 
     def strip(self, do_copy: bool = True) -> Any:
         """The plain model, its weights masked and rounded to the quantizers' grids, without the channels that were pruned.
@@ -459,14 +477,3 @@ class Controller:
             return self._adapter.output_shapes(teacher, self._example)
         except Exception as error:
             raise ConfigError(f"teacher: it does not run on the model's inputs: {error}") from error
-
-
-def _first_difference(ours: Sequence[Any], theirs: Sequence[Any]) -> str:
-    for mine, other in zip(ours, theirs, strict=False):
-        here, there = ({"at": edit["sites"], **edit["transform"]} for edit in (mine, other))
-        if here["at"] != there["at"] or here["kind"] != there["kind"]:
-            return f"found a {there['kind']} at {there['at'][0]}, expected a {here['kind']} at {here['at'][0]}"
-        for name in here:
-            if here[name] != there.get(name):
-                return f"{here['kind']} at {here['at'][0]}: found {name} {there.get(name)}, expected {here[name]}"
-    return f"it has {len(theirs)} transforms, the model has {len(ours)}"

@@ -25,10 +25,14 @@ class Var:
 
 @dataclass(frozen=True)
 class Range:
-    """Smallest and largest values seen at a site, in the quantizer's broadcastable shape (all ones for per-tensor)."""
+    """Smallest and largest values seen at a site, in the quantizer's broadcastable shape (all ones for per-tensor).
+
+    values: (channels, n), evenly spaced ones of those seen, for a transform that `needs_values`.
+    """
 
     low: np.ndarray
     high: np.ndarray
+    values: np.ndarray | None = None
 
 
 class Transform(BaseModel):
@@ -41,9 +45,14 @@ class Transform(BaseModel):
     kind: str
     stage: ClassVar[int]
     needs_range: ClassVar[bool] = False
+    needs_values: ClassVar[bool] = False
     has_grid: ClassVar[bool] = False  # `grid(xp, variables)` tells the values it gives: an export writes them as integers
     dense_gradients: ClassVar[bool] = False  # `Attached.request_dense_gradients` may be asked for its edits
     looks_on: ClassVar[bool] = False  # leaves the tensor of an activation site as it is, for `Attached.passed`
+
+    def observed(self, x: np.ndarray) -> np.ndarray:
+        """The tensor as its range is to be seen."""
+        return x
 
     def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Logistic noise that is the same in every process and framework, and cheap.
+"""Noise that is the same in every process and framework, and cheap.
 
 Fresh random numbers for every weight in every step cost more than the training step's own passes over the weights. So the noise
 is a fixed table, and a step draws only which of its rows each stretch of weights gets. The draw is a counter-based generator's
@@ -29,6 +29,17 @@ def table() -> np.ndarray:
     return values
 
 
+@functools.cache
+def normal_table() -> np.ndarray:
+    """The same with the quantiles of the standard normal distribution, between -3.3 and 3.3, scaled to variance 1."""
+    from scipy.special import expit, ndtri
+
+    values = ndtri(expit(table().astype(np.float64)))
+    values = (values / values[:, :1].std()).astype(np.float32)
+    values.setflags(write=False)
+    return values
+
+
 def rows_of(size: int) -> int:
     """How many rows of the table `size` elements take."""
     return -(-size // WIDTH)
@@ -40,6 +51,11 @@ def draw(step: int, sizes: Sequence[int]) -> list[np.ndarray]:
     bits = np.random.Philox(key=SEED, counter=step << 192).random_raw(sum(counts))
     rows = (bits >> np.uint64(64 - ROWS.bit_length() + 1)).astype(np.int32)
     return np.split(rows, np.cumsum(counts)[:-1])
+
+
+def normal(xp: Any, rows: Any, shape: tuple[int, ...]) -> Any:
+    """As `logistic`, normally distributed."""
+    return xp.reshape(xp.rows_joined(xp.constant(normal_table, rows), rows, math.prod(shape)), shape)
 
 
 def logistic(xp: Any, rows: Any, shape: tuple[int, ...]) -> Any:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 from nncf_ext.config.errors import ConfigError, shown
 from nncf_ext.config.initialization import PerLayerRangeInit, RangeInit
-from nncf_ext.config.quantization import ScopeOverride, ScopeOverrides
+from nncf_ext.config.quantization import QuantizationSettings, ScopeOverride, ScopeOverrides
+from nncf_ext.config.section import ScopedConfig
 from nncf_ext.graph import INPUT, Graph
 from nncf_ext.nncf_rules import ANYTHING, Constraints, allowed
 from nncf_ext.placement import Placement
@@ -45,6 +47,37 @@ def overridden(
                 if not already_done:
                     result[key] = replace(result[key], spec=result[key].spec.constrained(asked))
     return tuple(result.values())
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a config asks of one quantizer, by key, and where in the entry of the algorithm it says so."""
+
+    asked: Mapping[str, tuple[Any, str]]
+
+    def value(self, key: str, default: Any = None) -> Any:
+        return self.asked[key][0] if key in self.asked else default
+
+    def where(self, key: str) -> str:
+        return self.asked[key][1]
+
+
+def wishes(
+    graph: Graph, placement: Placement, settings: QuantizationSettings, overrides: Mapping[str, ScopeOverride], where: str
+) -> Wish:
+    """What is asked of the quantizer of a placement: of its group, and of the scopes it is in."""
+    group = group_of(placement.sites[0])
+    own = settings.model_fields_set - set(ScopedConfig.model_fields) - {"unified_scale_ops"}
+    asked = {key: (getattr(settings, key), f"{where}.{group}.{key}") for key in own}
+    names = {"": by_operator(graph, placement)}
+    for pattern in sorted(overrides, key=last_word):
+        if meant(pattern, names, "", validate=False):
+            override = overrides[pattern]
+            if getattr(override, "quantizer", None) is not None:  # another quantizer has settings of its own
+                asked = {key: value for key, value in asked.items() if key not in ("levels", "group_size")}
+            for key in override.model_fields_set - {"initializer"}:
+                asked[key] = getattr(override, key), f"{where}.scope_overrides.{group}[{shown(pattern)}].{key}"
+    return Wish({key: (value, path) for key, (value, path) in asked.items() if value is not None})
 
 
 def unified(

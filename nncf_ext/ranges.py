@@ -10,6 +10,7 @@ from nncf_ext.edits import Range
 
 RangeType = Literal["min_max", "mixed_min_max", "mean_min_max", "threesigma", "percentile", "mean_percentile"]
 
+_FEW = 1 << 12  # values kept of one batch of activations beside their range
 _SAMPLE = 1 << 16  # values kept of one tensor per batch where all of them are needed (evenly spaced), to bound memory
 
 
@@ -17,7 +18,7 @@ class RangeCollector:
     """Collects over batches for one quantizer.
 
     kind: range type. channel_axis: None for per-tensor. symmetric: the range is used by its largest magnitude only.
-    is_weight: the tensor is no batch, so "per sample" means the whole of it.
+    is_weight: the tensor is no batch, so "per sample" means the whole of it. keeps_values: the result has values too.
     """
 
     def __init__(
@@ -27,10 +28,13 @@ class RangeCollector:
         symmetric: bool,
         is_weight: bool,
         percentiles: tuple[float, float] = (0.1, 99.9),
+        keeps_values: bool = False,
     ):
         if kind == "mixed_min_max" and (is_weight or channel_axis is not None):
             kind = "min_max"
         self._kind, self._axis, self._symmetric, self._percentiles = kind, channel_axis, symmetric, percentiles
+        self._kept: list[np.ndarray] | None = [] if keeps_values else None
+        self._most = _SAMPLE if is_weight else _FEW
         self._lows: list[np.ndarray] = []
         self._highs: list[np.ndarray] = []
         self._values: list[np.ndarray] = []
@@ -45,6 +49,8 @@ class RangeCollector:
         if x.size == 0:
             return
         self._shape = tuple(x.shape[a] if self._is_channel(a, x.ndim) else 1 for a in range(x.ndim))
+        if self._kept is not None:
+            self._kept.append(_thinned(self._by_channel(x), self._most))
         if self._kind in ("threesigma", "percentile"):
             self._values.append(_thinned(self._by_channel(x)))
             return
@@ -71,7 +77,8 @@ class RangeCollector:
             magnitude = np.maximum(np.abs(low), np.abs(high)) if self._kind != "mixed_min_max" else high
             low = np.where(low < 0, -magnitude, 0 * magnitude)
             high = magnitude
-        return Range(low.reshape(self._shape).astype(np.float32), high.reshape(self._shape).astype(np.float32))
+        low, high = (end.reshape(self._shape).astype(np.float32) for end in (low, high))
+        return Range(low, high, None if self._kept is None else np.concatenate(self._kept, axis=1))
 
     def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
         if self._kind == "min_max":
@@ -98,8 +105,8 @@ class RangeCollector:
         return np.moveaxis(x, self._axis, 0).reshape(x.shape[self._axis], -1)
 
 
-def _thinned(values: np.ndarray) -> np.ndarray:
-    stride = -(-values.shape[1] // max(_SAMPLE // values.shape[0], 1))
+def _thinned(values: np.ndarray, most: int = _SAMPLE) -> np.ndarray:
+    stride = -(-values.shape[1] // max(most // values.shape[0], 1))
     return np.array(values[:, ::stride])
 
 

@@ -31,6 +31,7 @@ from numpy import (  # noqa: F401  (these functions are the namespace)
     stack,
     sum,
     take,
+    tanh,
     where,
     zeros_like,
 )
@@ -63,6 +64,13 @@ def at_indices(x: Any, indices: Any, values: Any) -> Any:
     y = np.array(x)
     np.put_along_axis(y, indices, values, -1)
     return y
+
+
+def rounded_to(x: Any, dtype: str) -> Any:
+    """`x` rounded to the numbers of a narrower floating point type, half to even; it must be within their range."""
+    import ml_dtypes
+
+    return np.asarray(x).astype(getattr(ml_dtypes, dtype)).astype(np.asarray(x).dtype)
 
 
 def is_floating(x: Any) -> bool:

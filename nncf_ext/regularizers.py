@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+BETA, LOW, HIGH = 2 / 3, -0.1, 1.1  # temperature and ends of the stretched distribution of a gate
 _SMALLEST = 1e-24  # under a root: its gradient at zero is then zero, not infinite
 
 
@@ -25,6 +26,20 @@ def group_lasso(xp: Any, weights: Sequence[Any], axes: Sequence[int]) -> Any:
     ||w_g|| / N."""
     terms = [math.sqrt(group_size(w, axis)) * xp.sum(group_norms(xp, w, axis)) for w, axis in zip(weights, axes, strict=True)]
     return _total(terms) / _count(weights)
+
+
+def l0(xp: Any, gates: Sequence[Any]) -> Any:
+    """Mean probability that a gate is not zero: P = sigmoid(gate - BETA * log(-LOW / HIGH)) (Louizos et al. 2018, eq. 12).
+    Gradient by a gate: P * (1 - P) / N."""
+    shift = BETA * math.log(-LOW / HIGH)
+    return _total([xp.sum(xp.sigmoid(gate - shift)) for gate in gates]) / _count(gates)
+
+
+def hard_concrete(xp: Any, gate: Any, noise: Any = None) -> Any:
+    """clip(LOW + (HIGH - LOW) * s, 0, 1) with s = sigmoid((gate + noise) / BETA), noise logistic; without noise s = sigmoid(gate)
+    (Louizos et al. 2018, eq. 10, 11 and 13): exactly 0 and exactly 1 with a probability each, and differentiable."""
+    s = xp.sigmoid(gate if noise is None else (gate + noise) / BETA)
+    return xp.clip(LOW + (HIGH - LOW) * s, 0.0, 1.0)
 
 
 def entropy(xp: Any, weights: Sequence[Any], delta: float) -> Any:

@@ -29,6 +29,11 @@ def remaining(
     where a variable has a value per channel of an activation whose channels cannot be told.
     """
     old, new = before.shape_of(edit.site), after.shape_of(edit.site)
+    if old != new and getattr(edit.transform, "group_size", None) is not None:
+        raise ConfigError(
+            f"{edit.site}: found channels removed from a weight with ranges by groups of inputs, expected no "
+            '"group_size" there, or no pruning'
+        )
     found = {}
     for name, value in values.items():
         for axis in [a for a in range(len(old)) if old[a] != new[a]] if value.ndim == len(old) else ():

@@ -1,4 +1,4 @@
-"""The model that a user names on the command line: `MODEL.py:FUNCTION` or `package.module:FUNCTION`."""
+"""What a user names on the command line, a model or a function: `MODEL.py:FUNCTION` or `package.module:FUNCTION`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -27,14 +27,7 @@ def load_model(argument: str) -> Any:
     ValueError, in one sentence, for whatever is wrong with it. The folder of the file, or the current one for a module, is
     importable while and after it runs, as it is when Python runs the script.
     """
-    source, _, name = argument.rpartition(":")
-    if not source or not name.isidentifier():
-        raise ValueError(f"--model: found {argument!r}, expected MODEL.py:FUNCTION or package.module:FUNCTION")
-    module = _from_file(Path(source), argument) if source.endswith(".py") else _from_name(source, argument)
-    if not hasattr(module, name):
-        close = nearest(name, [public for public in vars(module) if not public.startswith("_")])
-        raise ValueError(f"--model: {source} has no {name!r}{f'; did you mean {close!r}?' if close else ''}")
-    found = getattr(module, name)
+    source, name, found = _named("--model", argument)
     if _kind(found) is None and callable(found):
         needed = _needed(found)
         if needed:
@@ -46,6 +39,31 @@ def load_model(argument: str) -> Any:
             f"--model: {argument} gave an object of class {type(found).__name__}, expected a torch.nn.Module or a keras.Model"
         )
     return found
+
+
+def load_function(option: str, argument: str) -> Callable[..., Any]:
+    """The function that `option` names, with whatever it raises told in one sentence. ValueError where there is none."""
+    source, name, found = _named(option, argument)
+    if not callable(found):
+        raise ValueError(f"{option}: {argument} is a {type(found).__name__}, expected a function")
+
+    def call(*arguments: Any) -> Any:
+        with _told(f"{name} in {source} failed", option):
+            return found(*arguments)
+
+    return call
+
+
+def _named(option: str, argument: str) -> tuple[str, str, Any]:
+    """(file or module, name, what has that name there)."""
+    source, _, name = argument.rpartition(":")
+    if not source or not name.isidentifier():
+        raise ValueError(f"{option}: found {argument!r}, expected MODEL.py:FUNCTION or package.module:FUNCTION")
+    module = _from_file(Path(source), argument, option) if source.endswith(".py") else _from_name(source, argument, option)
+    if not hasattr(module, name):
+        close = nearest(name, [public for public in vars(module) if not public.startswith("_")])
+        raise ValueError(f"{option}: {source} has no {name!r}{f'; did you mean {close!r}?' if close else ''}")
+    return source, name, getattr(module, name)
 
 
 def adapter_package(model: Any) -> Any:
@@ -73,24 +91,31 @@ def _expect_backend() -> None:
         raise ValueError(f"found Keras on {backend}, expected it on tensorflow (KERAS_BACKEND)")
 
 
-def _from_file(path: Path, argument: str) -> ModuleType:
+def _from_file(path: Path, argument: str, option: str) -> ModuleType:
     if not path.is_file():
-        raise ValueError(f"--model: {argument}: no such file: {path}")
+        raise ValueError(f"{option}: {argument}: no such file: {path}")
+    loaded = sys.modules.get("nncf_ext_model")
+    if loaded is not None and loaded.__file__ == str(path.resolve()):
+        return loaded  # named by several options: it runs once, and what it made is one
     _importable(path.resolve().parent)
-    spec = importlib.util.spec_from_file_location("nncf_ext_model", path)
+    spec = importlib.util.spec_from_file_location("nncf_ext_model", path.resolve())
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and Keras look a class's module up there
-    with _told(f"{path} failed"):
-        spec.loader.exec_module(module)
+    with _told(f"{path} failed", option):
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[spec.name]
+            raise
     return module
 
 
-def _from_name(name: str, argument: str) -> ModuleType:
+def _from_name(name: str, argument: str, option: str) -> ModuleType:
     if not all(part.isidentifier() for part in name.split(".")):
-        raise ValueError(f"--model: found {argument!r}, expected MODEL.py:FUNCTION or package.module:FUNCTION")
+        raise ValueError(f"{option}: found {argument!r}, expected MODEL.py:FUNCTION or package.module:FUNCTION")
     _importable(Path.cwd())
-    with _told(f"{name} failed"):
+    with _told(f"{name} failed", option):
         return importlib.import_module(name)
 
 
@@ -109,17 +134,17 @@ def _needed(function: Any) -> list[str]:
 
 
 @contextmanager
-def _told(what: str) -> Iterator[None]:
+def _told(what: str, option: str = "--model") -> Iterator[None]:
     """Whatever the user's code raises, in one sentence."""
     try:
         yield
     except ModuleNotFoundError as error:
         extra = _EXTRAS.get((error.name or "").partition(".")[0])
         advice = f": pip install 'nncf_ext[{extra}]'" if extra else ""
-        raise ValueError(f"--model: {what}: {error.name} is not installed, or is no module{advice}") from error
+        raise ValueError(f"{option}: {what}: {error.name} is not installed, or is no module{advice}") from error
     except (Exception, SystemExit) as error:
         text = " ".join(str(error).split())
-        raise ValueError(f"--model: {what}: {type(error).__name__}{f': {text}' if text else ''}{_line_of(error)}") from error
+        raise ValueError(f"{option}: {what}: {type(error).__name__}{f': {text}' if text else ''}{_line_of(error)}") from error
 
 
 def _line_of(error: BaseException) -> str:

@@ -18,6 +18,7 @@ from nncf_ext_tensorflow import keras_private, xp
 from nncf_ext_tensorflow.apply import Patch
 from nncf_ext_tensorflow.attach import KerasAttached, attach, visiting
 from nncf_ext_tensorflow.batchnorm import adapt_batchnorm
+from nncf_ext_tensorflow.gradients import loss_gradients
 from nncf_ext_tensorflow.hessian import hessian_products
 from nncf_ext_tensorflow.naming import names_in
 from nncf_ext_tensorflow.saving import attached_to, refuse_compressed
@@ -68,6 +69,12 @@ class KerasAdapter:
         self, model: keras.Model, traced: Any, sites: Sequence[Site], loss: Callable[[Any, Any], Any]
     ) -> Callable[[tuple[Any, Any], Sequence[np.ndarray]], list[np.ndarray]]:
         return hessian_products(model, [traced.variables[site][2] for site in sites], loss)
+
+    def loss_gradients(
+        self, model: keras.Model, loss: Callable[[Any, Any], Any], batch: tuple[Any, Any], factor: float
+    ) -> tuple[float, float, dict[str, np.ndarray]]:
+        weights = {name: variable for name, variable in _named_variables(model).items() if variable.trainable}
+        return loss_gradients(model, weights, loss, batch, factor)
 
     @contextmanager
     def evaluation(self, model: keras.Model) -> Iterator[None]:

@@ -15,6 +15,7 @@ from nncf_ext.graph import Site
 from nncf_ext_tensorflow import keras_private, xp
 from nncf_ext_tensorflow.apply import Patch
 from nncf_ext_tensorflow.dense_gradients import DenseGradients
+from nncf_ext_tensorflow.naming import names_in
 from nncf_ext_tensorflow.saving import CompressedModel, input_specs, refuse_compressed, serialize_as_compressed
 from nncf_ext_tensorflow.trace import KerasTrace, trace
 from nncf_ext_tensorflow.variables import HOLDER, TransformVariables
@@ -121,6 +122,11 @@ class KerasAttached:
     def tensor_names(self, edit: Edit) -> dict[str, str]:
         return {name: f"{HOLDER}/{variable.name}" for name, variable in self._holder.of(edit).items()}
 
+    def parameter_names(self, edit: Edit) -> list[str]:
+        sites = [site for site in edit.sites if site.is_parameter]
+        names = names_in(self.model).variables if sites else {}
+        return list(dict.fromkeys(names[id(self._variable(site))] for site in sites))
+
     def assign(self, edit: Edit, name: str, value: Any) -> None:
         self._holder.of(edit)[name].assign(value)
 
@@ -150,6 +156,21 @@ class KerasAttached:
 
     def dense_gradients(self) -> Mapping[str, Any] | None:
         return None if self._gradients is None else self._gradients.taken()
+
+    def dropout(self) -> Mapping[str, float]:
+        return {node: float(layer.rate) for node, layer in self._dropout_layers().items()}
+
+    def set_dropout(self, node: str, rate: float) -> None:
+        """A `tf.function` of the user's that was traced before has to be traced anew."""
+        layer = self._dropout_layers()[node]
+        if layer.rate != rate:
+            layer.rate = rate
+            keras_private.forget_compiled_functions(self.model)
+
+    def _dropout_layers(self) -> dict[str, Any]:
+        kinds = (keras.layers.Dropout, keras.layers.AlphaDropout)
+        owners = {site.node: place.owner for site, place in self.traced.places.items() if site.slot == "output"}
+        return {node: layer for node, layer in owners.items() if isinstance(layer, kinds)}
 
     def retain(self, site: Site, kept: Any) -> None:
         parameter = self._variable(site)

@@ -10,6 +10,7 @@ import keras
 from nncf_ext.controller import Controller
 from nncf_ext.report import prepare_for_tensorboard
 from nncf_ext.run_log import RunLog
+from nncf_ext.soup import WeightAverage
 
 
 def create_compression_callbacks(
@@ -46,6 +47,22 @@ class StepSchedules(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self._controller.settle()
+
+
+class AverageWeights(keras.callbacks.Callback):
+    """Tells a running average (`controller.weight_average`) of every epoch, or with per_batch of every optimizer step."""
+
+    def __init__(self, average: WeightAverage, per_batch: bool = False):
+        super().__init__()
+        self._average, self._per_batch = average, per_batch
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if self._per_batch:
+            self._average.update()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if not self._per_batch:
+            self._average.update()
 
 
 class LogRun(keras.callbacks.Callback):

@@ -38,6 +38,7 @@ from keras.ops import (  # noqa: F401  (these functions are the namespace)
     stop_gradient,
     sum,
     take,
+    tanh,
     where,
     zeros_like,
 )
@@ -80,6 +81,11 @@ def at_indices(x: Any, indices: Any, values: Any) -> Any:
     at = first + tf.cast(tf.reshape(indices, (-1, tf.shape(indices)[-1])), tf.int32)
     changed = tf.tensor_scatter_nd_update(tf.reshape(x, (-1,)), tf.reshape(at, (-1, 1)), tf.reshape(values, (-1,)))
     return tf.reshape(changed, tf.shape(x))
+
+
+def rounded_to(x: Any, dtype: str) -> Any:
+    """`x` rounded to the numbers of a narrower floating point type, half to even; it must be within their range."""
+    return tf.cast(tf.cast(x, dtype), x.dtype)
 
 
 def is_floating(x: Any) -> bool:

@@ -8,6 +8,7 @@ from nncf_ext_torch.accuracy_aware import (
 from nncf_ext_torch.creation import create_compressed_model, preview_compression
 from nncf_ext_torch.initialization import register_default_init_args
 from nncf_ext_torch.load_state import load_state
+from nncf_ext_torch.soup import make_soup
 from nncf_ext_torch.tracing_marks import (
     disable_tracing,
     nncf_model_input,
@@ -24,6 +25,7 @@ __all__ = [
     "create_compressed_model",
     "disable_tracing",
     "load_state",
+    "make_soup",
     "nncf_model_input",
     "nncf_model_output",
     "no_nncf_trace",

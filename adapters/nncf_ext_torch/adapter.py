@@ -16,6 +16,7 @@ from nncf_ext.adapter import Attached, Values
 from nncf_ext.edits import Plan, Removal
 from nncf_ext.graph import Site
 from nncf_ext_torch import apply, batchnorm, hessian, observe, shrink, trace, xp
+from nncf_ext_torch.gradients import loss_gradients
 from nncf_ext_torch.sharding import of_first_rank, overwrite, whole
 from nncf_ext_torch.sites import parameter_name
 from nncf_ext_torch.trace import ExampleInput, TorchTrace, evaluating, leaves
@@ -57,6 +58,12 @@ class TorchAdapter:
         return lambda batch, directions: [
             self.to_numpy(product) for product in hessian.hessian_products(model, parameters, loss, batch, directions)
         ]
+
+    def loss_gradients(
+        self, model: nn.Module, loss: Callable[[Any, Any], torch.Tensor], batch: tuple[Any, Any], factor: float
+    ) -> tuple[float, float, dict[str, np.ndarray]]:
+        value, by_factor, gradients = loss_gradients(model, loss, batch, factor)
+        return value, by_factor, {name: self.to_numpy(gradient) for name, gradient in gradients.items()}
 
     @contextmanager
     def evaluation(self, model: nn.Module) -> Iterator[None]:

@@ -57,7 +57,7 @@ class Applied:
         self.edit = edit
         self.variables = variables
         self.enabled = True
-        self.looks_on = edit.transform.looks_on
+        self.looks_on = edit.transform.looks_on  # an export puts markers in place of edits
         self.passed: torch.Tensor | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -95,6 +95,10 @@ class TorchAttached:
         owner = next(name for name, module in self.model.named_modules() if module is variables.owner)
         return {name: f"{owner}.{attribute}".lstrip(".") for name, attribute in variables.attributes.items()}
 
+    def parameter_names(self, edit: Edit) -> list[str]:
+        ours = {id(module._parameters[name]) for s in edit.sites if s.is_parameter for module, name in [self._parameters[s]]}
+        return [name for name, p in self.model.named_parameters(remove_duplicate=False) if id(p) in ours]
+
     def assign(self, edit: Edit, name: str, value: Any) -> None:
         variable = self._of(edit).variables[name]
         value = torch.as_tensor(value, device=variable.device)
@@ -124,6 +128,16 @@ class TorchAttached:
 
     def dense_gradients(self) -> Mapping[str, torch.Tensor] | None:
         return self._optimizer_steps().taken()
+
+    def dropout(self) -> Mapping[str, float]:
+        return {node: layer.p for node, layer in self._dropout_layers().items()}
+
+    def set_dropout(self, node: str, rate: float) -> None:
+        self._dropout_layers()[node].p = rate
+
+    def _dropout_layers(self) -> dict[str, Any]:
+        called = {node: self.model.get_submodule(c.container) for node, c in self._traced.calls.items() if c.whole_module}
+        return {node: layer for node, layer in called.items() if isinstance(layer, nn.modules.dropout._DropoutNd)}
 
     def retain(self, site: Site, kept: torch.Tensor) -> None:
         parameter = self._raw(site)

@@ -23,6 +23,7 @@ from torch import (  # noqa: F401  (these functions are the namespace)
     sqrt,
     square,
     stack,
+    tanh,
     zeros_like,
 )
 
@@ -139,6 +140,11 @@ def rows_joined(x: torch.Tensor, rows: torch.Tensor, size: int) -> torch.Tensor:
 def at_indices(x: torch.Tensor, indices: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """`x` with `values` at `indices` (of its last axis) instead."""
     return torch.scatter(x, -1, indices.long(), values)
+
+
+def rounded_to(x: torch.Tensor, dtype: str) -> torch.Tensor:
+    """`x` rounded to the numbers of a narrower floating point type, half to even; it must be within their range."""
+    return x.to(getattr(torch, dtype)).to(x.dtype)
 
 
 def is_floating(x: torch.Tensor) -> bool:

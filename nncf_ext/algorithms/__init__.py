@@ -8,11 +8,15 @@ from nncf_ext.algorithms.const_sparsity import ConstSparsity
 from nncf_ext.algorithms.corad import Corad
 from nncf_ext.algorithms.dynamic_sparse_training import DynamicSparseTraining
 from nncf_ext.algorithms.filter_pruning import FilterPruning
+from nncf_ext.algorithms.iterative_magnitude import IterativeMagnitude
 from nncf_ext.algorithms.knowledge_distillation import KnowledgeDistillation
+from nncf_ext.algorithms.l0_sparsity import L0Sparsity
 from nncf_ext.algorithms.magnitude_sparsity import MagnitudeSparsity
 from nncf_ext.algorithms.movement_sparsity import MovementSparsity
 from nncf_ext.algorithms.quantization import Quantization
 from nncf_ext.algorithms.rb_sparsity import RBSparsity
+from nncf_ext.algorithms.soft_threshold import SoftThresholdSparsity
+from nncf_ext.algorithms.variational_dropout import VariationalDropout
 
 ALGORITHMS: dict[str, type[Any]] = {
     "quantization": Quantization,
@@ -23,6 +27,10 @@ ALGORITHMS: dict[str, type[Any]] = {
     "const_sparsity": ConstSparsity,
     "binarization": Binarization,
     "dynamic_sparse_training": DynamicSparseTraining,
+    "iterative_magnitude": IterativeMagnitude,
+    "soft_threshold": SoftThresholdSparsity,
+    "l0_sparsity": L0Sparsity,
+    "variational_dropout": VariationalDropout,
     "knowledge_distillation": KnowledgeDistillation,
     "corad": Corad,
 }

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from nncf_ext import reference, regularizers
+from nncf_ext import noise, reference, regularizers
 from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, State, Training
 from nncf_ext.algorithms.sparsity import SparsityStatistics, measured, outlook_of_masks, plan_masks
 from nncf_ext.config.corad import CoradConfig, Weighted
@@ -24,9 +24,11 @@ from nncf_ext.config.errors import ConfigError
 from nncf_ext.distillation import check_cache, outputs_loss
 from nncf_ext.edits import MASK, Edit, Plan, Range, Transform, Var
 from nncf_ext.flops import flops
-from nncf_ext.graph import Graph
+from nncf_ext.graph import Graph, Site
 from nncf_ext.schedules import Clock, multistep, polynomial
 from nncf_ext.teacher_cache import TeacherCache, write_cache
+
+FIRST_GATE = math.log(0.9 / 0.1)  # a tenth is dropped (Louizos et al. 2018)
 
 
 class Shrinkage(Transform):
@@ -43,7 +45,7 @@ class Shrinkage(Transform):
     grouped: bool = False
 
     def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:
-        return self, {name: Var(np.zeros((), np.float32)) for name in ("threshold", "regularization", "distillation")}
+        return self, {"threshold": Var(np.zeros((), np.float32)), **_factors()}
 
     def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
         if training:
@@ -58,6 +60,29 @@ class Shrinkage(Transform):
         return regularizers.soft_threshold(xp, x, threshold)
 
 
+class Gates(Transform):
+    """The weight times a gate of each element, random in training (`regularizers.hard_concrete`).
+
+    Variables: gate, shape of x, the logit of being open; rows, of `nncf_ext.noise`; regularization and distillation.
+    """
+
+    kind: Literal["gates"] = "gates"
+    stage: ClassVar[int] = MASK
+
+    def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:
+        gate = Var(np.full(shape, FIRST_GATE, np.float32), trainable=True)
+        return self, {"gate": gate, "rows": Var(np.zeros(noise.rows_of(math.prod(shape)), np.int32)), **_factors()}
+
+    def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
+        gate = variables["gate"]
+        drawn = noise.logistic(xp, variables["rows"], tuple(gate.shape)) if training else None
+        return x * regularizers.hard_concrete(xp, gate, drawn)
+
+
+def _factors() -> dict[str, Var]:
+    return {name: Var(np.zeros((), np.float32)) for name in ("regularization", "distillation")}
+
+
 @dataclass(frozen=True)
 class CoradStatistics(SparsityStatistics):
     """regularizer: its value, without its weight. regularization_weight, distillation_weight: lambda and gamma now."""
@@ -70,7 +95,7 @@ class CoradStatistics(SparsityStatistics):
 class Corad(CoradConfig, Algorithm):
     """State: regularization, distillation (lambda and gamma), and where latencies are counted, latency by node name."""
 
-    transforms: ClassVar[tuple[type[Transform], ...]] = (Shrinkage,)
+    transforms: ClassVar[tuple[type[Transform], ...]] = (Shrinkage, Gates)
     commands: ClassVar[tuple[str, ...]] = ("cache_teacher",)
 
     @property
@@ -89,6 +114,8 @@ class Corad(CoradConfig, Algorithm):
         return state
 
     def plan(self, graph: Graph, target_device: str) -> Plan:
+        if self.regularization is not None and self.regularization.type == "l0" and self.regularization.weight > 0:
+            return plan_masks(graph, self, self.algorithm, Gates())
         plan = plan_masks(graph, self, self.algorithm, Shrinkage())
         grouped = self.regularization is not None and self.regularization.type == "group_lasso"
         edits = []
@@ -122,13 +149,19 @@ class Corad(CoradConfig, Algorithm):
                 threshold = training.attached.variables(edit)["threshold"]
                 shrunk = edit.transform.shrunk(training.xp, weight, training.xp.cast_like(threshold, weight))
                 training.attached.assign_parameter(edit.site, shrunk)
+        if any(isinstance(edit.transform, Gates) for edit in training.edits):
+            sizes = [math.prod(training.graph.shape_of(edit.site)) for edit in training.edits]
+            for edit, rows in zip(training.edits, noise.draw(clock.step, sizes), strict=True):
+                training.attached.assign(edit, "rows", rows)
         epoch = clock.progress(self.steps_per_epoch or clock.steps_per_epoch)
         now = {"regularization": level(self.regularization, epoch), "distillation": level(self.distillation, epoch)}
         if any(state[name] != value for name, value in now.items()):
             for edit in training.edits:
                 for name, value in now.items():
                     training.attached.assign(edit, name, np.float32(value))
-                training.attached.assign(edit, "threshold", np.float32(self._threshold(training, edit, now["regularization"])))
+                if isinstance(edit.transform, Shrinkage):
+                    threshold = self._threshold(training, edit.site, edit.transform, now["regularization"])
+                    training.attached.assign(edit, "threshold", np.float32(threshold))
         return {**state, **now}
 
     def loss(self, training: Training, state: State) -> Mapping[str, Any] | None:
@@ -155,8 +188,8 @@ class Corad(CoradConfig, Algorithm):
 
     def report(self, training: Training, clock: Clock, state: State) -> CoradStatistics:
         raw = [training.adapter.to_numpy(training.attached.parameter(edit.site)) for edit in training.edits]
-        thresholds = [{"threshold": training.variable(edit, "threshold")} for edit in training.edits]
-        left = [e.transform.apply(reference, w, t, False) for e, w, t in zip(training.edits, raw, thresholds, strict=True)]
+        present = [{name: training.variable(e, name) for name in training.attached.variables(e)} for e in training.edits]
+        left = [e.transform.apply(reference, w, v, False) for e, w, v in zip(training.edits, raw, present, strict=True)]
         has_value = self.regularization is not None and training.edits
         value = float(training.adapter.to_numpy(self._regularizer(training, state))) if has_value else 0.0
         return CoradStatistics(
@@ -170,19 +203,20 @@ class Corad(CoradConfig, Algorithm):
     def _is_proximal(self) -> bool:
         return self.regularization is not None and self.regularization.proximal_step is not None
 
-    def _threshold(self, training: Training, edit: Edit, weight: float) -> float:
+    def _threshold(self, training: Training, site: Site, transform: Shrinkage, weight: float) -> float:
         """Of a proximal step on `weight` times the regulariser: a factor of each |w|, or of each channel's norm."""
         if self.regularization is None or self.regularization.proximal_step is None:
             return 0.0
-        assert isinstance(edit.transform, Shrinkage)
         shapes = [training.graph.shape_of(each.site) for each in training.edits]
-        own = training.graph.shape_of(edit.site)
-        group = math.prod(own) / own[edit.transform.channel_axis] if edit.transform.grouped else 1
+        own = training.graph.shape_of(site)
+        group = math.prod(own) / own[transform.channel_axis] if transform.grouped else 1
         return self.regularization.proximal_step * weight * math.sqrt(group) / sum(map(math.prod, shapes))
 
     def _regularizer(self, training: Training, state: State) -> Any:
         settings, xp = self.regularization, training.xp
         assert settings is not None
+        if settings.type == "l0":
+            return regularizers.l0(xp, [training.variables(edit)["gate"] for edit in training.edits])
         weights = [training.attached.parameter(edit.site) for edit in training.edits]
         axes = [edit.transform.channel_axis for edit in training.edits if isinstance(edit.transform, Shrinkage)]
         if settings.type == "l1":

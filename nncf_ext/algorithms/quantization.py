@@ -5,116 +5,27 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from math import prod
+from typing import Any, ClassVar
 
-import numpy as np
-
-from nncf_ext import numerics, staged
+from nncf_ext import staged
 from nncf_ext.algorithms.algorithm import Outlook, Prospect, State, Training
 from nncf_ext.algorithms.staged_quantizers import StagedQuantizers
+from nncf_ext.config.errors import ConfigError, shown
 from nncf_ext.config.initialization import RangeInit
 from nncf_ext.config.precision import PrecisionInit
 from nncf_ext.config.quantization import QuantizationConfig, QuantizationSettings
-from nncf_ext.edits import QUANTIZE, Edit, Plan, Range, Transform, Var
+from nncf_ext.edits import Edit, Plan, Transform
 from nncf_ext.graph import INPUT, Graph, Site
 from nncf_ext.nncf_rules import Constraints
 from nncf_ext.ops import has_weight, is_embedding
 from nncf_ext.placement import Placement, model_type_of, place, reads_model_input
 from nncf_ext.precision.choice import choose_bits, manual_bits
-from nncf_ext.quantizer_settings import check_device, of_operators, overridden, range_inits, unified
+from nncf_ext.quantizer_settings import Wish, check_device, of_operators, overridden, range_inits, unified, wishes
+from nncf_ext.quantizers import GROUPED, QUANTIZERS, TRANSFORMS, Choice, Place, Quantizing, Uniform
+from nncf_ext.quantizers.pact import PACT
 from nncf_ext.schedules import Clock
 from nncf_ext.scopes import considered, matches, select
-
-_SMALLEST_SHARE = 0.01  # no channel's range is below this share of the widest channel's
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The numbers a quantizer can represent: low + k * step, k = 0..intervals. Arrays in the quantizer's broadcastable shape."""
-
-    low: Any
-    step: Any
-    intervals: int
-
-
-class Quantizer(Transform):
-    """Rounds a tensor to 2^bits levels between learned bounds.
-
-    symmetric: bounds are -+scale (signed) or 0..scale; otherwise low..low+span, shifted so that zero is a level.
-    signed: None until it is known from data. narrow: one level fewer, so that signed levels are symmetric around zero.
-    half: use `bits - 1` bits, for processors whose 8-bit multiply-add saturates (NNCF's overflow fix).
-    channel_axis: axis with a range per index; None for one range per tensor.
-    learned: whether training moves the bounds. None: only if no data tells what they are.
-    logarithm: the variable is log(scale), or log(span), so that a gradient step multiplies the scale: with u = log(s),
-        du = s * ds.
-    """
-
-    kind: Literal["quantizer"] = "quantizer"
-    stage: ClassVar[int] = QUANTIZE
-    needs_range: ClassVar[bool] = True
-    has_grid: ClassVar[bool] = True
-
-    bits: int
-    symmetric: bool
-    signed: bool | None = None
-    narrow: bool = False
-    half: bool = False
-    channel_axis: int | None = None
-    learned: bool | None = True
-    logarithm: bool = False
-
-    @property
-    def levels(self) -> tuple[int, int]:
-        """Lowest and highest integer level."""
-        bits = self.bits - 1 if self.half else self.bits
-        if self.symmetric and self.signed:
-            return -(2 ** (bits - 1)) + self.narrow, 2 ** (bits - 1) - 1
-        return int(self.narrow), 2**bits - 1
-
-    def variable_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        axis = None if self.channel_axis is None else self.channel_axis % len(shape)
-        return tuple(size if a == axis else 1 for a, size in enumerate(shape))
-
-    def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:
-        learned = seen is None if self.learned is None else self.learned
-        if seen is None:
-            ones = np.ones(self.variable_shape(shape), np.float32)
-            seen = Range(-ones, ones)
-        low, high = np.asarray(seen.low, np.float32), np.asarray(seen.high, np.float32)
-        if self.symmetric:
-            signed = bool((low < 0).any()) if self.signed is None else self.signed
-            scale = np.maximum(np.abs(low), np.abs(high))
-            floor = max(_SMALLEST_SHARE * float(scale.max()), 1e-6)
-            values = {"scale": np.maximum(scale, floor)}
-        else:
-            signed = False
-            span = high - low
-            widened = np.maximum(span, max(_SMALLEST_SHARE * float(span.max()), 1e-6))
-            values = {"low": low - (widened - span) / 2, "span": widened}
-        if self.logarithm:
-            values = {f"log_{name}" if name in ("scale", "span") else name: value for name, value in values.items()}
-            values = {name: np.log(value) if name.startswith("log_") else value for name, value in values.items()}
-        known = self.model_copy(update={"signed": signed, "learned": learned})
-        return known, {name: Var(value, trainable=learned) for name, value in values.items()}
-
-    def grid(self, xp: Any, variables: Any) -> Grid:
-        lowest, highest = self.levels
-        if self.symmetric:
-            return Grid(*numerics.symmetric_grid(xp, self._size(xp, variables), lowest, highest), highest - lowest)
-        span = xp.abs(self._size(xp, variables)) + numerics.SMALLEST
-        low, span = numerics.grid_through_zero(xp, variables["low"], span, highest - lowest)
-        return Grid(low, span / (highest - lowest), highest - lowest)
-
-    def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
-        if self.symmetric:
-            return numerics.fake_quantize_symmetric(xp, x, self._size(xp, variables), *self.levels)
-        grid = self.grid(xp, variables)
-        return numerics.fake_quantize(xp, x, grid.low, grid.step, grid.intervals)
-
-    def _size(self, xp: Any, variables: Any) -> Any:
-        """The scale, or the span of an asymmetric range."""
-        name = "scale" if self.symmetric else "span"
-        return xp.exp(variables[f"log_{name}"]) if self.logarithm else variables[name]
 
 
 @dataclass(frozen=True)
@@ -125,7 +36,8 @@ class QuantizerBits:
 
 @dataclass(frozen=True)
 class QuantizationStatistics:
-    """Numbers of quantizers by (`weights` | `activations`, bits, `symmetric` | `asymmetric`, `per-channel` | `per-tensor`), and
+    """Numbers of quantizers by (`weights` | `activations`, bits, `symmetric` | `asymmetric`, `per-channel` |
+    `per-tensor` | `per-group`), and
     the bits of each one."""
 
     quantizers: Counter[tuple[str, int, str, str]]
@@ -135,7 +47,7 @@ class QuantizationStatistics:
 
 
 class Quantization(QuantizationConfig, StagedQuantizers):
-    transforms: ClassVar[tuple[type[Transform], ...]] = (Quantizer,)
+    transforms: ClassVar[tuple[type[Transform], ...]] = TRANSFORMS
     family: ClassVar[str] = "quantization"
 
     def plan(self, graph: Graph, target_device: str) -> Plan:
@@ -164,10 +76,19 @@ class Quantization(QuantizationConfig, StagedQuantizers):
         placements = [p for p in placements if not any(graph[s.node].op == INPUT and matches(s.node, unwanted) for s in p.sites)]
         placements = overridden(graph, placements, self.scope_overrides, self.where, self.validate_scopes)
         placements = unified(graph, placements, self.activations.unified_scale_ops, self.where, self.activations.validate_scopes)
+        wanted = [self._choice(graph, placement) for placement in placements]
+        placements = [
+            p if c.kind.mode is None else replace(p, spec=replace(p.spec, mode=c.kind.mode))
+            for p, (c, _) in zip(placements, wanted, strict=True)
+        ]
         check_device(graph, placements, target_device, self.scope_overrides, self.where)
         half = self._half_range_nodes(graph, target_device)
-        edits = tuple(self._edit(graph, placement, half) for placement in placements)
+        edits = tuple(
+            self._edit(graph, placement, choice, wish, half) for placement, (choice, wish) in zip(placements, wanted, strict=True)
+        )
         precision = self.initializer.precision
+        if precision is not None:
+            self._check_bits_are_free(edits)
         if precision is not None and precision.type == "manual":
             bits = manual_bits(precision, edits, graph, target_device, f"{self.where}.initializer.precision")
             edits = tuple(_with_bits(edit, bits[edit.key], half) if edit.key in bits else edit for edit in edits)
@@ -201,7 +122,7 @@ class Quantization(QuantizationConfig, StagedQuantizers):
         return with_bits(prospect.adapter.of_first_rank(bits))
 
     def range_inits(self, graph: Graph, edits: Sequence[Edit]) -> Mapping[str, RangeInit]:
-        quantizers = {edit.key: edit for edit in edits}
+        quantizers = {edit.key: edit for edit in edits if edit.transform.needs_range}
         return range_inits(quantizers, graph, self.initializer.range, self.scope_overrides, self.where, self.validate_scopes)
 
     def outlook(self, graph: Graph, edits: Sequence[Edit]) -> Outlook:
@@ -221,6 +142,16 @@ class Quantization(QuantizationConfig, StagedQuantizers):
             by_data.insert(0, f"bits of the quantizers, by {self._search.type}, out of {bits} where the device has them")
         return Outlook(at, replace(_statistics(graph, edits), bits=()), tuple(by_data))
 
+    def loss(self, training: Training, state: State) -> Any:
+        """The factor times the sum of the squared learned clipping levels (PACT)."""
+        factor, xp = self.activations.clipping_regularization_factor, training.xp
+        clips = [
+            training.variables(edit)["clip"]
+            for edit in training.edits
+            if isinstance(edit.transform, PACT) and edit.transform.learned
+        ]
+        return factor * sum(xp.sum(xp.square(clip)) for clip in clips) if clips and factor else None
+
     def report(self, training: Training, clock: Clock, state: State) -> QuantizationStatistics:
         return _statistics(training.graph, training.edits)
 
@@ -232,26 +163,78 @@ class Quantization(QuantizationConfig, StagedQuantizers):
 
     def _words(self, edit: Edit) -> str:
         quantizer = _quantizer_of(edit)
-        bits = f"int{quantizer.bits}" if self._search is None else f"bits by {self._search.type},"
-        used = " (7 bits used)" if quantizer.half else ""
-        mode = "symmetric" if quantizer.symmetric else "asymmetric"
-        return f"{bits}{used} {mode} per {'tensor' if quantizer.channel_axis is None else 'channel'}"
+        if self._search is None:
+            return quantizer.words
+        return quantizer.words.replace(f"int{quantizer.bits}", f"bits by {self._search.type},", 1)
 
-    def _edit(self, graph: Graph, placement: Placement, half: Collection[str]) -> Edit:
+    def _choice(self, graph: Graph, placement: Placement) -> tuple[Choice, Wish]:
+        """The quantizer for a placement, and what the config asks of it. ConfigError where it cannot be had."""
+        group = staged.group_of(placement.sites[0])
+        settings = self.weights if group == "weights" else self.activations
+        wish = wishes(graph, placement, settings, getattr(self.scope_overrides, group), self.where)
+        name, size = wish.value("quantizer", "nncf"), wish.value("group_size")
+        choice = GROUPED if name == "nncf" and size is not None else QUANTIZERS[group][name]
+        site = placement.sites[0]
+        for key, allowed in choice.kind.takes.items():
+            found = wish.value(key)
+            if found is not None and found not in allowed:
+                expected = f"expected {' or '.join(map(shown, allowed))}" if allowed else "which has no such key"
+                raise ConfigError(f"{wish.where(key)}: found {shown(found)} for {site} and quantizer {shown(name)}, {expected}")
+        if name == "stretched_elastic" and {wish.value("bits"), wish.value("levels")} not in (
+            {2, None},
+            {3, None},
+            {4, None},
+            {2, 4},
+        ):
+            raise ConfigError(
+                f'{wish.where("quantizer")}: found no number of levels for {site}, expected "levels": 3 or "bits": 2'
+            )
+        if size is not None:
+            axis = _input_axis(graph, placement)
+            inputs = None if axis is None else graph.shape_of(site)[axis]
+            if inputs is None:
+                raise ConfigError(
+                    f"{wish.where('group_size')}: found {size} for {site} of shape {graph.shape_of(site)}, "
+                    f"expected linear layers only: name them in scope_overrides.weights"
+                )
+            if inputs % size:
+                raise ConfigError(
+                    f"{wish.where('group_size')}: found {size} for the {inputs} inputs of {site}, expected a divisor"
+                )
+        return choice, wish
+
+    def _edit(self, graph: Graph, placement: Placement, choice: Choice, wish: Wish, half: Collection[str]) -> Edit:
         site, spec = placement.sites[0], placement.spec
-        is_weight = site.is_parameter
+        is_weight, shape = site.is_parameter, graph.shape_of(site)
         axis = _channel_axis(graph, _deciding(graph, placement.sites)) if spec.per_channel else None
-        transform = Quantizer(
-            bits=spec.bits,
-            symmetric=spec.mode == "symmetric",
-            signed=True if is_weight and spec.signed is None else spec.signed,
-            channel_axis=axis,
-            # data tell the range of inputs; learning it takes the first layer's input gradient, needed for nothing else
-            learned=None if any(reads_model_input(graph, s) for s in placement.sites) else True,
-            logarithm=(self.weights if is_weight else self.activations).logarithm_scale,
+        of_sample = shape if is_weight else shape[1:]
+        transform = choice.make(
+            Place(
+                shape=shape,
+                is_weight=is_weight,
+                bits=spec.bits,
+                symmetric=spec.mode == "symmetric",
+                signed=True if is_weight and spec.signed is None else spec.signed,
+                channel_axis=axis,
+                elements=max(prod(of_sample) // (1 if axis is None else shape[axis]), 1),
+                # data tell the range of inputs; learning it takes the first layer's input gradient, needed for nothing else
+                learned=None if any(reads_model_input(graph, s) for s in placement.sites) else True,
+                logarithm=(self.weights if is_weight else self.activations).logarithm_scale,
+                input_axis=_input_axis(graph, placement),
+                group_size=wish.value("group_size"),
+                levels=wish.value("levels"),
+            )
         )
         edit = Edit(placement.sites, transform, self.algorithm, operators=placement.operators)
-        return _with_bits(edit, spec.bits, half)
+        return _with_bits(edit, transform.bits, half)
+
+    def _check_bits_are_free(self, edits: Sequence[Edit]) -> None:
+        for edit in edits:
+            if not _quantizer_of(edit).bits_are_free:
+                raise ConfigError(
+                    f"{self.where}.initializer.precision: found a quantizer at {edit.site} whose bits are not to be chosen "
+                    f"({_quantizer_of(edit).words}), expected nncf, lsq, lsq_plus, pact or dorefa"
+                )
 
     def _half_range_nodes(self, graph: Graph, target_device: str) -> Collection[str]:
         """Nodes whose 8-bit weights use 7 bits (`overflow_fix`)."""
@@ -264,6 +247,8 @@ class Quantization(QuantizationConfig, StagedQuantizers):
 
 def _with_bits(edit: Edit, bits: int, half: Collection[str]) -> Edit:
     """The quantizer with `bits`. 8-bit weights are symmetric around zero, and of nodes in `half` they use 7 bits."""
+    if not isinstance(edit.transform, Uniform):
+        return replace(edit, transform=edit.transform.model_copy(update={"bits": bits}))
     halved = edit.site.is_parameter and bits == 8 and edit.site.node in half
     narrow = edit.site.is_parameter and bits == 8 and not halved
     return replace(edit, transform=edit.transform.model_copy(update={"bits": bits, "half": halved, "narrow": narrow}))
@@ -291,6 +276,17 @@ def _channel_axis(graph: Graph, site: Site) -> int:
     return -1 if node.attrs.get("data_format") == "channels_last" else 1
 
 
+def _input_axis(graph: Graph, placement: Placement) -> int | None:
+    """Of a weight that is the matrix of linear layers, the axis that their product sums over."""
+    found = set()
+    for site in placement.sites:
+        parameter = graph[site.node].parameter(site.slot) if site.is_parameter else None
+        if parameter is None or graph[site.node].op not in ("Gemm", "MatMul") or len(parameter.shape) != 2:
+            return None
+        found.add(1 - (parameter.channel_axis or 0) % 2)
+    return found.pop() if len(found) == 1 else None
+
+
 def _statistics(graph: Graph, edits: Sequence[Edit]) -> QuantizationStatistics:
     quantizers: Counter[tuple[str, int, str, str]] = Counter()
     bits: list[QuantizerBits] = []
@@ -301,12 +297,12 @@ def _statistics(graph: Graph, edits: Sequence[Edit]) -> QuantizationStatistics:
             staged.group_of(edit.site),
             quantizer.bits,
             "symmetric" if quantizer.symmetric else "asymmetric",
-            "per-tensor" if quantizer.channel_axis is None else "per-channel",
+            quantizer.share,
         ] += 1
     sites = [site for edit in edits for site in edit.sites]
     return QuantizationStatistics(quantizers, graph.size_of(sites), sum(graph.sizes.values()), tuple(bits))
 
 
-def _quantizer_of(edit: Edit) -> Quantizer:
-    assert isinstance(edit.transform, Quantizer)
+def _quantizer_of(edit: Edit) -> Any:
+    assert isinstance(edit.transform, Quantizing)
     return edit.transform

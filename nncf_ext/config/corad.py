@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from nncf_ext.config.errors import refusal
 from nncf_ext.config.knowledge_distillation import OutputMatching
-from nncf_ext.config.section import Count, Number, ScopedConfig, Section, Size
+from nncf_ext.config.section import Count, LrMultiplier, Number, ScopedConfig, Section, Size
 
 
 class Weighted(Section):
@@ -43,8 +43,9 @@ class Weighted(Section):
 class Regularization(Weighted):
     """What makes the model small. All kinds are means over weights, so that a weight suits models of any size."""
 
-    type: Literal["l1", "group_lasso", "entropy", "bit_width", "latency"]
-    """l1: absolute values; group_lasso: norms of the output channels' weights; entropy: bits of a code of the weights in steps
+    type: Literal["l1", "group_lasso", "l0", "entropy", "bit_width", "latency"]
+    """l1: absolute values; group_lasso: norms of the output channels' weights; l0: probabilities that weights are not zero, by
+    learned random gates, which are there during warmup_epochs too; entropy: bits of a code of the weights in steps
     of delta; bit_width: bits that the learned ranges of quantized weights take in such steps; latency: of the output channels
     in use."""
 
@@ -83,6 +84,9 @@ class CoradConfig(ScopedConfig):
 
     distillation: WeightedMatching | None = None
     """The term with gamma; none where it is missing."""
+
+    compression_lr_multiplier: LrMultiplier | None = None
+    """l0: factor on the gradients of the gates; that of the top level where it is missing."""
 
     steps_per_epoch: Size | None = None
     """Optimizer steps in an epoch, for schedules that rise with every step; measured in the first epoch where it is missing."""

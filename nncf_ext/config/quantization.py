@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from nncf_ext.config.initialization import BatchnormAdaptation, PerLayerRangeInit, RangeInit, one_or_array
 from nncf_ext.config.precision import PrecisionInit
-from nncf_ext.config.section import Bits, Boolean, Count, LrMultiplier, Number, Scope, ScopedConfig, Section, Size
+from nncf_ext.config.section import Bits, Boolean, Count, LrMultiplier, Number, Scope, ScopedConfig, Section, Size, whole
 
 
 class QuantizationInitializer(Section):
@@ -46,8 +46,35 @@ class QuantizationSettings(ScopedConfig):
     """Learn the logarithm of the scale (or span) in its place: it changes in proportion to itself, and stays positive."""
 
 
+WeightQuantizer = Literal["nncf", "lsq", "lsq_plus", "dorefa", "stretched_elastic", "fp8_e4m3", "fp8_e5m2"]
+ActivationQuantizer = Literal["nncf", "lsq", "lsq_plus", "pact", "dorefa", "fp8_e4m3", "fp8_e5m2"]
+GroupSize = Annotated[Literal[32, 64, 128], BeforeValidator(whole)]
+Levels = Annotated[Literal[3, 4], BeforeValidator(whole)]
+
+
+class WeightQuantizationSettings(QuantizationSettings):
+    """The same for weights."""
+
+    quantizer: WeightQuantizer = "nncf"
+    """nncf: learned range; lsq, lsq_plus: learned step; dorefa: tanh of the weights between fixed bounds; stretched_elastic: 3
+    or 4 levels; fp8_e4m3, fp8_e5m2: floating point of 8 bits."""
+
+    levels: Levels | None = None
+    """stretched_elastic: number of levels; 3 is ternary (1.58 bits), 4 is the same as "bits": 2."""
+
+    group_size: GroupSize | None = None
+    """nncf: a range for every so many inputs of each output, of weights of linear layers whose inputs it divides."""
+
+
 class ActivationQuantizationSettings(QuantizationSettings):
     """The same for activations."""
+
+    quantizer: ActivationQuantizer = "nncf"
+    """nncf: learned range; lsq: learned step; lsq_plus: learned step and offset; pact: learned clipping level; dorefa: cut at 1;
+    fp8_e4m3, fp8_e5m2: floating point of 8 bits."""
+
+    clipping_regularization_factor: Annotated[Number, Field(ge=0)] = 1e-4
+    """pact: factor of the sum of the squared clipping levels, which is added to the loss."""
 
     unified_scale_ops: tuple[tuple[Scope, ...], ...] = ()
     """Groups of operators: what the operators of a group read is quantized with one range. A name of NNCF 2.x's quantizers
@@ -80,13 +107,33 @@ class ScopeOverride(Section):
     """What data decides for them."""
 
 
+class WeightScopeOverride(ScopeOverride):
+    """The same for weights."""
+
+    quantizer: WeightQuantizer | None = None
+    """The way of quantizing."""
+
+    levels: Levels | None = None
+    """stretched_elastic: number of levels."""
+
+    group_size: GroupSize | None = None
+    """nncf: a range for every so many inputs of each output."""
+
+
+class ActivationScopeOverride(ScopeOverride):
+    """The same for activations."""
+
+    quantizer: ActivationQuantizer | None = None
+    """The way of quantizing."""
+
+
 class ScopeOverrides(Section):
     """Settings by scope. Of several scopes that match, each key comes from the last one, exact names after expressions."""
 
-    weights: dict[Scope, ScopeOverride] = {}
+    weights: dict[Scope, WeightScopeOverride] = {}
     """By the name of the node that owns the weight."""
 
-    activations: dict[Scope, ScopeOverride] = {}
+    activations: dict[Scope, ActivationScopeOverride] = {}
     """By the name of the operator that reads the quantized tensor, of an input of the model, or of a quantizer
     (`name|OUTPUT`, `name|INPUT0`)."""
 
@@ -147,7 +194,7 @@ class QuantizationConfig(ScopedConfig):
     export_to_onnx_standard_ops: Boolean = False
     """Deprecated, has no effect: exports have standard operators."""
 
-    weights: QuantizationSettings = QuantizationSettings()
+    weights: WeightQuantizationSettings = WeightQuantizationSettings()
     """What holds for all weights."""
 
     activations: ActivationQuantizationSettings = ActivationQuantizationSettings()

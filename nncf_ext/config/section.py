@@ -18,7 +18,7 @@ from nncf_ext.config.errors import choose, nearest, refusal
 from nncf_ext.scopes import compile_scope
 
 
-def _whole(value: Any) -> Any:
+def whole(value: Any) -> Any:
     """8.0 is an integer in JSON."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
@@ -41,9 +41,9 @@ def deprecated(sentence: str) -> None:
 
 
 # Bounds stand before the validator, so that they reach the JSON Schema.
-Count = Annotated[int, Strict(), Field(ge=0), BeforeValidator(_whole)]
-Size = Annotated[int, Strict(), Field(ge=1), BeforeValidator(_whole)]
-Bits = Annotated[int, Strict(), Field(ge=2, le=8), BeforeValidator(_whole)]
+Count = Annotated[int, Strict(), Field(ge=0), BeforeValidator(whole)]
+Size = Annotated[int, Strict(), Field(ge=1), BeforeValidator(whole)]
+Bits = Annotated[int, Strict(), Field(ge=2, le=8), BeforeValidator(whole)]
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 Boolean = Annotated[bool, Strict()]
 Percentile = Annotated[Number, Field(ge=0, le=100)]

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from nncf_ext.export.constants import add_constant, constant
-from nncf_ext.export.marked import Grid, grid_of, is_marker, key_of
+from nncf_ext.export.marked import FloatGrid, Grid, grid_of, is_marker, key_of
 from nncf_ext.export.rewiring import bypass, only_user, replace_node
 
 _SIGNED_ZERO = 128  # zero point of symmetric signed grids: ONNX Runtime keeps convolutions of int8 activations in float
@@ -16,7 +16,7 @@ _MOVE = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity", 
 _SELECT = ("Gather", "Slice")
 
 
-def lower_activations(graph: ir.Graph, grids: Mapping[str, Grid]) -> None:
+def lower_activations(graph: ir.Graph, grids: Mapping[str, Grid | FloatGrid]) -> None:
     """Replace every marker that is left. A Relu or Clip in front of one is moved behind the rounding, onto the codes."""
     first: dict[tuple[ir.Value | None, str], ir.Node] = {}
     for node in list(graph):
@@ -27,7 +27,11 @@ def lower_activations(graph: ir.Graph, grids: Mapping[str, Grid]) -> None:
             bypass(node, same.outputs[0])
     for node in list(graph):
         if is_marker(node):
-            _lower(graph, node, grid_of(node, grids))
+            grid = grid_of(node, grids)
+            if isinstance(grid, FloatGrid):
+                _lower_float(graph, node, grid)
+            else:
+                _lower(graph, node, grid)
     for node in list(graph):
         if node.domain == "" and node.op_type in ("Conv", "Gemm", "MatMul"):
             _repeat_behind_selection(graph, node)
@@ -40,8 +44,8 @@ def dequantizer_of(value: ir.Value | None) -> ir.Node | None:
         node = node.inputs[0].producer() if node.inputs[0] is not None else None
     if node is None or node.op_type != "DequantizeLinear":
         return None
-    step = constant(node.inputs[1])
-    return node if step is not None and step.size == 1 else None
+    step, zero = constant(node.inputs[1]), constant(node.inputs[2])
+    return node if step is not None and step.size == 1 and zero is not None and zero.dtype == np.uint8 else None
 
 
 def _repeat_behind_selection(graph: ir.Graph, node: ir.Node) -> None:
@@ -65,7 +69,9 @@ def _lower(graph: ir.Graph, node: ir.Node, grid: Grid) -> None:
     if step.size == 1:
         zero, step = zero.reshape(()), step.reshape(())
         low, high = int(first.item()), int(first.item()) + grid.intervals
-        if low == 1:  # of a narrow signed grid, -128 is let through: one step beyond its end, and no operator for it
+        if (
+            low == 1 and not grid.cuts
+        ):  # of a narrow signed grid, -128 is let through: one step beyond its end, and no operator for it
             low = 0
         x, low, high = _take_in_clip(x, step, int(zero), low, high)
     else:
@@ -83,6 +89,38 @@ def _lower(graph: ir.Graph, node: ir.Node, grid: Grid) -> None:
         part.outputs[0].dtype, part.outputs[0].shape = ir.DataType.UINT8, y.shape
     new.append(ir.node("DequantizeLinear", [new[-1].outputs[0], *inputs], attributes, name=f"{y.name}_DequantizeLinear"))
     new[-1].outputs[0].name = f"{y.name}_dequantized"
+    graph.insert_before(node, new)
+    replace_node(node, new[-1])
+
+
+def _lower_float(graph: ir.Graph, node: ir.Node, grid: FloatGrid) -> None:
+    """To a number of the type and back. QuantizeLinear cuts at the type's largest number.
+
+    A Relu in front is moved behind, which is the same, for numbers have a sign: ONNX Runtime 1.32 drops it where it takes a
+    QuantizeLinear with the zero point 0 for one to unsigned integers.
+    """
+    x, y = node.inputs[0], node.outputs[0]
+    assert x is not None
+    relu = x.producer()
+    if relu is None or relu.domain != "" or relu.op_type != "Relu" or only_user(x) is None:
+        relu = None
+    else:
+        x = relu.inputs[0]
+        assert x is not None
+    scale = np.asarray(grid.scale_of(np.zeros(())), np.float32)
+    attributes = {} if scale.size == 1 else {"axis": _axis(x, scale)}
+    shape = () if scale.size == 1 else (scale.size,)
+    zero = np.zeros(shape, grid.type.numpy())
+    inputs = [add_constant(graph, f"{y.name}_scale", scale.reshape(shape)), add_constant(graph, f"{y.name}_zero_point", zero)]
+    quantize = ir.node("QuantizeLinear", [x, *inputs], {**attributes, "saturate": 1}, name=f"{y.name}_QuantizeLinear")
+    quantize.outputs[0].name = f"{y.name}_codes"
+    quantize.outputs[0].dtype, quantize.outputs[0].shape = grid.type, y.shape
+    dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], *inputs], attributes, name=f"{y.name}_DequantizeLinear")
+    dequantize.outputs[0].name = f"{y.name}_dequantized"
+    dequantize.outputs[0].dtype, dequantize.outputs[0].shape = ir.DataType.FLOAT, y.shape
+    new = [quantize, dequantize]
+    if relu is not None:
+        new.append(ir.node("Relu", [dequantize.outputs[0]], name=f"{y.name}_Relu"))
     graph.insert_before(node, new)
     replace_node(node, new[-1])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,11 +19,17 @@ class Grid:
     """The levels of one quantizer: low + k * step, k = 0..intervals, as `numerics.fake_quantize` takes them.
 
     low, step: float arrays of the quantized tensor's rank in the framework (all ones but for the channels), step > 0.
+    block, cuts: see the quantizers' own `Grid`.
+    rounded: what the quantizer makes of a weight, where it does more than round to the
+    grid (a tanh before it, levels that are left out).
     """
 
     low: np.ndarray
     step: np.ndarray
     intervals: int
+    block: int | None = None
+    cuts: bool = False
+    rounded: Callable[[np.ndarray], np.ndarray] | None = None
 
     @cached_property
     def zero(self) -> np.ndarray:
@@ -37,7 +43,29 @@ class Grid:
 
     def codes(self, x: np.ndarray) -> np.ndarray:
         """Signed integers q with fake_quantize(x) == q * step, bit for bit."""
+        x = x if self.rounded is None else self.rounded(x)
         return np.asarray(numerics.quantize_codes(reference, x, self.low, self.step, self.intervals)).astype(np.int64) - self.zero
+
+
+@dataclass(frozen=True)
+class FloatGrid:
+    """The numbers of an 8-bit floating point type times a scale.
+
+    format: the type's name in numpy. largest: its largest number. scale_of: the scale for a tensor.
+    """
+
+    format: str
+    largest: float
+    scale_of: Callable[[np.ndarray], np.ndarray]
+
+    def codes(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(numbers of the type as float32, scale)."""
+        scale = np.asarray(self.scale_of(x), np.float32)
+        return reference.rounded_to(np.clip(x / scale, -self.largest, self.largest), self.format), scale
+
+    @property
+    def type(self) -> ir.DataType:
+        return ir.DataType[self.format.replace("_", "").upper()]
 
 
 def is_marker(node: ir.Node) -> bool:
@@ -53,7 +81,7 @@ def marker(x: ir.Value, key: str) -> ir.Node:
     return ir.node(MARKER, [x], {"key": key}, domain=DOMAIN, version=1)
 
 
-def grid_of(node: ir.Node, grids: Mapping[str, Grid]) -> Grid:
+def grid_of(node: ir.Node, grids: Mapping[str, Grid | FloatGrid]) -> Grid | FloatGrid:
     """KeyError in words where the plan has no such quantizer."""
     key = key_of(node)
     if key not in grids:

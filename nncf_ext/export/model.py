@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ import onnx_ir as ir
 
 from nncf_ext import reference
 from nncf_ext.adapter import Adapter, Attached
+from nncf_ext.edits import Edit
 from nncf_ext.export.bias import step_of
 from nncf_ext.export.lower import lower
-from nncf_ext.export.marked import Grid
+from nncf_ext.export.marked import FloatGrid, Grid
 from nncf_ext.export.parity import Parity, parity
+from nncf_ext.export.weights import opset_of
 from nncf_ext.export.write import write
+from nncf_ext.quantizers import float8
 
 
 def export_onnx(
@@ -38,8 +42,13 @@ def export_onnx(
     opset: ONNX's, where it is not the exporter's own. ValueError, and no file, for one in which the model cannot be written.
     """
     model = lower(adapter.export_marked(attached, example, input_names, output_names), grids(adapter, attached))
-    if opset is not None:
-        model = in_opset(model, opset)
+    needed = opset_of(model.graph)
+    if opset is not None and opset < needed:
+        raise ValueError(
+            f"opset {opset}: the quantizers of this model need operators of ONNX's opset {needed}, expected that or more"
+        )
+    if opset is not None or needed > model.opset_imports[""]:
+        model = in_opset(model, needed if opset is None else opset)
     names, step = [str(value.name) for value in model.graph.inputs], _output_step(model.graph)
     write(model, path)
     batches = list(samples) or ([] if example is None or callable(example) else [example])
@@ -65,15 +74,27 @@ def in_opset(model: ir.Model, opset: int) -> ir.Model:
     return ir.from_proto(proto)
 
 
-def grids(adapter: Adapter, attached: Attached) -> dict[str, Grid]:
+def grids(adapter: Adapter, attached: Attached) -> dict[str, Grid | FloatGrid]:
     """The grid of every quantizer of the plan, by edit key."""
-    found = {}
+    found: dict[str, Grid | FloatGrid] = {}
     for edit in attached.plan:
         if edit.transform.has_grid:
             variables = {name: adapter.to_numpy(value) for name, value in attached.variables(edit).items()}
-            grid = edit.transform.grid(reference, variables)  # type: ignore[attr-defined]
-            found[edit.key] = Grid(grid.low, grid.step, grid.intervals)
+            grid: Any = edit.transform.grid(reference, variables)  # type: ignore[attr-defined]
+            if isinstance(grid, float8.FloatGrid):
+                found[edit.key] = FloatGrid(grid.format, grid.largest, partial(grid.scale_of, reference))
+            else:
+                rounded = partial(_rounded, adapter, attached, edit)
+                found[edit.key] = Grid(grid.low, grid.step, grid.intervals, grid.block, grid.cuts, rounded)
     return found
+
+
+def _rounded(adapter: Adapter, attached: Attached, edit: Edit, weight: np.ndarray) -> np.ndarray:
+    """What the quantizer makes of a weight, in the arithmetic of the framework."""
+    variables = attached.variables(edit)
+    like = next(iter(variables.values()), None)
+    x = adapter.xp.asarray(weight) if like is None else adapter.xp.asarray(weight, like)
+    return adapter.to_numpy(edit.transform.apply(adapter.xp, x, variables, False))
 
 
 def _output_step(graph: ir.Graph) -> float | None:

@@ -38,6 +38,8 @@ def packed_model(
 def _as_integers(edit: Edit, variables: Mapping[str, np.ndarray], values: np.ndarray) -> Scaled | None:
     """The same values, bit for bit but for -0.0; None where they are no whole numbers of steps."""
     step = np.asarray(edit.transform.grid(reference, variables).step, np.float32)  # type: ignore[attr-defined]
+    if step.ndim not in (0, values.ndim) or any(n not in (1, m) for n, m in zip(step.shape, values.shape, strict=False)):
+        return None  # scales of groups of inputs
     codes = np.round(values / step)
     if values.dtype != np.float32 or not (np.abs(codes) <= 128).all():
         return None

@@ -104,9 +104,26 @@ def _corad(kind: str, weight: float = 3, distillation: float = 0.7, **regulariza
     }
 
 
+def _learned(algorithm: str, multiplier: float, **params: Any) -> dict[str, Any]:
+    return {"algorithm": algorithm, "compression_lr_multiplier": multiplier, "params": params}
+
+
+def _rounds(**params: Any) -> dict[str, Any]:
+    return {"algorithm": "iterative_magnitude", "params": {"epochs_per_round": 1, **params}}
+
+
 MOVING = _moving()
 _ROWS, _COLUMNS = {"mode": "per_dim", "axis": 0}, {"mode": "per_dim", "axis": 1}
 _BLOCKS = {"mode": "block", "sparse_factors": [4, 2]}
+
+
+def _by(weights: dict[str, Any], activations: dict[str, Any] | None = None, **keys: Any) -> dict[str, Any]:
+    """int8 with other quantizers."""
+    return {**INT8, "weights": weights, "activations": activations or {}, **keys}
+
+
+_LSQ, _PLUS = {"quantizer": "lsq", "bits": 4}, {"quantizer": "lsq_plus", "bits": 4}
+_E4M3, _E5M2 = {"quantizer": "fp8_e4m3"}, {"quantizer": "fp8_e5m2"}
 
 CASES = (
     Case("int8", INT8),
@@ -167,6 +184,35 @@ CASES = (
     Case("int8_npu_four_bits", {**INT8, "weights": {"bits": 4}}, (("target_device", "NPU"),)),
     Case("int8_cpu_spr", INT8, (("target_device", "CPU_SPR"),)),
     Case("mixed_by_hand", {**INT8, "initializer": {**INT8["initializer"], "precision": BY_HAND}}),
+    Case("lsq", _by(_LSQ, _LSQ)),
+    Case("lsq_per_tensor", _by({**_LSQ, "bits": 3, "per_channel": False}, {**_LSQ, "signed": True})),
+    Case("lsq_per_channel_activations", _by({"quantizer": "lsq"}, {**_LSQ, "per_channel": True})),
+    Case("lsq_slow_steps", _by(_LSQ, _LSQ, compression_lr_multiplier=0.25)),
+    Case("lsq_staged_with_masks", [_by(_LSQ, _LSQ, params={}), SPARSE]),
+    Case("lsq_by_hand", _by(_LSQ, _LSQ, initializer={**INT8["initializer"], "precision": BY_HAND})),
+    Case("lsq_plus", _by(_PLUS, _PLUS)),
+    Case("lsq_plus_per_tensor", _by({**_PLUS, "per_channel": False}, {**_PLUS, "bits": 3})),
+    Case("pact", _by({"bits": 4}, {"quantizer": "pact", "bits": 4})),
+    Case("pact_signed", _by(_LSQ, {"quantizer": "pact", "bits": 4, "signed": True, "clipping_regularization_factor": 0.05})),
+    Case("pact_slow", _by({"bits": 4}, {"quantizer": "pact", "bits": 3}, quantize_outputs=True, compression_lr_multiplier=0.5)),
+    Case("dorefa", _by({"quantizer": "dorefa", "bits": 3}, {"quantizer": "dorefa", "bits": 4})),
+    Case("dorefa_signed", _by({"quantizer": "dorefa", "bits": 2}, {"quantizer": "dorefa", "bits": 3, "signed": True})),
+    Case("ternary", _by({"quantizer": "stretched_elastic", "levels": 3})),
+    Case("two_bits_stretched", _by({"quantizer": "stretched_elastic", "bits": 2}, _LSQ)),
+    Case("two_bits_stretched_per_tensor", _by({"quantizer": "stretched_elastic", "levels": 4, "per_channel": False})),
+    Case("fp8_e4m3", _by(_E4M3, _E4M3)),
+    Case("fp8_e5m2", _by(_E5M2, _E5M2)),
+    Case("fp8_per_tensor", _by({**_E4M3, "per_channel": False}, {**_E5M2, "per_channel": True})),
+    Case(
+        "quantizers_by_scope",
+        _by(
+            {"bits": 4},
+            scope_overrides={
+                "weights": {"{re}fc1": {"quantizer": "stretched_elastic", "bits": 2}, "{re}fc2": _LSQ},
+                "activations": {"{re}fc2": {"quantizer": "pact"}, "{re}input": {"quantizer": "fp8_e4m3"}},
+            },
+        ),
+    ),
     Case("sparsity_polynomial", SPARSE),
     Case("sparsity_convex", _sparse(concave=False, power=2)),
     Case("sparsity_exponential", _sparse(schedule="exponential")),
@@ -221,6 +267,20 @@ CASES = (
     Case("dst_granet", _connected("granet", sparsity_init=0.2)),
     Case("dst_sr_ste", _connected("sr_ste", structure="1:2", decay=0.2)),
     Case("dst_int8_distillation", [_connected(), INT8, DISTIL]),
+    Case("iterative_ratio", _rounds(sparsity_target=0.6)),
+    Case("iterative_quality_l1", _rounds(quality=0.45, regularization="l1", regularization_weight=0.01)),
+    Case(
+        "iterative_late_l2",
+        _rounds(rounds=2, start_epoch=1, sparsity_target=0.5, regularization="l2", regularization_weight=0.02),
+    ),
+    Case("iterative_dead_neurons", _rounds(rounds=1, sparsity_target=0.82)),
+    Case("iterative_int8", [_rounds(quality=0.3), INT8]),
+    Case("soft_threshold", _learned("soft_threshold", 1, initial_threshold=-1, weight=0.5)),
+    Case("soft_threshold_int8", [_learned("soft_threshold", 3, initial_threshold=-0.5, weight=1, ramp_epochs=1), INT8]),
+    Case("l0", _learned("l0_sparsity", 20, weight=0.5, initial_keep_probability=0.4)),
+    Case("l0_ramp_int8", [_learned("l0_sparsity", 40, weight=3, warmup_epochs=1, ramp_epochs=2), INT8]),
+    Case("variational_dropout", _learned("variational_dropout", 1, weight=0.7, initial_log_variance=-3)),
+    Case("variational_dropout_late", _learned("variational_dropout", 5, weight=2, warmup_epochs=1, threshold=0.5)),
     Case("distillation_softmax", DISTIL),
     Case("distillation_hinton", {**HINTON, "task_weight": 0.3}),
     Case("distillation_hinton_int8", [INT8, {**HINTON, "task_weight": 0.1}]),
@@ -233,6 +293,7 @@ CASES = (
     Case("corad_group_lasso", _corad("group_lasso", schedule="multistep", multistep_steps=[1], multistep_factors=[0.5, 2])),
     Case("corad_group_lasso_proximal", _corad("group_lasso", proximal_step=0.05, weight=60, warmup_epochs=1)),
     Case("corad_entropy_every_step", {**_corad("entropy", schedule="cubic", ramp_epochs=2), "steps_per_epoch": 2}),
+    Case("corad_l0", {**_corad("l0", schedule="cubic", ramp_epochs=2), "compression_lr_multiplier": 40}),
     Case("corad_latency", _corad("latency", delta=0.3, schedule="cubic", ramp_epochs=2)),
     Case("corad_bit_width_int8", [_corad("bit_width", delta=0.1), INT8]),
     Case("corad_alone", {"algorithm": "corad", "regularization": {"type": "l1", "weight": 3}}),

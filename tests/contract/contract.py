@@ -13,6 +13,7 @@ import pytest
 
 from nncf_ext import NNCFConfig
 from nncf_ext.edits import Edit
+from nncf_ext.quantizers import Quantizing
 from nncf_ext.ranges import RangeCollector
 from tests.contract.cases import Case
 from tests.contract.reference_net import ReferenceNet, Variables, data, initial_weights
@@ -162,17 +163,17 @@ def check_ranges(driver: Driver, controller: Any, reference: Reference, case: Ca
         plain.forward(data(batch)[0], False, tensors[-1])
     for role, edits in reference.net.edits.items():
         for transform in (edit.transform for edit in edits):
-            if transform.kind != "quantizer":
+            if not isinstance(transform, Quantizing) or not transform.needs_range:
                 continue
             is_weight = role.endswith("weight")
             axis, symmetric = transform.channel_axis, transform.symmetric  # type: ignore[attr-defined]
             kind = dict(case.ranges).get(role) or settings[0].type
-            collector = RangeCollector(kind, axis, symmetric, is_weight)
+            collector = RangeCollector(kind, axis, symmetric, is_weight, keeps_values=transform.needs_values)
             for seen in tensors[:1] if is_weight else tensors:
                 collector.update(seen[role])
             calibrated, values = transform.calibrate(tensors[0][role].shape, collector.result())
             assert calibrated == transform, role
-            for name, value in reference.net.variables[role, "quantizer"].items():
+            for name, value in reference.net.variables[role, transform.kind].items():
                 np.testing.assert_allclose(value, values[name].value, err_msg=f"{role} {name}", rtol=1e-6)
 
 

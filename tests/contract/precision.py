@@ -12,9 +12,9 @@ import pytest
 
 from nncf_ext import NNCFConfig
 from nncf_ext import reference as xp
-from nncf_ext.algorithms.quantization import Quantizer
 from nncf_ext.edits import Range
 from nncf_ext.graph import Site
+from nncf_ext.quantizers import Quantizer
 from tests.contract.cases import INT8
 from tests.contract.contract import Driver, role_of
 from tests.contract.reference_net import data, initial_weights

@@ -10,11 +10,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from nncf_ext import checkpoint
-from nncf_ext.algorithms.quantization import Quantizer
 from nncf_ext.algorithms.sparsity import BinaryMask
 from nncf_ext.checkpoint import CheckpointError, atomic, check_plan_fits, load_checkpoint, plan_from_json, save_checkpoint
 from nncf_ext.edits import Edit, Plan
 from nncf_ext.graph import Edge, Graph, Node, Parameter, Site
+from nncf_ext.quantizers import Quantizer
 
 PLAN = Plan(
     (

@@ -8,10 +8,10 @@ import pytest
 
 from nncf_ext import cli
 from nncf_ext.algorithms.magnitude_sparsity import BinaryMask
-from nncf_ext.algorithms.quantization import Quantizer
-from nncf_ext.checkpoint import save_checkpoint
+from nncf_ext.checkpoint import load_checkpoint, save_checkpoint
 from nncf_ext.edits import Edit, Plan
 from nncf_ext.graph import Site
+from nncf_ext.quantizers import Quantizer
 
 LAYER = "Net/Linear[fc]/linear_0"
 
@@ -68,7 +68,7 @@ def assert_one_sentence(capsys, *words):
         assert word in captured.err
 
 
-@pytest.mark.parametrize("command", [[], ["validate"], ["schema"], ["demo"], ["inspect"]])
+@pytest.mark.parametrize("command", [[], ["validate"], ["schema"], ["demo"], ["inspect"], ["soup"]])
 def test_help_of_every_command(command, capsys):
     with pytest.raises(SystemExit) as exit:
         cli.main([*command, "--help"])
@@ -194,3 +194,35 @@ def test_demo_reports_a_failing_part(tmp_path, capsys, monkeypatch):
     assert (reason, sentence) == ("the reason", "nncf-ext: demo: the torch part ended with exit code 3")
     assert commands[0][1:3] == ["-m", "nncf_ext_torch.demo"]
     assert (tmp_path / "out" / "torch").is_dir()
+
+
+def test_soup_averages_checkpoints(checkpoint, tmp_path, capsys):
+    tensors, state = load_checkpoint(checkpoint)
+    other = tmp_path / "other.safetensors"
+    save_checkpoint(other, {**tensors, "fc.weight": tensors["fc.weight"] + 2}, state)
+    output = tmp_path / "soup.safetensors"
+    assert cli.main(["soup", str(checkpoint.parent), str(other), "--output", str(output)]) == 0  # a folder, and a file
+    assert f"50.0% {other}" in capsys.readouterr().out
+    np.testing.assert_array_equal(load_checkpoint(output)[0]["fc.weight"], tensors["fc.weight"] + 1)
+    assert cli.main(["soup", str(checkpoint), str(other), "--method", "wise-ft", "--alpha", "1", "--output", str(output)]) == 0
+    np.testing.assert_array_equal(load_checkpoint(output)[0]["fc.weight"], tensors["fc.weight"] + 2)
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ([], ["expected at least two models"]),
+        (["--method", "greedy"], ["greedy: expected --model and --evaluate"]),
+        (["--batches", "model.py:batches"], ["--batches: expected --model too"]),
+        (["--model", "nowhere.py:net", "--evaluate", "nowhere.py:score"], ["--evaluate: nowhere.py:score: no such file"]),
+    ],
+)
+def test_soup_tells_what_is_missing(checkpoint, tmp_path, capsys, options, words):
+    assert cli.main(["soup", str(checkpoint), "--output", str(tmp_path / "soup.safetensors"), *options]) == 1
+    assert_one_sentence(capsys, *words)
+    assert not (tmp_path / "soup.safetensors").exists()
+
+
+def test_soup_writes_nothing_into_a_folder_that_is_not_there(checkpoint, tmp_path, capsys):
+    assert cli.main(["soup", str(checkpoint), str(checkpoint), "--output", str(tmp_path / "no" / "soup.safetensors")]) == 1
+    assert_one_sentence(capsys, "--output:", "is not a folder")

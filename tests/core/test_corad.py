@@ -23,9 +23,23 @@ def test_values_by_hand():
     assert regularizers.bit_width(xp, [np.array([3.0, 7.0]), np.array([15.0])], [10, 30], 1.0) == pytest.approx(
         (10 * 2.5 + 30 * 4) / 40
     )
+    assert regularizers.l0(xp, [np.zeros((2, 2)), np.zeros(3)]) == pytest.approx(0.831822, abs=1e-6)
+    assert regularizers.l0(xp, [np.array([-3.0])]) == pytest.approx(0.197593, abs=1e-6)
+    assert regularizers.l0(xp, [np.array([3.0])]) == pytest.approx(0.990034, abs=1e-6)
     rms = [(25 / 2) ** 0.5, 0.5**0.5]
     used = sum(r / (r + 0.5) for r in rms) / 2
     assert regularizers.latency(xp, [W, 0 * W], [1, 1], [3.0, 1.0], 0.5) == pytest.approx(0.75 * used)
+
+
+def test_gates_are_exactly_shut_and_open():
+    """Without noise from 2.397895 on either side; samples as often as the formula says, by all the quantiles of the noise."""
+    gates = np.array([-2.398, -2.397, 0, 2.397, 2.398])
+    z = regularizers.hard_concrete(xp, gates)
+    assert z[0] == 0 and z[4] == 1 and (z[1:4] > 0).all() and (z[1:4] < 1).all() and z[2] == pytest.approx(0.5)
+    u = (np.arange(100_000) + 0.5) / 100_000
+    samples = regularizers.hard_concrete(xp, np.zeros(100_000), np.log(u / (1 - u)))
+    assert (samples > 0).mean() == pytest.approx(0.8318, abs=1e-4) and (samples == 1).mean() == pytest.approx(0.1682, abs=1e-4)
+    assert samples.mean() == pytest.approx(0.5)
 
 
 def test_proximal_maps_by_hand():

@@ -3,10 +3,10 @@
 import xml.etree.ElementTree as ET
 
 from nncf_ext.algorithms.magnitude_sparsity import BinaryMask
-from nncf_ext.algorithms.quantization import Quantizer
 from nncf_ext.drawing import dot, svg, write_graphs
 from nncf_ext.edits import Edit, Plan
 from nncf_ext.graph import Edge, Graph, Node, Parameter, Site
+from nncf_ext.quantizers import Quantizer
 
 GRAPH = Graph(
     (

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from nncf_ext.algorithms.quantization import Quantizer
 from nncf_ext.config import ConfigError
 from nncf_ext.edits import Edit, Removal
 from nncf_ext.graph import INPUT, OUTPUT, Edge, Graph, Node, Parameter, Site
+from nncf_ext.quantizers import Quantizer
 from nncf_ext.removal import joint, remaining
 
 

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from nncf_ext_tensorflow import create_compressed_model
+from nncf_ext_tensorflow import create_compressed_model, register_default_init_args
 
 from nncf_ext import ConfigError, NNCFConfig
 from nncf_ext import reference as xp
@@ -133,3 +133,16 @@ def test_cached_answers_train_as_the_teacher_does_in_fit(tmp_path):
         weights.append(model.get_weights())
     for a, b in zip(*weights, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_features_beside_quantizers_are_not_exported(tmp_path):
+    entries = [
+        {"algorithm": "quantization", "initializer": {"range": {"num_init_samples": 4}}},
+        {"algorithm": "knowledge_distillation", "type": "kl", "features": [{"student": "{re}relu"}]},
+    ]
+    x = np.random.default_rng(0).normal(size=(4, 9, 9, 1)).astype(np.float32)
+    settings = register_default_init_args(NNCFConfig.from_dict({"compression": entries}), [(x, None)], 4)
+    ctrl, model = create_compressed_model(images(0, 16), settings, teacher=images(1, 8))
+    model.compile(keras.optimizers.SGD(0.01), "mse")
+    model.fit(x, np.zeros((4, 3)), verbose=0)
+    assert ctrl.export_model(tmp_path / "m.onnx").lsb < 3

@@ -8,6 +8,7 @@ PICTURES = {
     "keras_quickstart.ipynb": 4,  # the digits, the curves, the histograms, the sizes
     "filter_pruning_keras.ipynb": 3,  # the curves, the widths of the layers, the sizes and times
     "mixed_precision_keras.ipynb": 2,  # the bits of the layers, the comparison
+    "soups_keras.ipynb": 1,  # the runs, the soups and the shares
 }
 
 

@@ -159,3 +159,15 @@ def test_what_will_happen_is_told_before():
     entry = {"algorithm": "corad", "regularization": {"type": "l1", "weight": 1}}
     config = NNCFConfig.from_dict({"input_info": {"sample_size": [1, 6]}, "compression": entry})
     assert "weight: regularised by l1" in str(preview_compression(net(), config))
+
+
+def test_gates_shut_weights_for_good():
+    """l0: gates have their own place in the optimizer; shut ones make exact zeros, in inference and in the stripped model."""
+    ctrl, model = compressed({"type": "l0", "weight": 1}, compression_lr_multiplier=300)
+    train(model, ctrl, 60)
+    gates = [ctrl.variable_values(edit)["gate"] for edit in ctrl.plan]
+    shut = sum(int((gate <= -2.3979).sum()) for gate in gates)
+    stripped = ctrl.strip()
+    zeros = sum(int((layer.weight == 0).sum()) for layer in (stripped[0], stripped[2]))
+    assert zeros == shut > 10 and ctrl.statistics().corad.sparsity_level_for_layers == shut / 108
+    assert torch.equal(stripped.eval()(X), model.eval()(X))

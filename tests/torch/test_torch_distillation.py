@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from nncf_ext_torch import create_compressed_model
+from nncf_ext_torch import create_compressed_model, register_default_init_args
 from torch import nn
 
 from nncf_ext import ConfigError, NNCFConfig
@@ -263,3 +263,28 @@ def test_a_cache_that_does_not_fit(tmp_path):
             create_compressed_model(Tagger(), config(**keys), teacher=cache)
     with pytest.raises(ConfigError, match=r"\(2, 5, 4\), output 0 of the teacher \(None, 5, 3\)"):
         create_compressed_model(Tagger(4), config(), teacher=cache)
+
+
+def test_features_beside_quantizers_and_pruned_filters(tmp_path):
+    """The export has neither the look at the features nor the projection; the smaller model has as many channels as are left."""
+    entries = [
+        {"algorithm": "quantization", "initializer": {"range": {"num_init_samples": 4}}},
+        {
+            "algorithm": "filter_pruning",
+            "pruning_init": 0.5,
+            "params": {"all_weights": True, "prune_first_conv": True, "prune_downsample_convs": True},
+        },
+        {"algorithm": "knowledge_distillation", "type": "kl", "features": [{"student": NODE}]},
+    ]
+    config = NNCFConfig.from_dict({"input_info": {"sample_size": [2, 1, 9, 9]}, "compression": entries})
+    x = torch.randn(4, 1, 9, 9)
+    register_default_init_args(config, [(x, None)])
+    ctrl, model = create_compressed_model(images(0, 16), config, teacher=images(1, 8))
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    ctrl.scheduler.epoch_step()
+    ctrl.scheduler.step()
+    model.train()(x)
+    ctrl.loss().backward()
+    optimizer.step()
+    assert ctrl.export_model(tmp_path / "m.onnx").lsb < 3
+    assert ctrl.strip().conv.out_channels == 8

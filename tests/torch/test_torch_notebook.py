@@ -9,6 +9,7 @@ PICTURES = {
     "filter_pruning_pytorch.ipynb": 3,  # the curves, the widths of the layers, the sizes and times
     "mixed_precision_pytorch.ipynb": 2,  # the bits of the layers, the comparison
     "sparse_training_pytorch.ipynb": 2,  # the curves, the connections of the pixels
+    "soups_pytorch.ipynb": 1,  # the runs, the soups and the shares
 }
 
 

@@ -1,8 +1,11 @@
 """`benchmarks/results_torch.py`: what a row of docs/results.md says."""
 
+import numpy as np
 import pytest
 
+from benchmarks import results_soups
 from benchmarks.results import FILTERS, HEADER, INT8, Row, cells
+from benchmarks.results_students import LABELLED, STUDENTS, UNKNOWN, UNLABELLED, Batches, cut, left, lines
 from benchmarks.results_torch import digits
 
 
@@ -21,3 +24,32 @@ def test_drops_are_of_the_file_and_the_worst_seed_is_told():
     assert (shown["float"], shown["file"], shown["drop: mean"], shown["worst"]) == ("97.50", "96.75", "+0.75", "+1.00")
     assert (shown["published by NNCF"], shown["target"]) == ("+0.45 (ResNet-18)", "<= 0.45: missed")
     assert shown["what is left"] == "40 % of FLOPs"
+
+
+def test_students_share_their_labelled_images_and_are_cut_to_one_size():
+    batches = Batches(0)
+    alone, taught = (next(batches.of(STUDENTS[name])) for name in ("alone", "distilled"))
+    np.testing.assert_array_equal(alone[1], taught[1][:LABELLED])
+    assert (taught[1][LABELLED:] == UNKNOWN).all() and taught[0].shape == (LABELLED + UNLABELLED, 8, 8)
+    labels = np.concatenate([labels for _, labels in batches.of(STUDENTS["alone"])])
+    assert set(labels) == set(range(10))
+    kept = cut([np.array([[3.0, -0.1], [0.0, 0.2]]), np.array([[-4.0, 0.3]])], 1 / 3)
+    assert [w.tolist() for w in kept] == [[[3, 0], [0, 0]], [[-4, 0]]] and left(kept) == pytest.approx(100 / 3)
+
+
+def test_targets_of_students():
+    seed = {"teacher": 1.0, "students": {name: {"accuracy": 0.8, "left": 100.0} for name in STUDENTS}}
+    seed["students"]["distilled"]["accuracy"] = 0.9
+    rows = {row[0]: row for row in lines([seed])}
+    assert rows["alone"][4] == "20.00" and rows["distilled"][5] == "half of alone: met"
+    assert rows["CORAD"][5] == "above either term alone: missed"
+
+
+def test_soups_are_compared_with_the_best_ingredient_of_their_seed():
+    def seed(best, soup):
+        rows = {"best ingredient": (0.9, best), "greedy": (0.95, soup)}
+        return {kind: rows for kind in results_soups.KINDS}
+
+    table = results_soups.lines([seed(0.90, 0.92), seed(0.94, 0.93)])
+    assert table[0][1:] == ["best ingredient", "90.00", "92.00", "+0.00", "+0.00"]
+    assert table[1][1:] == ["greedy", "95.00", "92.50", "+0.50", "-1.00"]

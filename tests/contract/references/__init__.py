@@ -1,4 +1,4 @@
-"""What each algorithm does to the reference net, in numpy: one module per algorithm, named as it is."""
+"""What each algorithm does to the reference net, in numpy: one module per algorithm, named as it is, and one for three alike."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from tests.contract.references import (
     corad,
     dynamic_sparse_training,
     filter_pruning,
+    iterative_magnitude,
     knowledge_distillation,
+    learned_sparsity,
     magnitude_sparsity,
     movement_sparsity,
     quantization,
@@ -25,4 +27,8 @@ REFERENCES: dict[str, AlgorithmReference] = {
     "movement_sparsity": movement_sparsity.REFERENCE,
     "knowledge_distillation": knowledge_distillation.REFERENCE,
     "corad": corad.REFERENCE,
+    "iterative_magnitude": iterative_magnitude.REFERENCE,
+    "soft_threshold": learned_sparsity.SOFT_THRESHOLD,
+    "l0_sparsity": learned_sparsity.L0,
+    "variational_dropout": learned_sparsity.VARIATIONAL_DROPOUT,
 }

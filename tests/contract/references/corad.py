@@ -5,10 +5,13 @@ from typing import Any
 
 import numpy as np
 
+from nncf_ext import noise
 from nncf_ext import reference as xp
+from nncf_ext.algorithms.corad import Gates
 from tests.contract.references.reference import STEPS, AlgorithmReference, Forward, Term
 
-KIND = "shrinkage"
+KIND, GATES = "shrinkage", "gates"
+BETA, LOW, HIGH = 2 / 3, -0.1, 1.1
 LN2 = math.log(2)
 
 
@@ -27,10 +30,22 @@ def _factor(term: Any, epoch: float) -> float:
     return term.weight * (x if term.schedule == "linear" else 1 - (1 - x) ** 3)
 
 
+def _factors(algorithm: Any, epoch: int, step: int) -> dict[str, np.float32]:
+    known = algorithm.steps_per_epoch is not None or epoch > 0
+    passed = epoch + (step / STEPS if known else 0)
+    terms = {"regularization": algorithm.regularization, "distillation": algorithm.distillation}
+    return {name: np.float32(_factor(term, passed)) for name, term in terms.items()}
+
+
 def _begins(net: Any, algorithm: Any, epoch: int, step: int | None) -> None:
     if step is None:
         return
     settings, weights = algorithm.regularization, _weights(net)
+    if settings.type == "l0":
+        sizes = [weight.size for weight in weights.values()]
+        for role, rows in zip(weights, noise.draw(epoch * STEPS + step, sizes), strict=True):
+            net.variables[role, GATES] |= {"rows": rows, **_factors(algorithm, epoch, step)}
+        return
     step_size = getattr(settings, "proximal_step", None) or 0
     for role, weight in weights.items():
         threshold = net.variables[role, KIND]["threshold"]
@@ -39,16 +54,12 @@ def _begins(net: Any, algorithm: Any, epoch: int, step: int | None) -> None:
             net.weights[role] = (weight * np.maximum(0, 1 - threshold / norms.clip(1e-12))).astype(np.float32)
         else:
             net.weights[role] = (np.sign(weight) * np.maximum(np.abs(weight) - threshold, 0)).astype(np.float32)
-    known = algorithm.steps_per_epoch is not None or epoch > 0
-    passed = epoch + (step / STEPS if known else 0)
+    factors = _factors(algorithm, epoch, step)
     count = sum(weight.size for weight in weights.values())
     for role, weight in weights.items():
         group = len(weight) if settings.type == "group_lasso" else 1
-        net.variables[role, KIND] = {
-            "regularization": np.float32(_factor(settings, passed)),
-            "distillation": np.float32(_factor(algorithm.distillation, passed)),
-            "threshold": np.float32(step_size * _factor(settings, passed) * math.sqrt(group) / count),
-        }
+        threshold = np.float32(step_size * float(factors["regularization"]) * math.sqrt(group) / count)
+        net.variables[role, KIND] = {**factors, "threshold": threshold}
 
 
 def _regularizer(net: Any, settings: Any) -> tuple[float, dict[str, np.ndarray], dict[Any, np.ndarray]]:
@@ -71,6 +82,11 @@ def _regularizer(net: Any, settings: Any) -> tuple[float, dict[str, np.ndarray],
             value += w.size / count * np.mean(r / (r + delta))
             by_weight[role] = w.size / count / w.shape[1] * delta / (r + delta) ** 2 * w / (len(w) * r)
         return value, by_weight, {}
+    if settings.type == "l0":
+        p = {role: xp.sigmoid(net.variables[role, GATES]["gate"] - BETA * math.log(-LOW / HIGH)) for role in weights}
+        multiplier = {role: edit.lr_multiplier for role in weights for edit in net.edits[role] if edit.transform.kind == GATES}
+        by_gate = {(role, GATES, "gate"): multiplier[role] * q * (1 - q) / count for role, q in p.items()}
+        return sum(q.sum() for q in p.values()) / count, {}, by_gate
     value, by_variable = 0.0, {}
     for role, weight in weights.items():
         (transform,) = [edit.transform for edit in net.edits[role] if edit.transform.kind == "quantizer"]
@@ -84,7 +100,7 @@ def _regularizer(net: Any, settings: Any) -> tuple[float, dict[str, np.ndarray],
 
 
 def _loss(net: Any, algorithm: Any, forward: Forward) -> Term:
-    factors = net.variables["fc1.weight", KIND]
+    factors = net.variables["fc1.weight", GATES if algorithm.regularization.type == "l0" else KIND]
     settings, matching = algorithm.regularization, algorithm.distillation
     value, by_weight, by_variable = _regularizer(net, settings)
     strength = factors["regularization"]
@@ -108,4 +124,29 @@ def _looks_on(transform: Any, x: np.ndarray, variables: Any, g: np.ndarray) -> A
     return g, {}
 
 
-REFERENCE = AlgorithmReference(begins=_begins, loss=_loss, vjps={KIND: _looks_on})
+class Laid(Gates):
+    """With the noise in the order that the weight has in the framework."""
+
+    transposed: bool
+
+    def noise(self, rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        return noise.logistic(xp, rows, shape[::-1]).T if self.transposed else noise.logistic(xp, rows, shape)
+
+    def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
+        gate = variables["gate"]
+        s = xp.sigmoid((gate + self.noise(variables["rows"], gate.shape)) / BETA if training else gate)
+        return x * np.clip(s * (HIGH - LOW) + LOW, 0, 1)
+
+
+def _in_layout(transform: Gates, role: str, transposed: bool) -> Laid:
+    return Laid(**transform.model_dump(), transposed=transposed)
+
+
+def _gated(transform: Laid, x: np.ndarray, variables: Any, g: np.ndarray) -> Any:
+    s = xp.sigmoid((variables["gate"] + transform.noise(variables["rows"], x.shape)) / BETA)
+    stretched = s * (HIGH - LOW) + LOW
+    inside = (stretched > 0) & (stretched < 1)
+    return g * np.clip(stretched, 0, 1), {"gate": g * x * inside * (HIGH - LOW) * s * (1 - s) / BETA}
+
+
+REFERENCE = AlgorithmReference(begins=_begins, loss=_loss, vjps={KIND: _looks_on, GATES: _gated}, in_layout={GATES: _in_layout})

@@ -7,10 +7,11 @@ import numpy as np
 
 from nncf_ext import numerics
 from nncf_ext import reference as xp
-from nncf_ext.algorithms.quantization import Quantizer
+from nncf_ext.quantizers import Quantizer, Quantizing
 from nncf_ext.ranges import RangeCollector
 from tests.contract.data import data
-from tests.contract.references.reference import AlgorithmReference
+from tests.contract.references import quantizers
+from tests.contract.references.reference import AlgorithmReference, Forward, Term
 
 
 def _vjp(
@@ -47,9 +48,12 @@ def _begins(net: Any, algorithm: Any, epoch: int, step: int | None) -> None:
         "weights": algorithm.params.weights_quant_start_epoch,
         "activations": algorithm.params.activations_quant_start_epoch,
     }
-    roles = {role: "weights" if role.endswith("weight") else "activations" for role, kind in net.variables if kind == "quantizer"}
+    kinds = {
+        role: edit.transform.kind for role, edits in net.edits.items() for edit in edits if isinstance(edit.transform, Quantizing)
+    }
+    roles = {role: "weights" if role.endswith("weight") else "activations" for role in kinds}
     if epoch < 0:
-        net.off |= {(role, "quantizer") for role, group in roles.items() if starts[group] > 0}
+        net.off |= {(role, kinds[role]) for role, group in roles.items() if starts[group] > 0}
         return
     due = [role for role, group in roles.items() if starts[group] == epoch > 0]
     tensors: list[dict[str, np.ndarray]] = [{}, {}]
@@ -62,6 +66,7 @@ def _begins(net: Any, algorithm: Any, epoch: int, step: int | None) -> None:
             edits[-1].transform.channel_axis,
             edits[-1].transform.symmetric,
             role.endswith("weight"),
+            keeps_values=True,
         )
         for seen in tensors[:1] if role.endswith("weight") else tensors:
             value = seen[role]
@@ -69,8 +74,20 @@ def _begins(net: Any, algorithm: Any, epoch: int, step: int | None) -> None:
                 value = edit.apply(xp, value, net.variables[role, edit.transform.kind], False)
             collector.update(value)
         _, values = edits[-1].transform.calibrate(tensors[0][role].shape, collector.result())
-        net.variables[role, "quantizer"] = {name: var.value for name, var in values.items()}
-    net.off -= {(role, "quantizer") for role in due}
+        net.variables[role, kinds[role]] = {name: var.value for name, var in values.items()}
+    net.off -= {(role, kinds[role]) for role in due}
 
 
-REFERENCE = AlgorithmReference(begins=_begins, vjps={"quantizer": _vjp})
+def _clipping_loss(net: Any, algorithm: Any, forward: Forward) -> Term:
+    factor = algorithm.activations.clipping_regularization_factor
+    clips = {
+        (role, "pact", "clip"): (net.variables[role, "pact"]["clip"], edit.lr_multiplier)
+        for role, edits in net.edits.items()
+        for edit in edits
+        if edit.transform.kind == "pact" and edit.transform.learned
+    }
+    value = sum(float(np.sum(clip**2)) for clip, _ in clips.values())
+    return Term(factor * value, by_variable={key: 2 * factor * clip * times for key, (clip, times) in clips.items()})
+
+
+REFERENCE = AlgorithmReference(begins=_begins, loss=_clipping_loss, vjps={"quantizer": _vjp, **quantizers.VJPS})

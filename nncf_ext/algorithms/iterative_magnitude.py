@@ -1,0 +1,235 @@
+"""Iterative magnitude pruning: prune, train on, prune again (Han et al. 2015, Learning both Weights and Connections).
+
+Weights are never re-initialized, and what is pruned never comes back. The standard deviation of a layer is that of the weights
+that it still has: over all, it would fall from round to round, and the threshold with it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, State, Training
+from nncf_ext.algorithms.sparsity import BinaryMask, SparsityStatistics, measured, outlook_of_masks, plan_masks
+from nncf_ext.channels import ChannelGroup, channel_groups
+from nncf_ext.config import ConfigError
+from nncf_ext.config.iterative_magnitude import IterativeMagnitudeConfig
+from nncf_ext.edits import Edit, Plan, Removal, Transform
+from nncf_ext.graph import Graph
+from nncf_ext.ops import has_weight
+from nncf_ext.prunable import PrunableModel
+from nncf_ext.schedules import Clock
+from nncf_ext.selection import keep_largest
+
+Masks = Mapping[str, np.ndarray]  # by the parameter's name
+
+
+@dataclass(frozen=True)
+class IterativeMagnitudeStatistics(SparsityStatistics):
+    """rounds: prunings so far. dead_neurons: units (neurons, channels, heads) without a connection, which a strip takes out.
+    dropout: rates by node, as they are now."""
+
+    rounds: int
+    dead_neurons: int
+    dropout: Mapping[str, float]
+
+
+class IterativeMagnitude(IterativeMagnitudeConfig, Algorithm):
+    """State: rounds (prunings so far), frozen, dropout (rates at the start, by node)."""
+
+    family: ClassVar[str] = "sparsity"
+    transforms: ClassVar[tuple[type[Transform], ...]] = (BinaryMask,)
+
+    def plan(self, graph: Graph, target_device: str) -> Plan:
+        return plan_masks(graph, self, self.algorithm, BinaryMask())
+
+    def outlook(self, graph: Graph, edits: Sequence[Edit]) -> Outlook:
+        params = self.params
+        what = f"{params.sparsity_target:.0%} zeros" if params.quality is None else f"|w| below {params.quality} deviations"
+        words = f"{what} after {params.rounds} rounds" if params.quality is None else f"{what} goes in {params.rounds} rounds"
+        return outlook_of_masks(graph, edits, lambda _: words, params.sparsity_target)
+
+    def start(self) -> State:
+        return {"rounds": 0, "frozen": False, "dropout": {}}
+
+    def initialize(self, training: Training, state: State) -> State:
+        return {**state, "dropout": dict(training.attached.dropout())} if self.params.rescale_dropout else state
+
+    def resume(self, training: Training, state: State) -> None:
+        if state["rounds"]:
+            self._rescale(training, state)
+
+    def epoch_step(self, training: Training, clock: Clock, state: State) -> State:
+        params = self.params
+        passed = clock.epoch - params.start_epoch
+        due = 0 if passed < 0 else min(passed // params.epochs_per_round + 1, params.rounds)
+        while state["rounds"] < due and not state["frozen"]:
+            self._prune(training, state["rounds"])
+            state = {**state, "rounds": state["rounds"] + 1}
+            self._rescale(training, state)
+        return state
+
+    def _prune(self, training: Training, number: int) -> None:
+        """Round `number`, counted from 0."""
+        xp, masks = training.xp, {}
+        for edit in training.edits:
+            weight = xp.stop_gradient(training.attached.parameter(edit.site))
+            mask = training.attached.variables(edit)["mask"]
+            kept = self._kept(xp, edit, weight, mask, number)
+            masks[_name(training.graph, edit)] = training.adapter.to_numpy(kept) * training.adapter.to_numpy(mask)
+        if self.params.remove_dead_neurons:
+            masks = without_dead(training.graph, masks)
+        for edit in training.edits:
+            mask = masks[_name(training.graph, edit)]
+            if not mask.any():
+                raise ConfigError(
+                    f"{self.where or self.algorithm}: round {number + 1} leaves none of the {mask.size} weights of "
+                    f"{edit.site.node}, expected at least one: ask for less, or leave it out with ignored_scopes"
+                )
+        for edit in training.edits:
+            training.attached.assign(edit, "mask", masks[_name(training.graph, edit)].astype(np.float32))
+
+    def _kept(self, xp: Any, edit: Edit, weight: Any, mask: Any, number: int) -> Any:
+        """1 where this round leaves a weight, of those that are left."""
+        size = math.prod(int(n) for n in weight.shape)
+        if self.params.quality is not None:
+            left = float(xp.sum(mask))
+            mean = float(xp.sum(weight * mask)) / left
+            deviation = math.sqrt(float(xp.sum(xp.square((weight - mean) * mask))) / left)
+            return xp.cast_like(xp.abs(weight) >= self.params.quality * deviation, mask)
+        assert self.params.sparsity_target is not None
+        share = (1 - self.params.sparsity_target) ** ((number + 1) / self.params.rounds)  # 1 - (1-S)^(1/n) of the rest each time
+        score = xp.reshape(xp.where(mask > 0, xp.abs(weight), xp.asarray(np.float32(-1), like=weight)), (-1,))
+        keep = keep_largest(xp, score, max(size - round((1 - share) * size), 0))
+        return xp.cast_like(xp.reshape(keep, tuple(weight.shape)), mask)
+
+    def _rescale(self, training: Training, state: State) -> None:
+        for node, rate in state["dropout"].items():
+            share = self._connections_after(training, node)
+            if share is not None:
+                training.attached.set_dropout(node, rate * math.sqrt(share))
+
+    def _connections_after(self, training: Training, node: str) -> float | None:
+        """Share of connections that the masked layers have that read the dropout's output first; None where there is none."""
+        graph = training.graph
+        found: list[str] = []
+        frontier, seen = [edge.target for edge in graph.outputs_of.get(node, ())], set()
+        while frontier:
+            name = frontier.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            if has_weight(graph[name]):
+                found.append(name)
+            else:
+                frontier.extend(edge.target for edge in graph.outputs_of.get(name, ()))
+        masks = [training.variable(e, "mask") for e in training.edits if any(site.node in found for site in e.sites)]
+        return sum(float(m.sum()) for m in masks) / sum(m.size for m in masks) if masks else None
+
+    def freeze(self, training: Training, state: State, frozen: bool) -> State:
+        return {**state, "frozen": frozen}
+
+    def loss(self, training: Training, state: State) -> Any:
+        """regularization_weight * sum of |w|, or of w^2, of the weights that are left."""
+        if self.params.regularization is None or not training.edits:
+            return None
+        xp, terms = training.xp, []
+        for edit in training.edits:
+            weight = training.attached.parameter(edit.site) * training.attached.variables(edit)["mask"]
+            terms.append(xp.sum(xp.abs(weight) if self.params.regularization == "l1" else xp.square(weight)))
+        return self.params.regularization_weight * sum(terms[1:], terms[0])
+
+    def removals(self, training: Training, state: State) -> tuple[Removal, ...]:
+        """Neurons whose outputs nothing reads: without them the model computes the same."""
+        if not self.params.remove_dead_neurons or not state["rounds"]:
+            return ()
+        masks = {_name(training.graph, edit): training.variable(edit, "mask") for edit in training.edits}
+        groups = _groups(training.graph)
+        keep = [~_unread(training.graph, group, masks) for group in groups]
+        return PrunableModel(training.graph, groups).removals([k if k.any() else _first(k) for k in keep])
+
+    def stage(self, clock: Clock, state: State) -> CompressionStage:
+        if state["rounds"] == 0:
+            return CompressionStage.UNCOMPRESSED
+        done = state["rounds"] >= self.params.rounds
+        return CompressionStage.FULLY_COMPRESSED if done else CompressionStage.PARTIALLY_COMPRESSED
+
+    def report(self, training: Training, clock: Clock, state: State) -> IterativeMagnitudeStatistics:
+        arrays = [training.variable(edit, "mask") for edit in training.edits]
+        masks = {_name(training.graph, edit): mask for edit, mask in zip(training.edits, arrays, strict=True)}
+        dead = sum(int(_unread(training.graph, group, masks).sum()) for group in _groups(training.graph))
+        return IterativeMagnitudeStatistics(
+            **measured(training, arrays), rounds=state["rounds"], dead_neurons=dead, dropout=dict(training.attached.dropout())
+        )
+
+
+def without_dead(graph: Graph, masks: Masks) -> dict[str, np.ndarray]:
+    """Masks in which a unit that no weight makes, or that no weight reads, has no weight at all; until there is none more."""
+    masks = {name: mask.copy() for name, mask in masks.items()}
+    groups = _groups(graph)
+    while True:
+        before = sum(int(mask.sum()) for mask in masks.values())
+        for group in groups:
+            dead = _unread(graph, group, masks) | _unmade(graph, group, masks)
+            for member in group.members if dead.any() else ():
+                name = _parameter(graph, member)
+                if name in masks and member.role != "follower":
+                    units = np.array(member.units)
+                    masks[name][_at(masks[name], member.axis, (units >= 0) & dead[units])] = 0
+        if sum(int(mask.sum()) for mask in masks.values()) == before:
+            return masks
+
+
+def _groups(graph: Graph) -> list[ChannelGroup]:
+    return [group for group in channel_groups(graph) if group.blocked is None]
+
+
+def _unread(graph: Graph, group: ChannelGroup, masks: Masks) -> np.ndarray:
+    return _without(graph, group, masks, "input")
+
+
+def _unmade(graph: Graph, group: ChannelGroup, masks: Masks) -> np.ndarray:
+    return _without(graph, group, masks, "output")
+
+
+def _without(graph: Graph, group: ChannelGroup, masks: Masks, role: str) -> np.ndarray:
+    """Per unit: whether no weight in this role is left. A parameter that has no mask is there."""
+    left = np.zeros(group.size, bool)
+    for member in group.members:
+        if member.role != role:
+            continue
+        mask = masks.get(_parameter(graph, member))
+        units = np.array(member.units)
+        if mask is None:
+            left[units[units >= 0]] = True
+            continue
+        lines = np.any(mask, axis=tuple(axis for axis in range(mask.ndim) if axis != member.axis))
+        left[units[(units >= 0) & lines]] = True
+    return ~left
+
+
+def _at(mask: np.ndarray, axis: int, lines: np.ndarray) -> tuple[Any, ...]:
+    return tuple(lines if a == axis else slice(None) for a in range(mask.ndim))
+
+
+def _first(keep: np.ndarray) -> np.ndarray:
+    """A layer keeps one unit at least."""
+    keep = keep.copy()
+    keep[0] = True
+    return keep
+
+
+def _parameter(graph: Graph, member: Any) -> str:
+    parameter = graph[member.site.node].parameter(member.site.slot)
+    assert parameter is not None
+    return parameter.name
+
+
+def _name(graph: Graph, edit: Edit) -> str:
+    parameter = graph[edit.site.node].parameter(edit.site.slot)
+    assert parameter is not None
+    return parameter.name

@@ -1,0 +1,106 @@
+"""What algorithms have in common that learn which weights are zero, by a term in the loss that pulls to zeros."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from nncf_ext import noise
+from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, State, Training
+from nncf_ext.algorithms.sparsity import SparsityStatistics, measured, outlook_of_masks, plan_masks
+from nncf_ext.config.learned_sparsity import LearnedSparsityParams
+from nncf_ext.config.section import ScopedConfig
+from nncf_ext.edits import MASK, Edit, Plan, Transform, Var
+from nncf_ext.graph import Graph
+from nncf_ext.schedules import Clock
+
+FACTOR = {"factor": Var(np.zeros((), np.float32))}  # of the loss; a variable, because a traced training step reads it anew
+
+
+def rows_for(shape: tuple[int, ...]) -> dict[str, Var]:
+    """The variable that says which noise a weight of `shape` gets, see `nncf_ext.noise`."""
+    return {"rows": Var(np.zeros(noise.rows_of(math.prod(shape)), np.int32))}
+
+
+class LearnedMask(Transform):
+    """`apply` in inference gives exact zeros where a weight is left out."""
+
+    stage: ClassVar[int] = MASK
+
+
+class LearnedSparsity(Algorithm):
+    family: ClassVar[str] = "sparsity"
+    params: LearnedSparsityParams
+
+    def transform(self) -> LearnedMask:
+        raise NotImplementedError
+
+    def term(self, training: Training) -> Any:
+        """What the loss has, without its factor."""
+        raise NotImplementedError
+
+    def plan(self, graph: Graph, target_device: str) -> Plan:
+        assert isinstance(self, ScopedConfig)
+        return plan_masks(graph, self, self.algorithm, self.transform())
+
+    def outlook(self, graph: Graph, edits: Sequence[Edit]) -> Outlook:
+        return outlook_of_masks(graph, edits, lambda _: f"{self.algorithm.replace('_', ' ')}: zeros are learned", None)
+
+    def initialize(self, training: Training, state: State) -> State:
+        self._draw(training, 0)
+        self._set_factor(training, 0)
+        return state
+
+    def epoch_step(self, training: Training, clock: Clock, state: State) -> State:
+        self._set_factor(training, clock.epoch)
+        return state
+
+    def step(self, training: Training, clock: Clock, state: State) -> State:
+        self._draw(training, clock.step)
+        return state
+
+    def factor(self, epoch: int) -> float:
+        params = self.params
+        if epoch < params.warmup_epochs:
+            return 0.0
+        return params.weight * min((epoch - params.warmup_epochs + 1) / (params.ramp_epochs + 1), 1.0)
+
+    def loss(self, training: Training, state: State) -> Any:
+        if not training.edits:
+            return None
+        xp, factor = training.xp, training.variables(training.edits[0])["factor"]
+        return xp.stop_gradient(factor) * self.term(training)
+
+    def stage(self, clock: Clock, state: State) -> CompressionStage:
+        whole = self.params.warmup_epochs + self.params.ramp_epochs
+        return CompressionStage.FULLY_COMPRESSED if clock.epoch >= whole else CompressionStage.PARTIALLY_COMPRESSED
+
+    def masks(self, training: Training) -> list[np.ndarray]:
+        """Nonzero where the weight stays, in the order of the edits."""
+        xp, adapter = training.xp, training.adapter
+        found = []
+        for edit in training.edits:
+            variables = {name: xp.stop_gradient(value) for name, value in training.attached.variables(edit).items()}
+            weight = xp.stop_gradient(training.attached.parameter(edit.site))
+            found.append(adapter.to_numpy(edit.transform.apply(xp, weight, variables, False)) != 0)
+        return found
+
+    def report(self, training: Training, clock: Clock, state: State) -> SparsityStatistics:
+        return SparsityStatistics(**measured(training, self.masks(training)))
+
+    def _set_factor(self, training: Training, epoch: int) -> None:
+        for edit in training.edits:
+            training.attached.assign(edit, "factor", np.float32(self.factor(epoch)))
+
+    def _draw(self, training: Training, step: int) -> None:
+        noisy = [edit for edit in training.edits if "rows" in training.attached.variables(edit)]
+        sizes = [math.prod(training.graph.shape_of(edit.site)) for edit in noisy]
+        for edit, rows in zip(noisy, noise.draw(step, sizes) if noisy else (), strict=True):
+            training.attached.assign(edit, "rows", rows)
+
+
+def weights_of(training: Training) -> int:
+    return sum(math.prod(training.graph.shape_of(edit.site)) for edit in training.edits)

@@ -1,0 +1,62 @@
+"""The section `iterative_magnitude`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from nncf_ext.config.errors import refusal
+from nncf_ext.config.section import Boolean, Count, Level, Number, ScopedConfig, Section, Size
+from nncf_ext.config.sparsity import SparsityInitializer
+
+
+class IterativeMagnitudeParams(Section):
+    """When weights are pruned, which, and what else follows."""
+
+    rounds: Size = 3
+    """How often weights are pruned; each time the others are trained on."""
+
+    epochs_per_round: Size = 5
+    """Epochs of training after each pruning."""
+
+    start_epoch: Count = 0
+    """Epoch of the first pruning."""
+
+    sparsity_target: Level | None = None
+    """Share of zeros in each layer after the last round; every round takes the same share of what is left."""
+
+    quality: Annotated[Number, Field(gt=0)] | None = None
+    """Instead: a round prunes what is smaller than quality times the standard deviation of the layer's remaining weights."""
+
+    regularization: Literal["l1", "l2"] | None = None
+    """Penalty on the remaining weights: l1 is better before they are trained on, l2 after (Han et al. 2015, sec. 3.1)."""
+
+    regularization_weight: Annotated[Number, Field(ge=0)] = 1e-4
+    """Factor of the sum of |w|, or of w^2."""
+
+    remove_dead_neurons: Boolean = True
+    """Whether neurons and channels without inputs or without outputs lose the others too, and leave the stripped model."""
+
+    rescale_dropout: Boolean = True
+    """Whether dropout falls with the root of the share of connections in the layer that reads it (Han et al. 2015, eq. 2)."""
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> IterativeMagnitudeParams:
+        if (self.sparsity_target is None) == (self.quality is None):
+            found = "neither" if self.quality is None else "both"
+            raise refusal(f"found {found} of sparsity_target and quality, expected one of them", "sparsity_target")
+        return self
+
+
+class IterativeMagnitudeConfig(ScopedConfig):
+    """Iterative magnitude pruning: rounds in which the smallest weights of each layer go, and the others are trained on."""
+
+    algorithm: Literal["iterative_magnitude"] = "iterative_magnitude"
+    """Name of the algorithm."""
+
+    initializer: SparsityInitializer = SparsityInitializer()
+    """What data decides before training."""
+
+    params: IterativeMagnitudeParams
+    """Rounds."""

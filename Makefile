@@ -28,6 +28,7 @@ bench: .venv/installed .venv-peers/installed .venv-tfmot/installed
 results: .venv/installed
 	$(BIN)/python -m benchmarks.results
 	$(BIN)/python -m benchmarks.results_sparse
+	$(BIN)/python -m benchmarks.results_learned
 	$(BIN)/python -m benchmarks.results_soups
 	$(BIN)/python -m benchmarks.results_quantizers
 

@@ -20,6 +20,7 @@ BENCHMARKS = (
     "pruned_latency",
     "channel_groups",
     "hawq",
+    "packing",
     "attach_growth",
     "soups",
 )

@@ -39,7 +39,7 @@ class IterativeMagnitudeStatistics(SparsityStatistics):
 
 
 class IterativeMagnitude(IterativeMagnitudeConfig, Algorithm):
-    """State: rounds (prunings so far), frozen, dropout (rates at the start, by node)."""
+    """State: rounds (prunings so far), frozen, dropout and dropout_now (rates at the start and now, by node)."""
 
     family: ClassVar[str] = "sparsity"
     transforms: ClassVar[tuple[type[Transform], ...]] = (BinaryMask,)
@@ -54,14 +54,15 @@ class IterativeMagnitude(IterativeMagnitudeConfig, Algorithm):
         return outlook_of_masks(graph, edits, lambda _: words, params.sparsity_target)
 
     def start(self) -> State:
-        return {"rounds": 0, "frozen": False, "dropout": {}}
+        return {"rounds": 0, "frozen": False, "dropout": {}, "dropout_now": {}}
 
     def initialize(self, training: Training, state: State) -> State:
-        return {**state, "dropout": dict(training.attached.dropout())} if self.params.rescale_dropout else state
+        rates = dict(training.attached.dropout()) if self.params.rescale_dropout else {}
+        return {**state, "dropout": rates, "dropout_now": rates}
 
     def resume(self, training: Training, state: State) -> None:
-        if state["rounds"]:
-            self._rescale(training, state)
+        for node, rate in state["dropout_now"].items():
+            training.attached.set_dropout(node, rate)
 
     def epoch_step(self, training: Training, clock: Clock, state: State) -> State:
         params = self.params
@@ -69,8 +70,7 @@ class IterativeMagnitude(IterativeMagnitudeConfig, Algorithm):
         due = 0 if passed < 0 else min(passed // params.epochs_per_round + 1, params.rounds)
         while state["rounds"] < due and not state["frozen"]:
             self._prune(training, state["rounds"])
-            state = {**state, "rounds": state["rounds"] + 1}
-            self._rescale(training, state)
+            state = {**state, "rounds": state["rounds"] + 1, "dropout_now": self._rescaled(training, state)}
         return state
 
     def _prune(self, training: Training, number: int) -> None:
@@ -107,11 +107,13 @@ class IterativeMagnitude(IterativeMagnitudeConfig, Algorithm):
         keep = keep_largest(xp, score, max(size - round((1 - share) * size), 0))
         return xp.cast_like(xp.reshape(keep, tuple(weight.shape)), mask)
 
-    def _rescale(self, training: Training, state: State) -> None:
+    def _rescaled(self, training: Training, state: State) -> dict[str, float]:
+        rates = {}
         for node, rate in state["dropout"].items():
             share = self._connections_after(training, node)
-            if share is not None:
-                training.attached.set_dropout(node, rate * math.sqrt(share))
+            rates[node] = rate if share is None else rate * math.sqrt(share)
+            training.attached.set_dropout(node, rates[node])
+        return rates
 
     def _connections_after(self, training: Training, node: str) -> float | None:
         """Share of connections that the masked layers have that read the dropout's output first; None where there is none."""

@@ -78,6 +78,12 @@ class LearnedSparsity(Algorithm):
         whole = self.params.warmup_epochs + self.params.ramp_epochs
         return CompressionStage.FULLY_COMPRESSED if clock.epoch >= whole else CompressionStage.PARTIALLY_COMPRESSED
 
+    def freeze(self, training: Training, state: State, frozen: bool) -> State:
+        """ValueError: what is zero is a value of what is learned, at every step anew."""
+        if frozen:
+            raise ValueError(f"{self.algorithm}: its zeros cannot be frozen; strip the model, and train on with const_sparsity")
+        return state
+
     def masks(self, training: Training) -> list[np.ndarray]:
         """Nonzero where the weight stays, in the order of the edits."""
         xp, adapter = training.xp, training.adapter

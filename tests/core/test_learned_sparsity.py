@@ -97,3 +97,8 @@ def test_mistakes(name, params, message):
 def test_two_sparsity_algorithms_are_refused():
     with pytest.raises(ConfigError, match="soft_threshold"):
         NNCFConfig.from_dict({"compression": [{"algorithm": "soft_threshold"}, {"algorithm": "rb_sparsity"}]})
+
+
+def test_learned_zeros_cannot_be_frozen():
+    with pytest.raises(ValueError, match="l0_sparsity: its zeros cannot be frozen; strip the model"):
+        algorithm("l0_sparsity").freeze(None, {}, True)

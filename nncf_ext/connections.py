@@ -7,12 +7,13 @@ those that are there never changes in a group. Their order is by outputs, inputs
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from nncf_ext.scopes import matched_by, matches
 from nncf_ext.selection import descending_ranks, keep_largest, n_of_m
 
 SEED = 0x7167
@@ -34,6 +35,25 @@ def erdos_renyi_densities(shapes: Sequence[tuple[int, ...]], level: float) -> li
         if not over.any():
             return [float(d) for d in density]
         dense |= over & (raw == raw[over].max())
+
+
+def densities(
+    distribution: str | Mapping[str, float],
+    layers: Mapping[str, tuple[int, ...]],
+    level: float,
+    where: str = "distribution",
+    validate: bool = True,
+) -> list[float]:
+    """Of layers, given as shapes by their names, at `level`: `uniform`, `erk`, or as levels by scope say, the later of several;
+    where these say nothing, 1 - `level`. ConfigError at the path `where` for a scope that matches none."""
+    if isinstance(distribution, str):
+        uniform = distribution == "uniform" or not layers
+        return [1 - level] * len(layers) if uniform else erdos_renyi_densities([*layers.values()], level)
+    for scope in distribution:
+        matched_by(scope, layers, where, validate, "sparse layer")
+    return [
+        1 - next((own for scope, own in reversed([*distribution.items()]) if matches(name, [scope])), level) for name in layers
+    ]
 
 
 @dataclass(frozen=True)

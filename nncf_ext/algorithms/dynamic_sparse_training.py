@@ -23,13 +23,13 @@ from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, 
 from nncf_ext.algorithms.sparsity import BinaryMask, SparsityStatistics, measured, outlook_of_masks
 from nncf_ext.config import ConfigError
 from nncf_ext.config.dynamic_sparse_training import DynamicSparseTrainingConfig
-from nncf_ext.connections import Structure, drop_and_grow, erdos_renyi_densities, first_units, random_scores
+from nncf_ext.connections import Structure, densities, drop_and_grow, first_units, random_scores
 from nncf_ext.edits import MASK, Edit, Plan, Range, Transform, Var
 from nncf_ext.flops import flops
 from nncf_ext.graph import Graph, Node, Site
 from nncf_ext.ops import has_weight
 from nncf_ext.schedules import Clock, polynomial
-from nncf_ext.scopes import considered, matched_by, matches, select
+from nncf_ext.scopes import considered, select
 from nncf_ext.selection import n_of_m
 from nncf_ext.weight_matrix import WeightMatrix, weight_matrix
 
@@ -177,18 +177,9 @@ class DynamicSparseTraining(DynamicSparseTrainingConfig, Algorithm):
         level = self.params.level if level is None else level
         where = f"{self.where}.params" if self.where else "params"
         names = [edit.site.node for edit in edits]
-        distribution = self.params.distribution
-        if isinstance(distribution, dict):
-            for scope in distribution:
-                matched_by(scope, names, f"{where}.distribution", self.validate_scopes, "sparse layer")
-            density = [
-                1 - next((own for scope, own in reversed(distribution.items()) if matches(name, [scope])), level)
-                for name in names
-            ]
-        elif distribution == "uniform" or self.params.ratio is not None or not edits:
-            density = [1 - level] * len(edits)
-        else:
-            density = erdos_renyi_densities([graph.shape_of(edit.site) for edit in edits], level)
+        distribution = self.params.distribution if self.params.ratio is None else "uniform"
+        shapes = {name: graph.shape_of(edit.site) for name, edit in zip(names, edits, strict=True)}
+        density = densities(distribution, shapes, level, f"{where}.distribution", self.validate_scopes)
         for name, structure, share in zip(names, self._structures(graph, edits), density, strict=True):
             if share * structure.groups[1] < 1 - 1e-9:
                 units = structure.groups[1]
@@ -205,10 +196,10 @@ class DynamicSparseTraining(DynamicSparseTrainingConfig, Algorithm):
         return [structure for structure in found if isinstance(structure, Structure)]
 
     def outlook(self, graph: Graph, edits: Sequence[Edit]) -> Outlook:
-        densities = dict(zip((edit.key for edit in edits), self._densities(graph, edits), strict=True))
+        by_edit = dict(zip((edit.key for edit in edits), self._densities(graph, edits), strict=True))
 
         def words(edit: Edit) -> str:
-            return f"{self.params.method}: {1 - densities[edit.key]:.1%} without connection ({self.params.structure})"
+            return f"{self.params.method}: {1 - by_edit[edit.key]:.1%} without connection ({self.params.structure})"
 
         return outlook_of_masks(graph, edits, words, self.params.level)
 
@@ -307,8 +298,8 @@ class DynamicSparseTraining(DynamicSparseTrainingConfig, Algorithm):
     def _layers(self, training: Training, level: float | None = None) -> list[tuple[Edit, Structure, int]]:
         """Each edit with its structure, and the units that a group of it has at `level`."""
         graph, edits = training.graph, training.edits
-        structures, densities = self._structures(graph, edits), self._densities(graph, edits, level)
-        return [(e, s, s.kept_units(1 - d)) for e, s, d in zip(edits, structures, densities, strict=True)]
+        structures, shares = self._structures(graph, edits), self._densities(graph, edits, level)
+        return [(e, s, s.kept_units(1 - d)) for e, s, d in zip(edits, structures, shares, strict=True)]
 
     def _connect(self, training: Training, edit: Edit, structure: Structure, units: Any) -> None:
         """Have exactly the connections `units`; those that were not there before start at zero, and so does their optimizer."""

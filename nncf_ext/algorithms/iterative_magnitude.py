@@ -18,6 +18,7 @@ from nncf_ext.algorithms.sparsity import BinaryMask, SparsityStatistics, measure
 from nncf_ext.channels import ChannelGroup, channel_groups
 from nncf_ext.config import ConfigError
 from nncf_ext.config.iterative_magnitude import IterativeMagnitudeConfig
+from nncf_ext.connections import densities
 from nncf_ext.edits import Edit, Plan, Removal, Transform
 from nncf_ext.graph import Graph
 from nncf_ext.ops import has_weight
@@ -45,7 +46,9 @@ class IterativeMagnitude(IterativeMagnitudeConfig, Algorithm):
     transforms: ClassVar[tuple[type[Transform], ...]] = (BinaryMask,)
 
     def plan(self, graph: Graph, target_device: str) -> Plan:
-        return plan_masks(graph, self, self.algorithm, BinaryMask())
+        plan = plan_masks(graph, self, self.algorithm, BinaryMask())
+        self._levels(graph, plan.edits)  # a scope that matches nothing is told here
+        return plan
 
     def outlook(self, graph: Graph, edits: Sequence[Edit]) -> Outlook:
         params = self.params
@@ -76,10 +79,10 @@ class IterativeMagnitude(IterativeMagnitudeConfig, Algorithm):
     def _prune(self, training: Training, number: int) -> None:
         """Round `number`, counted from 0."""
         xp, masks = training.xp, {}
-        for edit in training.edits:
+        for edit, level in zip(training.edits, self._levels(training.graph, training.edits), strict=True):
             weight = xp.stop_gradient(training.attached.parameter(edit.site))
             mask = training.attached.variables(edit)["mask"]
-            kept = self._kept(xp, edit, weight, mask, number)
+            kept = self._kept(xp, weight, mask, number, level)
             masks[_name(training.graph, edit)] = training.adapter.to_numpy(kept) * training.adapter.to_numpy(mask)
         if self.params.remove_dead_neurons:
             masks = without_dead(training.graph, masks)
@@ -93,16 +96,22 @@ class IterativeMagnitude(IterativeMagnitudeConfig, Algorithm):
         for edit in training.edits:
             training.attached.assign(edit, "mask", masks[_name(training.graph, edit)].astype(np.float32))
 
-    def _kept(self, xp: Any, edit: Edit, weight: Any, mask: Any, number: int) -> Any:
-        """1 where this round leaves a weight, of those that are left."""
+    def _levels(self, graph: Graph, edits: Sequence[Edit]) -> list[float]:
+        """Shares of zeros after the last round; 0 where `quality` decides."""
+        where = f"{self.where}.params.distribution" if self.where else "params.distribution"
+        shapes = {edit.site.node: graph.shape_of(edit.site) for edit in edits}
+        target = self.params.sparsity_target or 0.0
+        return [1 - d for d in densities(self.params.distribution, shapes, target, where, self.validate_scopes)]
+
+    def _kept(self, xp: Any, weight: Any, mask: Any, number: int, level: float) -> Any:
+        """1 where this round leaves a weight, of those that are left. level: after the last round."""
         size = math.prod(int(n) for n in weight.shape)
         if self.params.quality is not None:
             left = float(xp.sum(mask))
             mean = float(xp.sum(weight * mask)) / left
             deviation = math.sqrt(float(xp.sum(xp.square((weight - mean) * mask))) / left)
             return xp.cast_like(xp.abs(weight) >= self.params.quality * deviation, mask)
-        assert self.params.sparsity_target is not None
-        share = (1 - self.params.sparsity_target) ** ((number + 1) / self.params.rounds)  # 1 - (1-S)^(1/n) of the rest each time
+        share = (1 - level) ** ((number + 1) / self.params.rounds)  # 1 - (1-S)^(1/n) of the rest each time
         score = xp.reshape(xp.where(mask > 0, xp.abs(weight), xp.asarray(np.float32(-1), like=weight)), (-1,))
         keep = keep_largest(xp, score, max(size - round((1 - share) * size), 0))
         return xp.cast_like(xp.reshape(keep, tuple(weight.shape)), mask)

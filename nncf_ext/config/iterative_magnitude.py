@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from nncf_ext.config.errors import refusal
-from nncf_ext.config.section import Boolean, Count, Level, Number, ScopedConfig, Section, Size
+from nncf_ext.config.section import Boolean, Count, Level, Number, Scope, ScopedConfig, Section, Size
 from nncf_ext.config.sparsity import SparsityInitializer
 
 
@@ -24,7 +24,11 @@ class IterativeMagnitudeParams(Section):
     """Epoch of the first pruning."""
 
     sparsity_target: Level | None = None
-    """Share of zeros in each layer after the last round; every round takes the same share of what is left."""
+    """Share of zeros after the last round; every round takes the same share of what is left in a layer."""
+
+    distribution: Literal["uniform", "erk"] | dict[Scope, Level] = "uniform"
+    """How the layers share in it. uniform: each has the same level. erk: small layers keep more (Erdos-Renyi-Kernel). Or levels
+    by scope; layers in none of these have sparsity_target."""
 
     quality: Annotated[Number, Field(gt=0)] | None = None
     """Instead: a round prunes what is smaller than quality times the standard deviation of the layer's remaining weights."""

@@ -268,6 +268,7 @@ CASES = (
     Case("dst_sr_ste", _connected("sr_ste", structure="1:2", decay=0.2)),
     Case("dst_int8_distillation", [_connected(), INT8, DISTIL]),
     Case("iterative_ratio", _rounds(sparsity_target=0.6)),
+    Case("iterative_by_scope", _rounds(sparsity_target=0.6, distribution={"{re}fc2": 0.3})),
     Case("iterative_quality_l1", _rounds(quality=0.45, regularization="l1", regularization_weight=0.01)),
     Case(
         "iterative_late_l2",

@@ -21,7 +21,12 @@ def _begins(net: Any, algorithm: Any, epoch: int, step: int | None) -> None:
         if params.quality is not None:
             kept = mask & (np.abs(weight) >= params.quality * weight[mask].std())
         else:
-            count = weight.size - round((1 - (1 - params.sparsity_target) ** ((number + 1) / params.rounds)) * weight.size)
+            level = (
+                params.distribution["{re}fc2"]
+                if role == ROLES[1] and params.distribution != "uniform"
+                else params.sparsity_target
+            )
+            count = weight.size - round((1 - (1 - level) ** ((number + 1) / params.rounds)) * weight.size)
             least = np.sort(np.abs(weight[mask]))[-min(count, int(mask.sum()))]
             kept = mask & (np.abs(weight) >= least)
         masks[role] = kept

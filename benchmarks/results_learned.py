@@ -27,7 +27,7 @@ RAMP: dict[str, Any] = {"warmup_epochs": 1, "ramp_epochs": 6}
 def rounds(level: float) -> dict[str, Any]:
     return {
         "algorithm": "iterative_magnitude",
-        "params": {"sparsity_target": level, "distribution": "erk", "rounds": 4, "epochs_per_round": 4, "regularization": "l2"},
+        "params": {"sparsity_target": level, "rounds": 4, "epochs_per_round": 4, "regularization": "l2"},
     }
 
 

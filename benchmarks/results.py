@@ -8,28 +8,21 @@ with several seeds. Every seed's float model is compressed by each row's config,
 
 from __future__ import annotations
 
-import argparse
-import os
-import sys
-import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from benchmarks import results_students
-from benchmarks.contest import ROOT, Result, machine, run_worker, show, write_section
+from benchmarks.contest import Result
+from benchmarks.seeded import Suite, run_suites
 
-SEEDS = (0, 1, 2)
 FLOAT_EPOCHS, EPOCHS = 6, 6
 FLOAT_RATE, RATE = 0.05, 0.01  # learning rates of SGD on the digits, for float and for compressed training
-DOCUMENT = ROOT / "docs" / "results.md"
 
 INT8 = {"algorithm": "quantization", "initializer": {"range": {"num_init_samples": 256, "type": "mixed_min_max"}}}
 MAGNITUDE = {
@@ -191,15 +184,6 @@ def lines(rows: Mapping[str, Row], seeds: Sequence[Result]) -> list[list[str]]:
     return [cells(name, row, seeds) for name, row in rows.items()]
 
 
-@dataclass(frozen=True)
-class Suite:
-    """Rows of docs/results.md. lines: of the table, from the results of the seeds."""
-
-    title: str
-    header: Sequence[str]
-    lines: Callable[[Sequence[Result]], list[list[str]]]
-
-
 SUITES = {
     "results_torch": Suite("Digits in PyTorch", HEADER, partial(lines, IMAGE_ROWS)),
     "results_keras": Suite("Digits in Keras", HEADER, partial(lines, IMAGE_ROWS)),
@@ -209,34 +193,5 @@ SUITES = {
 }
 
 
-def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--quick", action="store_true", help="one seed: shows that all runs")
-    arguments.add_argument("--only", choices=SUITES, help="one suite")
-    options = arguments.parse_args()
-    seeds = SEEDS[:1] if options.quick else SEEDS
-    suites = [options.only] if options.only else list(SUITES)
-    start, found = time.perf_counter(), {suite: [] for suite in suites}
-    failed = False
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        jobs = {pool.submit(run_worker, "", f"benchmarks.{suite}", str(seed)): suite for seed in seeds for suite in suites}
-        for job in as_completed(jobs):
-            suite, result = jobs[job], job.result()
-            title = SUITES[suite].title
-            if "error" in result:
-                failed = True
-                Console(stderr=True).print(f"{title} fails: {result['error']}", markup=False, highlight=False)
-                continue
-            found[suite].append(result)
-            table = show(
-                f"{title}, {len(found[suite])} of {len(seeds)} seeds", SUITES[suite].header, SUITES[suite].lines(found[suite])
-            )
-            if not options.quick:
-                write_section(suite, f"{machine()}; one thread.\n\n{table}", DOCUMENT)
-    Console(stderr=True).print(f"{time.perf_counter() - start:.0f} s")
-    if failed:
-        sys.exit(1)
-
-
 if __name__ == "__main__":
-    main()
+    run_suites(__doc__, SUITES)

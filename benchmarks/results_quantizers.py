@@ -7,22 +7,15 @@ layer's weights keep 8 bits, as in the literature.
 
 from __future__ import annotations
 
-import argparse
-import os
-import sys
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
-from rich.console import Console
-
-from benchmarks.contest import Result, machine, run_worker, show, write_section
-from benchmarks.results import DOCUMENT, SEEDS, Row
+from benchmarks.contest import Result
+from benchmarks.results import Row
+from benchmarks.seeded import Suite, run_suites
 
 WIDTHS = (8, 16, 24, 32)  # channels: a network with nothing to spare
 EPOCHS = 8
-SUITES = {"results_quantizers_torch": "PyTorch", "results_quantizers_keras": "Keras"}
 HEADER = ("weights", "activations", "float", "quantized", "file", "drop: mean", "worst", "above nncf at equal bits", "kB")
 
 
@@ -90,31 +83,11 @@ def lines(seeds: Sequence[Result]) -> list[list[str]]:
     return table
 
 
-def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--quick", action="store_true", help="one seed: shows that all runs")
-    arguments.add_argument("--only", choices=SUITES, help="one framework")
-    options = arguments.parse_args()
-    seeds = SEEDS[:1] if options.quick else SEEDS
-    suites = [options.only] if options.only else list(SUITES)
-    start, found = time.perf_counter(), {suite: [] for suite in suites}
-    failed = False
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        jobs = {pool.submit(run_worker, "", f"benchmarks.{suite}", str(seed)): suite for seed in seeds for suite in suites}
-        for job in as_completed(jobs):
-            suite, result = jobs[job], job.result()
-            if "error" in result:
-                failed = True
-                Console(stderr=True).print(f"{SUITES[suite]} fails: {result['error']}", markup=False, highlight=False)
-                continue
-            found[suite].append(result)
-            table = show(f"{SUITES[suite]}, {len(found[suite])} of {len(seeds)} seeds", HEADER, lines(found[suite]))
-            if not options.quick:
-                write_section(suite, f"{machine()}; one thread.\n\n{table}", DOCUMENT)
-    Console(stderr=True).print(f"{time.perf_counter() - start:.0f} s")
-    if failed:
-        sys.exit(1)
+SUITES = {
+    "results_quantizers_torch": Suite("PyTorch", HEADER, lines),
+    "results_quantizers_keras": Suite("Keras", HEADER, lines),
+}
 
 
 if __name__ == "__main__":
-    main()
+    run_suites(__doc__, SUITES)

@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.contest import Result, machine, report_result, run_worker, show, write_section
-from benchmarks.results import DOCUMENT, SEEDS
+from benchmarks.seeded import DOCUMENT, SEEDS
 from nncf_ext import NNCFConfig, demo
 
 WIDTHS = (8, 8, 16, 16)

@@ -20,16 +20,14 @@ import numpy as np
 
 from nncf_ext import numerics
 from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, State, Training
-from nncf_ext.algorithms.sparsity import BinaryMask, SparsityStatistics, measured, outlook_of_masks
+from nncf_ext.algorithms.sparsity import BinaryMask, SparsityStatistics, measured, outlook_of_masks, plan_masks
 from nncf_ext.config import ConfigError
 from nncf_ext.config.dynamic_sparse_training import DynamicSparseTrainingConfig
 from nncf_ext.connections import Structure, densities, drop_and_grow, first_units, random_scores
 from nncf_ext.edits import MASK, Edit, Plan, Range, Transform, Var
 from nncf_ext.flops import flops
-from nncf_ext.graph import Graph, Node, Site
-from nncf_ext.ops import has_weight
+from nncf_ext.graph import Graph, Node
 from nncf_ext.schedules import Clock, polynomial
-from nncf_ext.scopes import considered, select
 from nncf_ext.selection import n_of_m
 from nncf_ext.weight_matrix import WeightMatrix, weight_matrix
 
@@ -102,26 +100,15 @@ class DynamicSparseTraining(DynamicSparseTrainingConfig, Algorithm):
     transforms: ClassVar[tuple[type[Transform], ...]] = (ConnectionMask, ForwardBackwardMask, NOfMMask)
 
     def plan(self, graph: Graph, target_device: str) -> Plan:
-        select([node.name for node in graph.nodes], self.ignored_scopes, self.target_scopes, self.validate_scopes, self.where)
-        sites: dict[str, list[Site]] = {}
-        skipped = []
-        for node in graph.nodes:
-            weight = node.parameter("weight")
-            if weight is None or not has_weight(node):
-                continue
-            if not considered(node.name, self.ignored_scopes, self.target_scopes):
-                skipped.append((node.name, f"outside the scopes of {self.algorithm}"))
-            elif node.attrs.get("depthwise"):
-                skipped.append((node.name, "depthwise convolution: stays dense"))
-            else:
-                structure = self._structure(node)
-                if isinstance(structure, str):
-                    skipped.append((node.name, structure))
-                else:
-                    sites.setdefault(weight.name, []).append(Site(node.name, "weight"))
-        edits = tuple(Edit(tuple(shared), self._mask(graph[shared[0].node]), self.algorithm) for shared in sites.values())
-        self._densities(graph, edits)
-        return Plan(edits, tuple(skipped))
+        plan = plan_masks(graph, self, self.algorithm, self._mask, self._why_not)
+        self._densities(graph, plan.edits)
+        return plan
+
+    def _why_not(self, node: Node) -> str | None:
+        if node.attrs.get("depthwise"):
+            return "depthwise convolution: stays dense"
+        structure = self._structure(node)
+        return structure if isinstance(structure, str) else None
 
     def _mask(self, node: Node) -> Transform:
         if self.params.method == "top_kast":

@@ -20,7 +20,7 @@ from nncf_ext.config import ConfigError
 from nncf_ext.config.iterative_magnitude import IterativeMagnitudeConfig
 from nncf_ext.connections import densities
 from nncf_ext.edits import Edit, Plan, Removal, Transform
-from nncf_ext.graph import Graph
+from nncf_ext.graph import Graph, Site
 from nncf_ext.ops import has_weight
 from nncf_ext.prunable import PrunableModel
 from nncf_ext.schedules import Clock
@@ -83,18 +83,18 @@ class IterativeMagnitude(IterativeMagnitudeConfig, Algorithm):
             weight = xp.stop_gradient(training.attached.parameter(edit.site))
             mask = training.attached.variables(edit)["mask"]
             kept = self._kept(xp, weight, mask, number, level)
-            masks[_name(training.graph, edit)] = training.adapter.to_numpy(kept) * training.adapter.to_numpy(mask)
+            masks[_parameter(training.graph, edit.site)] = training.adapter.to_numpy(kept) * training.adapter.to_numpy(mask)
         if self.params.remove_dead_neurons:
             masks = without_dead(training.graph, masks)
         for edit in training.edits:
-            mask = masks[_name(training.graph, edit)]
+            mask = masks[_parameter(training.graph, edit.site)]
             if not mask.any():
                 raise ConfigError(
                     f"{self.where or self.algorithm}: round {number + 1} leaves none of the {mask.size} weights of "
                     f"{edit.site.node}, expected at least one: ask for less, or leave it out with ignored_scopes"
                 )
         for edit in training.edits:
-            training.attached.assign(edit, "mask", masks[_name(training.graph, edit)].astype(np.float32))
+            training.attached.assign(edit, "mask", masks[_parameter(training.graph, edit.site)].astype(np.float32))
 
     def _levels(self, graph: Graph, edits: Sequence[Edit]) -> list[float]:
         """Shares of zeros after the last round; 0 where `quality` decides."""
@@ -158,7 +158,7 @@ class IterativeMagnitude(IterativeMagnitudeConfig, Algorithm):
         """Neurons whose outputs nothing reads: without them the model computes the same."""
         if not self.params.remove_dead_neurons or not state["rounds"]:
             return ()
-        masks = {_name(training.graph, edit): training.variable(edit, "mask") for edit in training.edits}
+        masks = {_parameter(training.graph, edit.site): training.variable(edit, "mask") for edit in training.edits}
         groups = _groups(training.graph)
         keep = [~_unread(training.graph, group, masks) for group in groups]
         return PrunableModel(training.graph, groups).removals([k if k.any() else _first(k) for k in keep])
@@ -171,7 +171,7 @@ class IterativeMagnitude(IterativeMagnitudeConfig, Algorithm):
 
     def report(self, training: Training, clock: Clock, state: State) -> IterativeMagnitudeStatistics:
         arrays = [training.variable(edit, "mask") for edit in training.edits]
-        masks = {_name(training.graph, edit): mask for edit, mask in zip(training.edits, arrays, strict=True)}
+        masks = {_parameter(training.graph, edit.site): mask for edit, mask in zip(training.edits, arrays, strict=True)}
         dead = sum(int(_unread(training.graph, group, masks).sum()) for group in _groups(training.graph))
         return IterativeMagnitudeStatistics(
             **measured(training, arrays), rounds=state["rounds"], dead_neurons=dead, dropout=dict(training.attached.dropout())
@@ -187,7 +187,7 @@ def without_dead(graph: Graph, masks: Masks) -> dict[str, np.ndarray]:
         for group in groups:
             dead = _unread(graph, group, masks) | _unmade(graph, group, masks)
             for member in group.members if dead.any() else ():
-                name = _parameter(graph, member)
+                name = _parameter(graph, member.site)
                 if name in masks and member.role != "follower":
                     units = np.array(member.units)
                     masks[name][_at(masks[name], member.axis, (units >= 0) & dead[units])] = 0
@@ -213,7 +213,7 @@ def _without(graph: Graph, group: ChannelGroup, masks: Masks, role: str) -> np.n
     for member in group.members:
         if member.role != role:
             continue
-        mask = masks.get(_parameter(graph, member))
+        mask = masks.get(_parameter(graph, member.site))
         units = np.array(member.units)
         if mask is None:
             left[units[units >= 0]] = True
@@ -234,13 +234,7 @@ def _first(keep: np.ndarray) -> np.ndarray:
     return keep
 
 
-def _parameter(graph: Graph, member: Any) -> str:
-    parameter = graph[member.site.node].parameter(member.site.slot)
-    assert parameter is not None
-    return parameter.name
-
-
-def _name(graph: Graph, edit: Edit) -> str:
-    parameter = graph[edit.site.node].parameter(edit.site.slot)
+def _parameter(graph: Graph, site: Site) -> str:
+    parameter = graph[site.node].parameter(site.slot)
     assert parameter is not None
     return parameter.name

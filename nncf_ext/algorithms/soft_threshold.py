@@ -10,6 +10,7 @@ from nncf_ext.algorithms.algorithm import Training
 from nncf_ext.algorithms.learned_sparsity import FACTOR, LearnedMask, LearnedSparsity
 from nncf_ext.config.learned_sparsity import SoftThresholdConfig
 from nncf_ext.edits import Range, Transform, Var
+from nncf_ext.regularizers import soft_threshold
 
 
 class SoftThreshold(LearnedMask):
@@ -22,7 +23,7 @@ class SoftThreshold(LearnedMask):
         return self, {"threshold": Var(np.full((), self.initial, np.float32), trainable=True), **FACTOR}
 
     def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
-        return xp.sign(x) * xp.maximum(xp.abs(x) - xp.sigmoid(variables["threshold"]), 0.0)
+        return soft_threshold(xp, x, xp.sigmoid(variables["threshold"]))
 
 
 class SoftThresholdSparsity(SoftThresholdConfig, LearnedSparsity):

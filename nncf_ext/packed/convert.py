@@ -16,6 +16,7 @@ import numpy as np
 from nncf_ext.packed.layout import DTYPES, NAMES
 from nncf_ext.packed.reader import Packed, PackedError
 from nncf_ext.packed.writer import PackedWriter
+from nncf_ext.report import progress
 
 _GRAPH = "onnx graph"  # name of the tensor that holds an ONNX file without its weights
 _SMALLEST = 64  # bytes of an initializer that is worth a tensor of its own
@@ -45,7 +46,8 @@ def unpack_file(source: str | os.PathLike[str], target: str | os.PathLike[str] |
 
 def _pack_safetensors(path: Path, target: str | os.PathLike[str]) -> None:
     with PackedWriter(target) as file:
-        for name, dtype, array in _safetensors(path):
+        size = path.stat().st_size
+        for name, dtype, array in progress(_safetensors(path), size, "packing", lambda tensor: tensor[2].nbytes):
             file.add(name, array, dtype)
         file.metadata = {"source": "safetensors", "metadata": _header(path)[0].get("__metadata__", {})}
 
@@ -111,7 +113,8 @@ def _pack_onnx(path: Path, target: str | os.PathLike[str]) -> None:
     except Exception as error:  # protobuf's own class, or a missing file of weights
         raise ValueError(f"{path}: cannot be read as an ONNX file: {str(error).splitlines()[0]}") from None
     with PackedWriter(target) as file:
-        for number, tensor in enumerate(_initializers(model)):
+        tensors = _initializers(model)
+        for number, tensor in enumerate(progress(tensors, len(tensors), "packing", lambda tensor: 1)):
             array = onnx.numpy_helper.to_array(tensor)
             if array.nbytes < _SMALLEST or tensor.data_type == onnx.TensorProto.STRING:
                 continue

@@ -39,7 +39,9 @@ def _as_integers(edit: Edit, variables: Mapping[str, np.ndarray], values: np.nda
     """The same values, bit for bit but for -0.0; None where they are no whole numbers of steps."""
     step = np.asarray(edit.transform.grid(reference, variables).step, np.float32)  # type: ignore[attr-defined]
     if step.ndim not in (0, values.ndim) or any(n not in (1, m) for n, m in zip(step.shape, values.shape, strict=False)):
-        return None  # scales of groups of inputs
+        return None
+    if 8 * step.size > values.size:
+        return None  # a step for every few values: a code book is shorter
     codes = np.round(values / step)
     if values.dtype != np.float32 or not (np.abs(codes) <= 128).all():
         return None

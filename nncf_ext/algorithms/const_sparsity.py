@@ -8,7 +8,8 @@ from typing import ClassVar
 import numpy as np
 
 from nncf_ext.algorithms.algorithm import Algorithm, Outlook, State, Training
-from nncf_ext.algorithms.sparsity import BinaryMask, SparsityStatistics, measured, outlook_of_masks, plan_masks
+from nncf_ext.algorithms.sparsity import BinaryMask, SparsityStatistics, measured, outlook_of_masks
+from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.config.sparsity import ConstSparsityConfig
 from nncf_ext.edits import Edit, Plan, Transform
 from nncf_ext.graph import Graph
@@ -23,7 +24,7 @@ class ConstSparsity(ConstSparsityConfig, Algorithm):
     transforms: ClassVar[tuple[type[Transform], ...]] = (BinaryMask,)
 
     def plan(self, graph: Graph, target_device: str) -> Plan:
-        return plan_masks(graph, self, self.algorithm, BinaryMask())
+        return plan_weights(graph, self, self.algorithm, BinaryMask())
 
     def outlook(self, graph: Graph, edits: Sequence[Edit]) -> Outlook:
         return outlook_of_masks(graph, edits, lambda _: "mask: its zeros stay zero", None)

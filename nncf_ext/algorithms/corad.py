@@ -18,7 +18,8 @@ import numpy as np
 
 from nncf_ext import noise, reference, regularizers
 from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, State, Training
-from nncf_ext.algorithms.sparsity import SparsityStatistics, measured, outlook_of_masks, plan_masks
+from nncf_ext.algorithms.sparsity import SparsityStatistics, measured, outlook_of_masks
+from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.config.corad import CoradConfig, Weighted
 from nncf_ext.config.errors import ConfigError
 from nncf_ext.distillation import check_cache, outputs_loss
@@ -115,8 +116,8 @@ class Corad(CoradConfig, Algorithm):
 
     def plan(self, graph: Graph, target_device: str) -> Plan:
         if self.regularization is not None and self.regularization.type == "l0" and self.regularization.weight > 0:
-            return plan_masks(graph, self, self.algorithm, Gates())
-        plan = plan_masks(graph, self, self.algorithm, Shrinkage())
+            return plan_weights(graph, self, self.algorithm, Gates())
+        plan = plan_weights(graph, self, self.algorithm, Shrinkage())
         grouped = self.regularization is not None and self.regularization.type == "group_lasso"
         edits = []
         for edit in plan:

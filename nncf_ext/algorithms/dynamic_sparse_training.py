@@ -20,7 +20,8 @@ import numpy as np
 
 from nncf_ext import numerics
 from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, State, Training
-from nncf_ext.algorithms.sparsity import BinaryMask, SparsityStatistics, measured, outlook_of_masks, plan_masks
+from nncf_ext.algorithms.sparsity import BinaryMask, SparsityStatistics, measured, outlook_of_masks
+from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.config import ConfigError
 from nncf_ext.config.dynamic_sparse_training import DynamicSparseTrainingConfig
 from nncf_ext.connections import Structure, densities, drop_and_grow, first_units, random_scores
@@ -100,7 +101,7 @@ class DynamicSparseTraining(DynamicSparseTrainingConfig, Algorithm):
     transforms: ClassVar[tuple[type[Transform], ...]] = (ConnectionMask, ForwardBackwardMask, NOfMMask)
 
     def plan(self, graph: Graph, target_device: str) -> Plan:
-        plan = plan_masks(graph, self, self.algorithm, self._mask, self._why_not)
+        plan = plan_weights(graph, self, self.algorithm, self._mask, self._why_not)
         self._densities(graph, plan.edits)
         return plan
 

@@ -14,7 +14,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, State, Training
-from nncf_ext.algorithms.sparsity import BinaryMask, SparsityStatistics, measured, outlook_of_masks, plan_masks
+from nncf_ext.algorithms.sparsity import BinaryMask, SparsityStatistics, measured, outlook_of_masks
+from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.channels import ChannelGroup, channel_groups
 from nncf_ext.config import ConfigError
 from nncf_ext.config.iterative_magnitude import IterativeMagnitudeConfig
@@ -46,7 +47,7 @@ class IterativeMagnitude(IterativeMagnitudeConfig, Algorithm):
     transforms: ClassVar[tuple[type[Transform], ...]] = (BinaryMask,)
 
     def plan(self, graph: Graph, target_device: str) -> Plan:
-        plan = plan_masks(graph, self, self.algorithm, BinaryMask())
+        plan = plan_weights(graph, self, self.algorithm, BinaryMask())
         self._levels(graph, plan.edits)  # a scope that matches nothing is told here
         return plan
 

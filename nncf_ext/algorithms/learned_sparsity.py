@@ -10,7 +10,8 @@ import numpy as np
 
 from nncf_ext import noise
 from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, State, Training
-from nncf_ext.algorithms.sparsity import SparsityStatistics, measured, outlook_of_masks, plan_masks
+from nncf_ext.algorithms.sparsity import SparsityStatistics, measured, outlook_of_masks
+from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.config.learned_sparsity import LearnedSparsityParams
 from nncf_ext.config.section import ScopedConfig
 from nncf_ext.edits import MASK, Edit, Plan, Transform, Var
@@ -44,7 +45,7 @@ class LearnedSparsity(Algorithm):
 
     def plan(self, graph: Graph, target_device: str) -> Plan:
         assert isinstance(self, ScopedConfig)
-        return plan_masks(graph, self, self.algorithm, self.transform())
+        return plan_weights(graph, self, self.algorithm, self.transform())
 
     def outlook(self, graph: Graph, edits: Sequence[Edit]) -> Outlook:
         return outlook_of_masks(graph, edits, lambda _: f"{self.algorithm.replace('_', ' ')}: zeros are learned", None)

@@ -10,7 +10,8 @@ import numpy as np
 
 from nncf_ext import reference
 from nncf_ext.algorithms.algorithm import State, Training
-from nncf_ext.algorithms.sparsity import BinaryMask, ScheduledSparsity, SparsityStatistics, measured, plan_masks
+from nncf_ext.algorithms.sparsity import BinaryMask, ScheduledSparsity, SparsityStatistics, measured
+from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.config.sparsity import MagnitudeSparsityConfig
 from nncf_ext.edits import Plan, Transform
 from nncf_ext.graph import Graph
@@ -36,7 +37,7 @@ class MagnitudeSparsity(MagnitudeSparsityConfig, ScheduledSparsity):
     transforms: ClassVar[tuple[type[Transform], ...]] = (BinaryMask,)
 
     def plan(self, graph: Graph, target_device: str) -> Plan:
-        return plan_masks(graph, self, self.algorithm, BinaryMask())
+        return plan_weights(graph, self, self.algorithm, BinaryMask())
 
     def masks(self, training: Training) -> list[np.ndarray]:
         return [training.variable(edit, "mask") for edit in training.edits]

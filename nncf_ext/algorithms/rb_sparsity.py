@@ -14,7 +14,8 @@ import numpy as np
 
 from nncf_ext import noise, numerics, reference
 from nncf_ext.algorithms.algorithm import State, Training
-from nncf_ext.algorithms.sparsity import ScheduledSparsity, SparsityStatistics, measured, plan_masks
+from nncf_ext.algorithms.sparsity import ScheduledSparsity, SparsityStatistics, measured
+from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.config.sparsity import RBSparsityConfig
 from nncf_ext.edits import MASK, Plan, Range, Transform, Var
 from nncf_ext.graph import Graph
@@ -58,7 +59,7 @@ class RBSparsity(RBSparsityConfig, ScheduledSparsity):
     transforms: ClassVar[tuple[type[Transform], ...]] = (RandomMask,)
 
     def plan(self, graph: Graph, target_device: str) -> Plan:
-        return plan_masks(graph, self, self.algorithm, RandomMask())
+        return plan_weights(graph, self, self.algorithm, RandomMask())
 
     def masks(self, training: Training) -> list[np.ndarray]:
         return [training.variable(edit, "scores") > 0 for edit in training.edits]

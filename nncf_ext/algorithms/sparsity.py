@@ -9,13 +9,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, State, Training
-from nncf_ext.config.section import ScopedConfig
 from nncf_ext.config.sparsity import SparsityParams
-from nncf_ext.edits import MASK, Edit, Plan, Range, Transform, Var
-from nncf_ext.graph import Graph, Node, Site
-from nncf_ext.ops import has_weight
+from nncf_ext.edits import MASK, Edit, Range, Transform, Var
+from nncf_ext.graph import Graph
 from nncf_ext.schedules import Clock, adaptive, exponential, multistep, polynomial
-from nncf_ext.scopes import considered, select
 
 
 class BinaryMask(Transform):
@@ -29,37 +26,6 @@ class BinaryMask(Transform):
 
     def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
         return x * xp.cast_like(variables["mask"], x)
-
-
-def plan_masks(
-    graph: Graph,
-    config: ScopedConfig,
-    algorithm: str,
-    mask: Transform | Callable[[Node], Transform],
-    why_not: Callable[[Node], str | None] = lambda node: None,
-) -> Plan:
-    """`mask` on the weight of every node in the scopes of `config`; a weight that nodes share gets one for all.
-
-    mask: one for all nodes, or what each has. why_not: why a node is left out, or None.
-    """
-    select([node.name for node in graph.nodes], config.ignored_scopes, config.target_scopes, config.validate_scopes, config.where)
-    sites: dict[str, list[Site]] = {}
-    skipped = []
-    for node in graph.nodes:
-        weight = node.parameter("weight")
-        if weight is None or not has_weight(node):
-            continue
-        inside = considered(node.name, config.ignored_scopes, config.target_scopes)
-        reason = why_not(node) if inside else f"outside the scopes of {algorithm}"
-        if reason is None:
-            sites.setdefault(weight.name, []).append(Site(node.name, "weight"))
-        else:
-            skipped.append((node.name, reason))
-    edits = []
-    for shared in sites.values():
-        own = mask if isinstance(mask, Transform) else mask(graph[shared[0].node])
-        edits.append(Edit(tuple(shared), own, algorithm))
-    return Plan(tuple(edits), tuple(skipped))
 
 
 @dataclass(frozen=True)

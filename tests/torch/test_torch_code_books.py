@@ -1,15 +1,16 @@
 """Weights that share the values of a code book, in PyTorch: weighting, zeros, odd layers, the whole chain to a packed file."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
-from nncf_ext_torch import create_compressed_model, register_default_init_args
+from nncf_ext_torch import code_kernels, create_compressed_model, native, register_default_init_args, xp
 from torch import nn
 
-from nncf_ext import ConfigError, NNCFConfig, packed
+from nncf_ext import ConfigError, NNCFConfig, numerics, packed
 from nncf_ext.algorithms.algorithm import CompressionStage
 from tests import weighting_toy
 
@@ -164,3 +165,33 @@ def test_copies_and_compiled_models():
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     assert not gradients["0.weight"].any()
     assert all(g.any() for name, g in gradients.items() if "centroids" in name)
+
+
+COMPOSITE = SimpleNamespace(**{name: getattr(xp, name) for name in dir(xp) if name != "fused"})
+
+
+@pytest.mark.skipif(native.library() is None, reason="the compiled kernels were not built")
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("coded", [True, False])
+@pytest.mark.parametrize("shape", [(1,), (7, 3), (300, 1000)], ids=str)
+def test_the_kernel_is_the_composite(shape, coded, threads):
+    torch.manual_seed(0)
+    x, g, centroids = torch.randn(shape), torch.randn(shape), torch.randn(9)
+    x[torch.rand(shape) < 0.2] = 0
+    codes = torch.randint(0, 10, shape, dtype=torch.int32) if coded else torch.full(shape, -1, dtype=torch.int32)
+    results = []
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for space in (xp, COMPOSITE):
+            leaves = x.clone().requires_grad_(), centroids.clone().requires_grad_()
+            y = numerics.decoded(space, leaves[0], codes, leaves[1])
+            y.backward(g)
+            results.append((y.detach(), *(leaf.grad for leaf in leaves)))
+    finally:
+        torch.set_num_threads(before)
+    (y, dx, sums), (y0, dx0, sums0) = results
+    assert torch.equal(y, y0) and torch.equal(dx, dx0)
+    torch.testing.assert_close(sums, sums0, rtol=1e-4, atol=2e-3)
+    assert code_kernels.decoded(x, codes, centroids) is not None
+    assert code_kernels.decoded(x.double(), codes, centroids) is None

@@ -96,7 +96,7 @@ def _known(model: nn.Module) -> dict[Applied, _Known]:
                 for step in steps:
                     assert value is not None
                     value = step(value, False)
-                    if not step.edit.transform.has_grid:
+                    if isinstance(step, Applied) and not step.edit.transform.has_grid:
                         found[step] = _Known(value)
     return found
 

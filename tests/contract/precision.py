@@ -181,7 +181,7 @@ def check_choice_is_saved(driver: LabelledDriver, folder: Path) -> None:
 
 
 def check_clip_q_search(driver: LabelledDriver) -> None:
-    """Layer after layer, the later ones as they are, a layer in by_scope last: what the same search finds on the reference net."""
+    """The choice is that of the same search on the reference net; a layer in by_scope has its own numbers from the start."""
     x = data(0)[0]
     plain, wanted = initial_weights(), initial_weights()
     float_outputs = ReferenceNet(plain, {}, {}).forward(x, False)

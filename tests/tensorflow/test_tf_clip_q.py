@@ -1,4 +1,4 @@
-"""clip_q in Keras: large and half-precision weights in compiled functions, weights that come back in `fit`, the file of the end."""
+"""clip_q in Keras: large and half-precision weights in graphs, weights that come back in `fit`, the file of the end."""
 
 import keras
 import numpy as np

@@ -12,6 +12,7 @@ from tests.contract.references import (
     learned_sparsity,
     magnitude_sparsity,
     movement_sparsity,
+    product_quantization,
     quantization,
     rb_sparsity,
 )
@@ -27,6 +28,7 @@ REFERENCES: dict[str, AlgorithmReference] = {
     "movement_sparsity": movement_sparsity.REFERENCE,
     "knowledge_distillation": knowledge_distillation.REFERENCE,
     "corad": corad.REFERENCE,
+    "product_quantization": product_quantization.REFERENCE,
     "iterative_magnitude": iterative_magnitude.REFERENCE,
     "soft_threshold": learned_sparsity.SOFT_THRESHOLD,
     "l0_sparsity": learned_sparsity.L0,

@@ -1,0 +1,144 @@
+"""Product codes that keep a layer's responses, not its weights: error correction of Wu et al. 2016 (sec. 3.4).
+
+Minimised is the sum over samples of ||T - W~' s~||^2: T is the response of the original layer to its original input, s~ the input
+that the coded layers before it make. Of the samples only second moments are needed: A = S~' S~, B = S~' T and the sum of T^2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from nncf_ext.product_codes import decoded
+
+_MOST_SWEEPS = 10
+_SMALLEST_GAIN = 1e-3  # of a sweep, by which the error has to fall for another one
+_RIDGE = 1e-6  # of the mean eigenvalue
+_CHUNK = 1 << 22  # numbers in patches that are looked at together
+
+
+class Moments:
+    """Of the inputs s~ (features of one sample: positions * inputs) and the responses T of a layer."""
+
+    def __init__(self, features: int, outputs: int):
+        self.inputs, self.cross, self.responses = np.zeros((features, features)), np.zeros((features, outputs)), 0.0
+
+    def add(self, coded: np.ndarray, responses: np.ndarray) -> None:
+        """coded: s~ (n, features). responses: T (n, outputs)."""
+        self.inputs += coded.T @ coded
+        self.cross += coded.T @ responses
+        self.responses += float(np.square(responses, dtype=np.float64).sum())
+
+    def error(self, weight: np.ndarray) -> float:
+        """The sum of ||T - W' s~||^2 over the samples so far, for a weight (positions, inputs, outputs)."""
+        flat = weight.reshape(-1, weight.shape[-1]).astype(np.float64)
+        return float(self.responses + (flat * (self.inputs @ flat - 2 * self.cross)).sum())
+
+    @property
+    def is_finite(self) -> bool:
+        return bool(np.isfinite(self.inputs).all() and np.isfinite(self.cross).all() and np.isfinite(self.responses))
+
+
+def fit(
+    codebook: np.ndarray, codes: np.ndarray, kept: np.ndarray, moments: Moments
+) -> tuple[np.ndarray, np.ndarray, float, float]:
+    """(codebook, codes, error before, error after): block coordinate descent over the subspaces, from codes that are there.
+
+    In each, every code in turn is replaced by the best of all K, position by position and for all outputs at once; then the code
+    book is the least-squares solution (with a small ridge, as codewords may be unused). No step makes the error larger.
+    kept (positions, inputs, outputs): False where the weight stays zero.
+    """
+    start = moments.error(decoded(codebook, codes) * kept)
+    books, own = codebook.astype(np.float64), codes.copy()
+    positions, inputs, outputs = kept.shape
+    subspaces, _, d = books.shape
+    covariance = moments.inputs.reshape(positions, inputs, positions, inputs)
+    stays = kept.astype(np.float64)
+    weight = decoded(books, own) * stays
+    residual = (moments.cross - moments.inputs @ weight.reshape(-1, outputs)).reshape(weight.shape)  # S~' (T - S~ W~)
+    error = start
+    for _ in range(_MOST_SWEEPS):
+        for m in range(subspaces):
+            at = slice(m * d, (m + 1) * d)
+            for p in range(positions):
+                block, z, old = covariance[p, at, p, at], stays[p, at], weight[p, at]
+                own[m, p] = _best(books[m], block, z, residual[p, at] + block @ old)
+                new = books[m][own[m, p]].T * z
+                residual -= np.tensordot(covariance[:, :, p, at], new - old, 1)
+                weight[p, at] = new
+            books[m] += _least_squares(own[m], covariance[:, at][:, :, :, at], stays[:, at], residual[:, at], len(books[m]))
+            new = books[m][own[m]].transpose(0, 2, 1) * stays[:, at]
+            residual -= np.tensordot(covariance[:, :, :, at], new - weight[:, at], ((2, 3), (0, 1)))
+            weight[:, at] = new
+        before, error = error, moments.error(weight)
+        if error > (1 - _SMALLEST_GAIN) * before:
+            break
+    found = books.astype(np.float32)
+    after = moments.error(decoded(found, own) * kept)
+    return (found, own, start, after) if after <= start else (codebook, codes, start, start)
+
+
+def _best(book: np.ndarray, block: np.ndarray, stays: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """For each output the k with the least w' A w - 2 w' target, where w is the k-th codeword with zeros where `stays` is 0.
+
+    book (K, d); block A (d, d); stays, target (d, outputs)."""
+    products = (book[:, :, None] * book[:, None, :] * block).reshape(len(book), -1)
+    pairs = (stays[:, None] * stays[None]).reshape(-1, stays.shape[1])
+    return (products @ pairs - 2 * book @ (stays * target)).argmin(0)
+
+
+def _least_squares(codes: np.ndarray, block: np.ndarray, stays: np.ndarray, residual: np.ndarray, k: int) -> np.ndarray:
+    """What to add to the codewords (k, d).
+
+    codes (positions, outputs); block (positions, d, positions, d) of A; stays, residual (positions, d, outputs).
+    """
+    positions, d, outputs = stays.shape
+    gradient = np.zeros((k, d))
+    for j in range(d):
+        gradient[:, j] = np.bincount(codes.reshape(-1), (stays[:, j] * residual[:, j]).reshape(-1), k)
+    rows = (codes[:, None] * d + np.arange(d)[:, None]).reshape(positions * d, outputs)
+    z = stays.reshape(positions * d, outputs)
+    weights = block.reshape(positions * d, positions * d, 1) * z[:, None] * z[None]
+    if positions == 1:  # no two codewords meet in an output: one system for each
+        index = (codes[0] * d * d)[None, None] + (np.arange(d)[:, None] * d + np.arange(d))[..., None]
+        normal = np.bincount(index.reshape(-1), weights.reshape(-1), k * d * d).reshape(k, d, d)
+    else:
+        index = rows[:, None] * (k * d) + rows[None]
+        normal = np.bincount(index.reshape(-1), weights.reshape(-1), (k * d) ** 2).reshape(1, k * d, k * d)
+    size = normal.shape[-1]
+    scale = np.trace(normal, axis1=1, axis2=2)[:, None, None] / size
+    normal = normal + np.where(scale > 0, _RIDGE * scale, 1) * np.eye(size)
+    return np.linalg.solve(normal, gradient.reshape(len(normal), size, 1)).reshape(k, d)
+
+
+def patches(
+    x: np.ndarray, kernel: Sequence[int], strides: Sequence[int], pads: Sequence[int] | None, dilations: Sequence[int]
+) -> np.ndarray:
+    """What a convolution multiplies its kernel with: (n, *places, inputs) -> (n, places, positions * inputs).
+
+    pads: all befores and then all afters; None for ONNX's SAME_UPPER.
+    """
+    rank = len(kernel)
+    extents = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+    if pads is None:
+        pads = same_upper(x.shape[1:-1], extents, strides)
+    x = np.pad(x, ((0, 0), *zip(pads[:rank], pads[rank:], strict=True), (0, 0)))
+    # (n, *places, inputs, *window)
+    windows = np.lib.stride_tricks.sliding_window_view(x, extents, axis=tuple(range(1, rank + 1)))
+    steps = tuple(slice(None, None, s) for s in strides), tuple(slice(None, None, d) for d in dilations)
+    windows = np.moveaxis(windows[(slice(None), *steps[0], slice(None), *steps[1])], rank + 1, -1)
+    places = int(np.prod(windows.shape[1 : rank + 1]))
+    return windows.reshape(len(x), places, -1)
+
+
+def same_upper(sizes: Sequence[int], extents: Sequence[int], strides: Sequence[int]) -> tuple[int, ...]:
+    """Pads with which there is an output for every stride; where their number is odd, the last is after."""
+    totals = [max((-(-n // s) - 1) * s + e - n, 0) for n, e, s in zip(sizes, extents, strides, strict=True)]
+    return (*(t // 2 for t in totals), *(t - t // 2 for t in totals))
+
+
+def in_chunks(samples: int, numbers_per_sample: int) -> list[slice]:
+    """So many samples at once that their patches stay in memory."""
+    size = max(_CHUNK // max(numbers_per_sample, 1), 1)
+    return [slice(start, start + size) for start in range(0, samples, size)]

@@ -97,6 +97,8 @@ def k_means(vectors: np.ndarray, k: int, rng: np.random.Generator) -> tuple[np.n
         for j in range(vectors.shape[1]):
             counts = np.bincount(codes, kept[:, j], k)
             means[:, j] = np.bincount(codes, vectors[:, j], k) / np.maximum(counts, 1)
+    else:
+        codes = _distances(vectors, kept, means).argmin(1)
     return means, codes
 
 

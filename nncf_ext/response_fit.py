@@ -2,6 +2,9 @@
 
 Minimised is the sum over samples of ||T - W~' s~||^2: T is the response of the original layer to its original input, s~ the input
 that the coded layers before it make. Of the samples only second moments are needed: A = S~' S~, B = S~' T and the sum of T^2.
+
+Beyond the paper, W~ is held to the weight W by the term pull * mean eigenvalue of A * ||W - W~||^2: otherwise nothing says what
+it is for inputs that the samples do not have.
 """
 
 from __future__ import annotations
@@ -14,7 +17,8 @@ from nncf_ext.product_codes import decoded
 
 _MOST_SWEEPS = 10
 _SMALLEST_GAIN = 1e-3  # of a sweep, by which the error has to fall for another one
-_RIDGE = 1e-6  # of the mean eigenvalue
+_PULL = 1e-2
+_RIDGE = 1e-6  # of the mean eigenvalue, as codewords may be unused
 _CHUNK = 1 << 22  # numbers in patches that are looked at together
 
 
@@ -35,47 +39,58 @@ class Moments:
         flat = weight.reshape(-1, weight.shape[-1]).astype(np.float64)
         return float(self.responses + (flat * (self.inputs @ flat - 2 * self.cross)).sum())
 
+    def pulled(self, weight: np.ndarray) -> Moments:
+        """With the term for the weight, as if samples of single inputs had its responses."""
+        flat = weight.reshape(-1, weight.shape[-1]).astype(np.float64)
+        found = Moments(*flat.shape)
+        strength = _PULL * np.trace(self.inputs) / len(flat)
+        found.inputs, found.cross = self.inputs + strength * np.eye(len(flat)), self.cross + strength * flat
+        found.responses = self.responses + strength * float(np.square(flat).sum())
+        return found
+
     @property
     def is_finite(self) -> bool:
         return bool(np.isfinite(self.inputs).all() and np.isfinite(self.cross).all() and np.isfinite(self.responses))
 
 
 def fit(
-    codebook: np.ndarray, codes: np.ndarray, kept: np.ndarray, moments: Moments
+    codebook: np.ndarray, codes: np.ndarray, weight: np.ndarray, seen: Moments
 ) -> tuple[np.ndarray, np.ndarray, float, float]:
-    """(codebook, codes, error before, error after): block coordinate descent over the subspaces, from codes that are there.
+    """(codebook, codes, error before, error after): block coordinate descent over the subspaces, from codes that are there. What
+    is given is given back where it has the smaller error.
 
-    In each, every code in turn is replaced by the best of all K, position by position and for all outputs at once; then the code
-    book is the least-squares solution (with a small ridge, as codewords may be unused). No step makes the error larger.
-    kept (positions, inputs, outputs): False where the weight stays zero.
+    In each subspace every code in turn is replaced by the best of all K, position by position and for all outputs at once; then
+    the code book is the least-squares solution. No step makes the sum of the error and the pull larger.
+    weight (positions, inputs, outputs): the original; its zeros stay zero.
     """
-    start = moments.error(decoded(codebook, codes) * kept)
+    kept, moments = weight != 0, seen.pulled(weight)
+    start = seen.error(decoded(codebook, codes) * kept)
     books, own = codebook.astype(np.float64), codes.copy()
     positions, inputs, outputs = kept.shape
     subspaces, _, d = books.shape
     covariance = moments.inputs.reshape(positions, inputs, positions, inputs)
     stays = kept.astype(np.float64)
-    weight = decoded(books, own) * stays
-    residual = (moments.cross - moments.inputs @ weight.reshape(-1, outputs)).reshape(weight.shape)  # S~' (T - S~ W~)
-    error = start
+    present = decoded(books, own) * stays
+    residual = (moments.cross - moments.inputs @ present.reshape(-1, outputs)).reshape(present.shape)  # S~' (T - S~ W~)
+    error = moments.error(present)
     for _ in range(_MOST_SWEEPS):
         for m in range(subspaces):
             at = slice(m * d, (m + 1) * d)
             for p in range(positions):
-                block, z, old = covariance[p, at, p, at], stays[p, at], weight[p, at]
+                block, z, old = covariance[p, at, p, at], stays[p, at], present[p, at]
                 own[m, p] = _best(books[m], block, z, residual[p, at] + block @ old)
                 new = books[m][own[m, p]].T * z
                 residual -= np.tensordot(covariance[:, :, p, at], new - old, 1)
-                weight[p, at] = new
+                present[p, at] = new
             books[m] += _least_squares(own[m], covariance[:, at][:, :, :, at], stays[:, at], residual[:, at], len(books[m]))
             new = books[m][own[m]].transpose(0, 2, 1) * stays[:, at]
-            residual -= np.tensordot(covariance[:, :, :, at], new - weight[:, at], ((2, 3), (0, 1)))
-            weight[:, at] = new
-        before, error = error, moments.error(weight)
+            residual -= np.tensordot(covariance[:, :, :, at], new - present[:, at], ((2, 3), (0, 1)))
+            present[:, at] = new
+        before, error = error, moments.error(present)
         if error > (1 - _SMALLEST_GAIN) * before:
             break
     found = books.astype(np.float32)
-    after = moments.error(decoded(found, own) * kept)
+    after = seen.error(decoded(found, own) * kept)
     return (found, own, start, after) if after <= start else (codebook, codes, start, start)
 
 

@@ -112,7 +112,7 @@ class ProductQuantization(ProductQuantizationConfig, Algorithm):
         names = [node.name for node in graph.nodes]
         for scope in self.params.by_scope:
             matched_by(scope, names, f"{self._params}.by_scope", self.validate_scopes)
-        return plan_weights(graph, self, self.algorithm, self._quantizer, lambda node: _why_not(graph, node))
+        return plan_weights(graph, self, self.algorithm, self._quantizer, lambda node: self._why_not(graph, node))
 
     @property
     def _params(self) -> str:
@@ -129,14 +129,24 @@ class ProductQuantization(ProductQuantizationConfig, Algorithm):
                 subvector, codewords = settings.subvector or subvector, settings.codewords or codewords
                 where = f"{self._params}.by_scope" if settings.subvector else where
         inputs = layout.shape[layout.axis]
+        subvector = min(subvector, inputs)
         if inputs % subvector:
-            fits = max(n for n in range(1, min(inputs, subvector) + 1) if inputs % n == 0)
+            fits = max(n for n in range(1, subvector + 1) if inputs % n == 0)
             raise ConfigError(
                 f"{where}: found {subvector} for {node.name} with {inputs} inputs, expected a divisor of {inputs}, {fits} say "
                 "(by_scope is for single layers)"
             )
         vectors = math.prod(layout.shape) // inputs
         return ProductQuantizer(subvector=subvector, codewords=min(codewords, vectors), axis=layout.axis)
+
+    def _why_not(self, graph: Graph, node: Node) -> str | None:
+        """Why the weight of a node has no product code."""
+        reason = _unfit(graph, node)
+        if reason is None:
+            own, size = self._quantizer(node), math.prod(_weight(node).shape)
+            if _bits(own, _layout(node)) >= 32 * size:
+                reason = f"code books of {own.codewords} x {own.subvector} would be no shorter than its {size} weights"
+        return reason
 
     def outlook(self, graph: Graph, edits: Sequence[Edit]) -> Outlook:
         by_data = (f"codes of {len(edits)} weights by their responses to {self.params.num_correction_samples} samples",)
@@ -179,7 +189,7 @@ class ProductQuantization(ProductQuantizationConfig, Algorithm):
                     batches = samples_with_progress(training.adapter, data.batches, self.params.num_correction_samples, _WHAT)
                     with running_on_data(_WHAT):
                         moments = _moments(training, edit, weight, batches)
-                    codebook, codes, before, after = fit(codebook, codes, weight != 0, moments)
+                    codebook, codes, before, after = fit(codebook, codes, weight, moments)
                     whole = moments.responses or 1.0
                     errors[edit.key] = [before / whole, after / whole]
                 else:
@@ -201,8 +211,8 @@ def _weight(node: Node) -> Parameter:
     return weight
 
 
-def _why_not(graph: Graph, node: Node) -> str | None:
-    """Why the weight of a node has no product code."""
+def _unfit(graph: Graph, node: Node) -> str | None:
+    """Why the weight of a node cannot have a product code."""
     weight = _weight(node)
     if node.op == "Conv":
         if is_depthwise(node) or node.attrs.get("groups", 1) != 1:
@@ -317,7 +327,7 @@ def _statistics(
         arguments = (inputs, outputs, own.subvector, own.codewords, positions)
         places = [_places(graph, graph[site.node], layout) for site in edit.sites]
         before, after = sum(size * out for _, out in places), sum(multiply_adds(*arguments, *each) for each in places)
-        bits, error = code_bits(*arguments), errors.get(edit.key, (None, None))
+        bits, error = _bits(own, layout), errors.get(edit.key, (None, None))
         weights, operations = weights + size, operations + before
         layers.append(
             LayerProductCode(
@@ -336,6 +346,11 @@ def _statistics(
     left = tuple(NotCorrected(edit.site.node, not_corrected[edit.key]) for edit in edits if edit.key in not_corrected)
     fewer = operations / max(after, 1)
     return ProductQuantizationStatistics(coded, bits, 32 * weights / max(bits, 1), after, fewer, tuple(layers), left)
+
+
+def _bits(own: ProductQuantizer, layout: Layout) -> int:
+    positions, outputs = (math.prod(layout.shape[a] for a in axes) for axes in (layout.positions, layout.outputs))
+    return code_bits(layout.shape[layout.axis], outputs, own.subvector, own.codewords, positions)
 
 
 def _places(graph: Graph, node: Node, layout: Layout) -> tuple[int, int]:

@@ -24,7 +24,7 @@ class LinearCodes(Section):
     """Code books of linear layers."""
 
     subvector: Size = 4
-    """Inputs that are coded together; it divides the number of inputs."""
+    """Inputs that are coded together: a divisor of their number. All where there are fewer."""
 
     codewords: Codewords = 32
     """Sub-vectors in a code book; at most as many as it codes."""
@@ -34,7 +34,7 @@ class ConvolutionCodes(Section):
     """Code books of convolutions."""
 
     subvector: Size = 4
-    """Input channels that are coded together; it divides their number."""
+    """Input channels that are coded together: a divisor of their number. All where there are fewer."""
 
     codewords: Codewords = 128
     """Sub-vectors in a code book, which all positions of the kernel share; at most as many as it codes."""

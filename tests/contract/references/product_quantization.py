@@ -65,7 +65,7 @@ def _begins(net: Any, algorithm: Any, epoch: int, step: int | None) -> None:
                 net.off -= own
                 net.forward(data(batch)[0], False, after)
                 moments.add(after[source], before[source] @ weight)
-            codebook, codes, *_ = fit(codebook, codes, weight[None] != 0, moments)
+            codebook, codes, *_ = fit(codebook, codes, weight[None], moments)
         found = {"codebook": codebook, "codes": codes[:, 0].astype(np.int32)}
         net.variables[role, KIND] = transform.laid(found)
 

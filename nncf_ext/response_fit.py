@@ -15,7 +15,7 @@ import numpy as np
 
 from nncf_ext.product_codes import decoded
 
-_MOST_SWEEPS = 10
+_MOST_SWEEPS = 4  # after which little changes
 _SMALLEST_GAIN = 1e-3  # of a sweep, by which the error has to fall for another one
 _PULL = 1e-2
 _RIDGE = 1e-6  # of the mean eigenvalue, as codewords may be unused
@@ -71,7 +71,8 @@ def fit(
     covariance = moments.inputs.reshape(positions, inputs, positions, inputs)
     stays = kept.astype(np.float64)
     present = decoded(books, own) * stays
-    residual = (moments.cross - moments.inputs @ present.reshape(-1, outputs)).reshape(present.shape)  # S~' (T - S~ W~)
+    cross = moments.cross.reshape(kept.shape)
+    residual = cross - (moments.inputs @ present.reshape(-1, outputs)).reshape(kept.shape)  # S~' (T - S~ W~)
     error = moments.error(present)
     for _ in range(_MOST_SWEEPS):
         for m in range(subspaces):
@@ -86,7 +87,7 @@ def fit(
             new = books[m][own[m]].transpose(0, 2, 1) * stays[:, at]
             residual -= np.tensordot(covariance[:, :, :, at], new - present[:, at], ((2, 3), (0, 1)))
             present[:, at] = new
-        before, error = error, moments.error(present)
+        before, error = error, moments.responses - float((present * (cross + residual)).sum())
         if error > (1 - _SMALLEST_GAIN) * before:
             break
     found = books.astype(np.float32)

@@ -290,7 +290,7 @@ CASES = (
     Case("product_codes", _product()),
     Case("product_codes_for_the_weights", _product(0.5, error_correction=False)),
     Case("product_codes_late", _product(2, start_epoch=1)),
-    Case("product_codes_masks_int8", [_sparse(sparsity_freeze_epoch=1), INT8, _product(error_correction=False, start_epoch=2)]),
+    Case("product_codes_int8", [INT8, _product(error_correction=False, start_epoch=2)]),
     Case("distillation_softmax", DISTIL),
     Case("distillation_hinton", {**HINTON, "task_weight": 0.3}),
     Case("distillation_hinton_int8", [INT8, {**HINTON, "task_weight": 0.1}]),

@@ -97,7 +97,7 @@ def test_look_up_tables_compute_what_the_model_does():
 def test_code_books_are_trained_and_written(tmp_path):
     """After the start the weight has no gradient; zeros stay; the packed file has codes, the ONNX file what they stand for."""
     ctrl, model = compressed(Net(0.3), [{"algorithm": "const_sparsity"}], start_epoch=1)
-    assert ctrl.compression_stage() == CompressionStage.UNCOMPRESSED
+    assert not ctrl.statistics().product_quantization.coded
     optimizer = torch.optim.SGD(model.parameters(), 0.05)
     target = torch.randn(48, 40, generator=torch.Generator().manual_seed(1))
     losses, zeros = [], Net(0.3).same.weight == 0

@@ -17,6 +17,7 @@ from nncf_ext.product_codes import decoded
 
 _MOST_SWEEPS = 4  # after which little changes
 _SMALLEST_GAIN = 1e-3  # of a sweep, by which the error has to fall for another one
+_GROUP = 16  # subspaces whose residuals are computed in one product
 _PULL = 1e-2
 _RIDGE = 1e-6  # of the mean eigenvalue, as codewords may be unused
 _CHUNK = 1 << 22  # numbers in patches that are looked at together
@@ -69,25 +70,31 @@ def fit(
     positions, inputs, outputs = kept.shape
     subspaces, _, d = books.shape
     covariance = moments.inputs.reshape(positions, inputs, positions, inputs)
-    stays = kept.astype(np.float64)
+    cross, stays = moments.cross.reshape(kept.shape), kept.astype(np.float64)
     present = decoded(books, own) * stays
-    cross = moments.cross.reshape(kept.shape)
-    residual = cross - (moments.inputs @ present.reshape(-1, outputs)).reshape(kept.shape)  # S~' (T - S~ W~)
     error = moments.error(present)
     for _ in range(_MOST_SWEEPS):
-        for m in range(subspaces):
-            at = slice(m * d, (m + 1) * d)
-            for p in range(positions):
-                block, z, old = covariance[p, at, p, at], stays[p, at], present[p, at]
-                own[m, p] = _best(books[m], block, z, residual[p, at] + block @ old)
-                new = books[m][own[m, p]].T * z
-                residual -= np.tensordot(covariance[:, :, p, at], new - old, 1)
-                present[p, at] = new
-            books[m] += _least_squares(own[m], covariance[:, at][:, :, :, at], stays[:, at], residual[:, at], len(books[m]))
-            new = books[m][own[m]].transpose(0, 2, 1) * stays[:, at]
-            residual -= np.tensordot(covariance[:, :, :, at], new - present[:, at], ((2, 3), (0, 1)))
-            present[:, at] = new
-        before, error = error, moments.responses - float((present * (cross + residual)).sum())
+        before = error
+        for first in range(0, subspaces, _GROUP):
+            last = min(first + _GROUP, subspaces)
+            group = slice(first * d, last * d)
+            answered = covariance[:, group].reshape(-1, positions * inputs) @ present.reshape(-1, outputs)
+            residual = cross[:, group] - answered.reshape(positions, -1, outputs)  # S~' (T - S~ W~), of these subspaces
+            for m in range(first, last):
+                at = slice(m * d, (m + 1) * d)
+                block, z, old = covariance[:, at, :, at], stays[:, at], present[:, at].copy()
+                start_of = residual[:, (m - first) * d : (m - first + 1) * d].copy()
+                left = start_of.copy()
+                for p in range(positions):
+                    own[m, p] = _best(books[m], block[p, :, p], z[p], left[p] + block[p, :, p] @ present[p, at])
+                    new = books[m][own[m, p]].T * z[p]
+                    left -= np.tensordot(block[:, :, p], new - present[p, at], 1)
+                    present[p, at] = new
+                books[m] += _least_squares(own[m], block, z, left, len(books[m]))
+                present[:, at] = books[m][own[m]].transpose(0, 2, 1) * z
+                change = present[:, at] - old
+                error += float((change * (np.tensordot(block, change, 2) - 2 * start_of)).sum())
+                residual -= np.tensordot(covariance[:, group, :, at], change, 2)
         if error > (1 - _SMALLEST_GAIN) * before:
             break
     found = books.astype(np.float32)

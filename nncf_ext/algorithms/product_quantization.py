@@ -24,7 +24,7 @@ from nncf_ext.scopes import compile_scope, matched_by
 from nncf_ext.weight_matrix import weight_matrix
 
 _WHAT = "error correction"
-_MOST_FEATURES = 8192  # inputs times kernel of a layer, of which the second moments take 0.5 GB
+_MOST_FEATURES = 10_000  # inputs times kernel of a layer, of which the second moments take 0.8 GB
 
 
 class ProductQuantizer(Transform):

@@ -219,7 +219,7 @@ def _unfit(graph: Graph, node: Node) -> str | None:
             return "a convolution in groups: its outputs do not read the same inputs"
         if weight.input_axis is None or weight.channel_axis is None:
             return "nothing says which axis of its weight is of the inputs"
-        shape = graph.shape_of(Site(node.name, "input:0"))
+        shape = _read(graph, node)
         if weight.shape[weight.input_axis] not in (shape[1:2] + shape[-1:]):
             return "a convolution in groups: its outputs do not read the same inputs"
         return None
@@ -227,6 +227,11 @@ def _unfit(graph: Graph, node: Node) -> str | None:
         matrix = weight_matrix(node, weight)
         return matrix if isinstance(matrix, str) else None
     return f"{node.op}: product codes are for linear layers and convolutions"
+
+
+def _read(graph: Graph, node: Node) -> tuple[int, ...]:
+    """Shape of what a layer reads; () where that is not known."""
+    return next((edge.shape for edge in graph.inputs_of.get(node.name, ())), ())
 
 
 def _layout(node: Node) -> Layout:
@@ -274,11 +279,14 @@ def _moments(training: Training, edit: Edit, weight: np.ndarray, batches: Any) -
     flat = weight.reshape(-1, weight.shape[-1])
     moments = Moments(*flat.shape)
     sites = {Site(site.node, "input:0"): training.graph[site.node] for site in edit.sites}
+    batch = None
     for batch in batches:
         original, coded = _seen(training, sites, batch, training.edits), _seen(training, sites, batch, ())
         for site, node in sites.items():
             for before, after in zip(_inputs(node, original[site]), _inputs(node, coded[site]), strict=True):
                 moments.add(after, before @ flat)
+    if batch is None:
+        raise ConfigError(f"{_WHAT}: the data loader gave no batch, expected at least one")
     if not moments.is_finite:
         raise ConfigError(f"{_WHAT}: {edit.site.node} saw NaN or infinite values, expected numbers")
     return moments
@@ -359,7 +367,7 @@ def _places(graph: Graph, node: Node, layout: Layout) -> tuple[int, int]:
     A layer with several axes of inputs reads a table for each index of the others.
     """
     last = node.attrs.get("data_format") == "channels_last"
-    shapes = [graph.shape_of(Site(node.name, "input:0"))]
+    shapes = [_read(graph, node)]
     shapes += [edge.shape for edge in graph.outputs_of.get(node.name, ())[:1]]
     if node.op == "Conv":
         sizes = [shape[1:-1] if last else shape[2:] for shape in shapes]

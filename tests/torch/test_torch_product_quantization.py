@@ -128,3 +128,8 @@ def test_data_that_do_not_fit():
     with pytest.raises(ConfigError, match=r"strided.*weight has NaN or infinite values, expected numbers to code"):
         compressed(model)
     assert type(model) is Net
+    config = NNCFConfig.from_dict(
+        {"input_info": {"sample_size": [1, 4, 9, 8]}, "compression": {"algorithm": "product_quantization"}}
+    )
+    with pytest.raises(ConfigError, match="error correction: the data loader gave no batch"):
+        create_compressed_model(Net(), register_default_init_args(config, []))

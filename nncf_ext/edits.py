@@ -12,7 +12,9 @@ from pydantic import BaseModel, ConfigDict
 from nncf_ext import numerics
 from nncf_ext.graph import Site
 
-MASK, QUANTIZE, LOOK = 10, 20, 30  # stages: at one site a lower stage is applied first, so a quantizer sees the masked tensor
+# Stages: at one site a lower one is applied first, in whatever order a config has the algorithms. Weights share values as masks
+# leave them, and a quantizer sees what they have become.
+MASK, SHARE, QUANTIZE, LOOK = 10, 15, 20, 30
 
 
 @dataclass(frozen=True)

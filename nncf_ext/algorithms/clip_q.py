@@ -15,7 +15,7 @@ from nncf_ext import numerics, reference
 from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, Prospect, State, Training
 from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.config.clip_q import ClipQConfig, ClipQLayer
-from nncf_ext.edits import QUANTIZE, Edit, Plan, Range, Transform, Var
+from nncf_ext.edits import SHARE, Edit, Plan, Range, Transform, Var
 from nncf_ext.graph import Graph, Node
 from nncf_ext.ops import has_weight
 from nncf_ext.report import progress
@@ -38,7 +38,7 @@ class ClipQ(Transform):
     """
 
     kind: Literal["clip_q"] = "clip_q"
-    stage: ClassVar[int] = QUANTIZE
+    stage: ClassVar[int] = SHARE
     pruning: float
     bits: int
 

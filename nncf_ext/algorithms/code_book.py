@@ -15,7 +15,7 @@ from nncf_ext.code_books import Book, Coded, entropy
 from nncf_ext.config import ConfigError
 from nncf_ext.config.code_books import CodeBookParams
 from nncf_ext.config.section import ScopedConfig
-from nncf_ext.edits import QUANTIZE, Edit, Plan, Range, Transform, Var
+from nncf_ext.edits import SHARE, Edit, Plan, Range, Transform, Var
 from nncf_ext.graph import Graph
 from nncf_ext.hessian_weighting import hessian_weights
 from nncf_ext.schedules import Clock
@@ -25,7 +25,7 @@ class CodeBook(Transform):
     """`numerics.decoded` with trained `centroids` and fixed `codes`. levels: centroids that there may be."""
 
     kind: Literal["code_book"] = "code_book"
-    stage: ClassVar[int] = QUANTIZE
+    stage: ClassVar[int] = SHARE
     levels: int
 
     def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:

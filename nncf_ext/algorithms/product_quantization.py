@@ -13,7 +13,7 @@ from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, 
 from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.config.errors import ConfigError
 from nncf_ext.config.product_quantization import ProductQuantizationConfig
-from nncf_ext.edits import QUANTIZE, Edit, Plan, Range, Transform, Var
+from nncf_ext.edits import SHARE, Edit, Plan, Range, Transform, Var
 from nncf_ext.graph import Graph, Node, Parameter, Site
 from nncf_ext.initialization import QuantizationRangeInitArgs, running_on_data, samples_with_progress
 from nncf_ext.ops import is_depthwise, output_axes, weight_port
@@ -36,7 +36,7 @@ class ProductQuantizer(Transform):
     """
 
     kind: Literal["product_quantizer"] = "product_quantizer"
-    stage: ClassVar[int] = QUANTIZE - 5  # before quantizers, in whatever order a config has the algorithms
+    stage: ClassVar[int] = SHARE
     has_codes: ClassVar[bool] = True
     subvector: int
     codewords: int
@@ -106,6 +106,7 @@ class ProductQuantizationStatistics:
 
 
 class ProductQuantization(ProductQuantizationConfig, Algorithm):
+    family: ClassVar[str] = "shared weights"
     transforms: ClassVar[tuple[type[Transform], ...]] = (ProductQuantizer,)
 
     def plan(self, graph: Graph, target_device: str) -> Plan:
@@ -178,7 +179,7 @@ class ProductQuantization(ProductQuantizationConfig, Algorithm):
         for edit in training.edits:
             node = training.graph[edit.site.node]
             layout = _layout(node)
-            weight = layout.canonical(_present(training, edit))
+            weight = layout.canonical(training.reaching(edit.site))
             if not np.isfinite(weight).all():
                 raise ConfigError(f"product_quantization: {edit.site} has NaN or infinite values, expected numbers to code")
             quantizer = _of(edit)
@@ -259,17 +260,6 @@ def _why_not_corrected(node: Node) -> str | None:
         if not data.endswith("".join(labels[a] for a in (*layout.positions, layout.axis))):
             return "its inputs are not the last axes of what it reads"
     return None
-
-
-def _present(training: Training, edit: Edit) -> np.ndarray:
-    """The weight as the quantizer sees it: as masks leave it."""
-    xp, attached = training.xp, training.attached
-    value: Any = xp.stop_gradient(attached.parameter(edit.site))
-    for other in attached.plan.at(edit.site):
-        if other.transform.stage < edit.transform.stage and attached.enabled(other):
-            variables = {name: xp.stop_gradient(variable) for name, variable in attached.variables(other).items()}
-            value = other.apply(xp, value, variables, False)
-    return training.adapter.to_numpy(value)
 
 
 def _moments(training: Training, edit: Edit, weight: np.ndarray, batches: Any) -> Moments:

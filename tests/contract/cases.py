@@ -327,7 +327,7 @@ CASES = (
     Case("clustered", _clusters()),
     Case("clustered_from_densities_slowly", {**_clusters(clusters=6, initial="density"), "compression_lr_multiplier": 0.25}),
     Case("clustered_over_the_network_late", _clusters(code_books="network", start_epoch=1)),
-    Case("pruned_then_clustered_int8", [SPARSE, _clusters(clusters=3, initial="density", start_epoch=2), INT8]),
+    Case("int8_of_pruned_and_clustered", [INT8, SPARSE, _clusters(clusters=3, initial="density", start_epoch=2)]),
     Case("ecsq", _rate(code_books="layer")),
     Case("ecsq_few_bits_over_the_network", _rate(target_bits=1.2, start_epoch=1)),
     Case("ecsq_lagrangian", _rate(lagrangian=0.05, code_books="layer")),

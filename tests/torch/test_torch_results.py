@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from benchmarks import results_soups
+from benchmarks import results_packed, results_soups
+from benchmarks.networks_torch import SqueezeNet
 from benchmarks.results import FILTERS, HEADER, INT8, Row, cells
 from benchmarks.results_students import LABELLED, STUDENTS, UNKNOWN, UNLABELLED, Batches, cut, left, lines
 from benchmarks.results_torch import digits
@@ -53,3 +54,23 @@ def test_soups_are_compared_with_the_best_ingredient_of_their_seed():
     table = results_soups.lines([seed(0.90, 0.92), seed(0.94, 0.93)])
     assert table[0][1:] == ["best ingredient", "90.00", "92.00", "+0.00", "+0.00"]
     assert table[1][1:] == ["greedy", "95.00", "92.50", "+0.50", "-1.00"]
+
+
+def test_squeezenet_is_that_of_the_literature():
+    assert sum(p.numel() for p in SqueezeNet().parameters()) == 1_235_496
+    assert sum(p.numel() for p in SqueezeNet(10, 1).parameters()) == 1_235_496 - 990 * 513 - 2 * 64 * 9
+
+
+def test_a_rate_is_sought_by_halving():
+    assert results_packed.sought(lambda rate: 4 * rate, 1.0, 0, 1, steps=12) == pytest.approx(0.25, abs=1e-3)
+
+
+def test_a_chain_meets_its_target_without_a_loss_only():
+    def seed(file, packed):
+        of = {"float": 0.97, "bytes": 5_200_000, "int8": 1_000_000}
+        row = {"model": 0.98, "file": file, "packed": packed, "bits": 0.5}
+        return {name: {**of, "chains": dict.fromkeys(network.chains, row)} for name, network in results_packed.NETWORKS.items()}
+
+    told = [results_packed.chain_lines([seed(*s)])[0] for s in ((0.97, 100_000), (0.96, 100_000), (0.98, 104_000))]
+    assert [row[-2:] for row in told] == [["52.0x", "51x: met"], ["52.0x", "51x: missed"], ["50.0x", "51x: missed"]]
+    assert told[1][5:7] == ["+1.00", "+1.00"]

@@ -98,6 +98,11 @@ class Attached(Protocol):
         """Multiply a parameter, and all that optimizers keep for its elements, by `kept` (0 or 1, of its shape)."""
         ...
 
+    def second_moment(self, site: Site) -> Any:
+        """The running mean of its squared gradients that an optimizer keeps for a parameter (Adam's v and the like); None where
+        none keeps one that has stepped since this was asked for the first time, of any parameter."""
+        ...
+
     def strip(self) -> None:
         """Make the model plain again. Parameters keep what their transforms make of them; activation transforms go."""
         ...

@@ -409,8 +409,12 @@ class Controller:
         edits = self._attached.plan.of(algorithm.algorithm)
         outputs = self._outputs.get(threading.get_ident())
         return Training(
-            self._adapter, self._graph, self._attached, edits, outputs, self._extras, teacher=self._teacher, settle=self.settle
+            self._adapter, self._graph, self._attached, edits, outputs, self._extras, self.settle, self._teacher, self._plain
         )
+
+    def _plain(self) -> tuple[Any, Any]:
+        plain = self._adapter.strip(self.model, True)
+        return plain, self._adapter.trace(plain, self._example)
 
     def _seen_by(self, algorithm: Algorithm) -> tuple[Training, State]:
         return self._training(algorithm), self._states[algorithm.algorithm]

@@ -9,14 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from nncf_ext.calibration import ranges_of
 from nncf_ext.config.initialization import RangeInit
 from nncf_ext.config.quantization import StagedParams
-from nncf_ext.edits import QUANTIZE
 from nncf_ext.graph import Site
 from nncf_ext.initialization import QuantizationRangeInitArgs
 from nncf_ext.schedules import Clock
@@ -73,7 +70,7 @@ def init_ranges(training: Training, groups: Collection[str], starts: Mapping[str
         training.adapter,
         edits,
         starts,
-        partial(_weight, training),
+        training.reaching,
         partial(attached.observe, off=edits),
         data.batches if data is not None else None,
     )
@@ -86,12 +83,3 @@ def init_ranges(training: Training, groups: Collection[str], starts: Mapping[str
 
 def _first_epoch(params: StagedParams, group: str) -> int:
     return params.weights_quant_start_epoch if group == "weights" else params.activations_quant_start_epoch
-
-
-def _weight(training: Training, site: Site) -> np.ndarray:
-    """A weight as its quantizer sees it."""
-    value: Any = training.xp.stop_gradient(training.attached.parameter(site))
-    for edit in training.attached.plan.at(site):
-        if edit.transform.stage < QUANTIZE:
-            value = edit.apply(training.xp, value, training.attached.variables(edit), False)
-    return training.adapter.to_numpy(value)

@@ -111,7 +111,7 @@ class KerasAttached:
         keras_private.hold(model, HOLDER, self._holder)
         vars(model)["_nncf_ext_attached"] = self
         masks = [(e.key, self.placed[e.key], self._variable(e.site)) for e in plan if e.transform.dense_gradients]
-        self._gradients = DenseGradients(masks) if masks else None
+        self._gradients = DenseGradients(masks, [self._variable(s) for e in plan for s in e.sites if s.is_parameter])
         serialize_as_compressed(model)
         keras_private.forget_compiled_functions(model)
         keras_private.renew_optimizer(model)
@@ -151,11 +151,10 @@ class KerasAttached:
 
     def request_dense_gradients(self, edits: Iterable[Edit], arrived: Callable[[], None]) -> None:
         """A `tf.function` of the user's that was traced before the model was compressed has to be traced anew."""
-        if self._gradients is not None:
-            self._gradients.request(arrived)
+        self._gradients.request(arrived)
 
     def dense_gradients(self) -> Mapping[str, Any] | None:
-        return None if self._gradients is None else self._gradients.taken()
+        return self._gradients.taken()
 
     def dropout(self) -> Mapping[str, float]:
         return {node: float(layer.rate) for node, layer in self._dropout_layers().items()}
@@ -174,9 +173,12 @@ class KerasAttached:
 
     def retain(self, site: Site, kept: Any) -> None:
         parameter = self._variable(site)
-        states = [] if self._gradients is None else self._gradients.states_of(parameter)
-        for variable in (parameter, *states):
+        for variable in (parameter, *self._gradients.states_of(parameter)):
             variable.assign(keras.ops.multiply(variable, keras.ops.cast(kept, variable.dtype)))
+
+    def second_moment(self, site: Site) -> Any:
+        states = self._gradients.states_of(self._variable(site))
+        return next((keras.ops.convert_to_tensor(state) for state in states if state.name.endswith("velocity")), None)
 
     def observe(
         self, sites: Iterable[Site], batches: Iterable[Any], visit: Callable[[Site, Any], None], off: Collection[Edit]

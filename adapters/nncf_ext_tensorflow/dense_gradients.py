@@ -19,13 +19,14 @@ _listening: weakref.WeakSet[DenseGradients] = weakref.WeakSet()
 
 
 class DenseGradients:
-    """What one model may ask for. masks: (edit key, the edit at work, its parameter).
+    """What one model may ask for. masks: (edit key, the edit at work, its parameter). parameters: those of the plan.
 
     The gradients go into variables, which functions of TensorFlow that were traced long before can write; over replicas they are
     summed, as optimizers do.
     """
 
-    def __init__(self, masks: Sequence[tuple[str, Any, keras.Variable]]):
+    def __init__(self, masks: Sequence[tuple[str, Any, keras.Variable]], parameters: Sequence[keras.Variable]):
+        self._parameters = {id(parameter) for parameter in parameters}
         self._masks = {id(parameter): (key, mask, parameter) for key, mask, parameter in masks}
         self._stores = {
             key: keras.Variable(
@@ -60,7 +61,7 @@ class DenseGradients:
 
     def before_step(self, optimizer: Any, gradients: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
         """The gradients that the optimizer gets."""
-        if not any(id(variable) in self._masks for variable in variables):
+        if not any(id(variable) in self._parameters for variable in variables):
             return list(gradients)
         self._optimizers.add(optimizer)
         return [self._seen(gradient, variable) for gradient, variable in zip(gradients, variables, strict=True)]

@@ -144,6 +144,10 @@ class TorchAttached:
         for tensor in (parameter, *self._optimizer_steps().states_of(parameter)):
             overwrite(tensor, whole(tensor.detach()) * kept)
 
+    def second_moment(self, site: Site) -> torch.Tensor | None:
+        moment = self._optimizer_steps().second_moment_of(self._raw(site))
+        return None if moment is None else whole(moment)
+
     def observe(
         self, sites: Iterable[Site], batches: Iterable[Any], visit: Callable[[Site, Any], None], off: Collection[Edit]
     ) -> None:

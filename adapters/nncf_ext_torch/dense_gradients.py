@@ -62,6 +62,15 @@ class DenseGradients:
         kept = (value for optimizer in self._optimizers for value in optimizer.state.get(parameter, {}).values())
         return [value for value in kept if isinstance(value, torch.Tensor) and value.shape == parameter.shape and value.ndim]
 
+    def second_moment_of(self, parameter: torch.nn.Parameter) -> torch.Tensor | None:
+        """The running mean of its squared gradients, as torch's optimizers name it."""
+        for optimizer in self._optimizers:
+            state = optimizer.state.get(parameter, {})
+            for name in ("exp_avg_sq", "square_avg"):
+                if isinstance(state.get(name), torch.Tensor):
+                    return state[name]
+        return None
+
     def before_step(self, optimizer: torch.optim.Optimizer) -> None:
         self._optimizers.add(optimizer)
         if not self._waiting:

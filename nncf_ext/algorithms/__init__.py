@@ -7,6 +7,7 @@ from nncf_ext.algorithms.binarization import Binarization
 from nncf_ext.algorithms.const_sparsity import ConstSparsity
 from nncf_ext.algorithms.corad import Corad
 from nncf_ext.algorithms.dynamic_sparse_training import DynamicSparseTraining
+from nncf_ext.algorithms.ecsq import ECSQ
 from nncf_ext.algorithms.filter_pruning import FilterPruning
 from nncf_ext.algorithms.iterative_magnitude import IterativeMagnitude
 from nncf_ext.algorithms.knowledge_distillation import KnowledgeDistillation
@@ -17,6 +18,7 @@ from nncf_ext.algorithms.quantization import Quantization
 from nncf_ext.algorithms.rb_sparsity import RBSparsity
 from nncf_ext.algorithms.soft_threshold import SoftThresholdSparsity
 from nncf_ext.algorithms.variational_dropout import VariationalDropout
+from nncf_ext.algorithms.weight_clustering import WeightClustering
 
 ALGORITHMS: dict[str, type[Any]] = {
     "quantization": Quantization,
@@ -31,6 +33,8 @@ ALGORITHMS: dict[str, type[Any]] = {
     "soft_threshold": SoftThresholdSparsity,
     "l0_sparsity": L0Sparsity,
     "variational_dropout": VariationalDropout,
+    "weight_clustering": WeightClustering,
+    "ecsq": ECSQ,
     "knowledge_distillation": KnowledgeDistillation,
     "corad": Corad,
 }

@@ -60,6 +60,7 @@ class Training:
     extras: Mapping[str, Any] = field(default_factory=dict)  # the config's extra structs
     settle: Callable[[], None] = lambda: None  # have the controller call `Algorithm.settle`
     teacher: Any = None
+    plain: Callable[[], tuple[Any, Any]] = lambda: (None, None)  # a copy of the model as `strip` makes it, and its trace
 
     @property
     def xp(self) -> Any:
@@ -76,6 +77,16 @@ class Training:
 
     def variable(self, edit: Edit, name: str) -> np.ndarray:
         return self.adapter.to_numpy(self.attached.variables(edit)[name])
+
+    def reaching(self, site: Site) -> np.ndarray:
+        """The parameter at `site` as the algorithm's own edit gets it."""
+        value: Any = self.xp.stop_gradient(self.attached.parameter(site))
+        for edit in self.attached.plan.at(site):
+            if edit in self.edits:
+                break
+            if self.attached.enabled(edit):
+                value = edit.apply(self.xp, value, self.attached.variables(edit), False)
+        return self.adapter.to_numpy(value)
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,15 @@ def _rounds(**params: Any) -> dict[str, Any]:
     return {"algorithm": "iterative_magnitude", "params": {"epochs_per_round": 1, **params}}
 
 
+def _clusters(**params: Any) -> dict[str, Any]:
+    return {"algorithm": "weight_clustering", "params": {"clusters": 4, **params}}
+
+
+def _rate(**params: Any) -> dict[str, Any]:
+    aim = {} if "lagrangian" in params else {"target_bits": 2}
+    return {"algorithm": "ecsq", "params": {"levels": 17, **aim, **params}}
+
+
 MOVING = _moving()
 _ROWS, _COLUMNS = {"mode": "per_dim", "axis": 0}, {"mode": "per_dim", "axis": 1}
 _BLOCKS = {"mode": "block", "sparse_factors": [4, 2]}
@@ -300,6 +309,18 @@ CASES = (
     Case("corad_alone", {"algorithm": "corad", "regularization": {"type": "l1", "weight": 3}}),
     Case("corad_switched_off", _corad("l1", weight=0, distillation=0)),
     Case("corad_with_all", [_corad("l1", proximal_step=0.05, weight=50), INT8, SPARSE, DISTIL]),
+    Case("clustered", _clusters()),
+    Case("clustered_from_densities_slowly", {**_clusters(clusters=6, initial="density"), "compression_lr_multiplier": 0.25}),
+    Case("clustered_over_the_network_late", _clusters(code_books="network", start_epoch=1)),
+    Case("pruned_then_clustered_int8", [SPARSE, _clusters(clusters=3, initial="density", start_epoch=2), INT8]),
+    Case("ecsq", _rate(code_books="layer")),
+    Case("ecsq_few_bits_over_the_network", _rate(target_bits=1.2, start_epoch=1)),
+    Case("ecsq_lagrangian", _rate(lagrangian=0.05, code_books="layer")),
+    Case("ecsq_uniform", _rate(method="uniform", code_books="layer")),
+    Case(
+        "ecsq_uniform_of_pruned",
+        [_rounds(sparsity_target=0.5, rounds=2), _rate(method="uniform", target_bits=1.5, start_epoch=1)],
+    ),
     Case("all_together", [INT8, SPARSE, DISTIL]),
     Case("pruning_with_all", [INT8, SPARSE, PRUNE, DISTIL]),
     Case("pruning_with_learned_masks_and_all", [PRUNE, RB, {**INT8, "preset": "mixed"}, DISTIL]),

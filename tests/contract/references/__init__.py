@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.contract.references import (
+    code_books,
     const_sparsity,
     corad,
     dynamic_sparse_training,
@@ -31,4 +32,6 @@ REFERENCES: dict[str, AlgorithmReference] = {
     "soft_threshold": learned_sparsity.SOFT_THRESHOLD,
     "l0_sparsity": learned_sparsity.L0,
     "variational_dropout": learned_sparsity.VARIATIONAL_DROPOUT,
+    "weight_clustering": code_books.CLUSTERING,
+    "ecsq": code_books.ECSQ,
 }

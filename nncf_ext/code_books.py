@@ -1,0 +1,245 @@
+"""Which few values stand best for many: k-means, and quantization under a constraint on the entropy of the codes.
+
+Everything is in numpy and float64, because it is done once in a training. Values are flat arrays without zeros; weights say what
+the square of an error counts (Choi, El-Khamy, Lee 2017, "Towards the Limit of Network Quantization", eq. 7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+_SAMPLE = 1 << 16  # values that a start is found with
+_RATE_SAMPLE = 1 << 18  # values with which a rate is looked for
+_BLOCK = 1 << 15  # values for which costs are compared together: what a cache holds
+
+
+class Coded(NamedTuple):
+    """centroids: ascending. codes: of each value, 1 + its centroid's index; 0 for the value zero."""
+
+    centroids: np.ndarray
+    codes: np.ndarray
+
+
+class Book(NamedTuple):
+    """The values that are to share a code book, what the square of an error counts in each, and how many zeros come with them."""
+
+    values: np.ndarray
+    weights: np.ndarray
+    zeros: int
+
+
+def linear_start(values: np.ndarray, clusters: int) -> np.ndarray:
+    """Evenly between the extremes (Han et al. 2016, section 3.2)."""
+    return np.linspace(values.min(), values.max(), clusters)
+
+
+def density_start(values: np.ndarray, clusters: int) -> np.ndarray:
+    """Evenly among the values in their order."""
+    return np.quantile(values, (np.arange(clusters) + 0.5) / clusters)
+
+
+def plus_plus_start(values: np.ndarray, weights: np.ndarray, clusters: int, seed: int = 0) -> np.ndarray:
+    """k-means++ (Arthur & Vassilvitskii 2007), on a sample of the values where they are many."""
+    rng = np.random.default_rng(seed)
+    part = np.linspace(0, values.size - 1, min(values.size, _SAMPLE)).astype(int)
+    x, h = values[part], weights[part]
+    found = [x[rng.choice(x.size, p=h / h.sum())]]
+    cost = h * np.square(x - found[0])
+    while len(found) < clusters and cost.sum() > 0:
+        found.append(x[rng.choice(x.size, p=cost / cost.sum())])
+        cost = np.minimum(cost, h * np.square(x - found[-1]))
+    return np.sort(found)
+
+
+def kmeans(values: np.ndarray, weights: np.ndarray, start: np.ndarray, iterations: int = 300) -> np.ndarray:
+    """Centroids, ascending, by Lloyd's algorithm: each is the weighted mean of the values that are nearest to it.
+
+    A centroid without values goes to the value that costs most. As many values as centroids, or fewer: the values themselves.
+    """
+    order = np.argsort(values, kind="stable")
+    x, h = values[order].astype(np.float64), weights[order].astype(np.float64)
+    distinct = x[np.flatnonzero(np.diff(x, prepend=-np.inf))]
+    if distinct.size <= start.size:
+        return distinct
+    mass, moment = (np.concatenate([[0.0], np.cumsum(a)]) for a in (h, h * x))
+    centroids, before = np.sort(start.astype(np.float64)), None
+    for _ in range(iterations):
+        ends = np.searchsorted(x, (centroids[1:] + centroids[:-1]) / 2, side="right")
+        bounds = np.concatenate([[0], ends, [x.size]])
+        empty = np.diff(bounds) == 0
+        if not empty.any() and before is not None and np.array_equal(bounds, before):
+            break
+        before = bounds
+        if empty.any():
+            centroids[empty] = _costliest(x, h * np.square(x - np.repeat(centroids, np.diff(bounds))), int(empty.sum()))
+            centroids = np.sort(centroids)
+        else:
+            centroids = np.diff(moment[bounds]) / np.diff(mass[bounds])
+    return centroids
+
+
+def _costliest(x: np.ndarray, cost: np.ndarray, count: int) -> np.ndarray:
+    """The distinct values, of an ascending array, that cost most."""
+    first = np.flatnonzero(np.diff(x, prepend=-np.inf))
+    of_value = np.maximum.reduceat(cost, first)
+    return x[first[np.argsort(-of_value, kind="stable")[:count]]]
+
+
+def nearest(values: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+    """Index of the nearest of ascending centroids; the lower one of two."""
+    return np.searchsorted((centroids[1:] + centroids[:-1]) / 2, values, side="left")
+
+
+def entropy(counts: np.ndarray) -> float:
+    """Bits per symbol."""
+    share = counts[counts > 0] / counts.sum()
+    return float(-(share * np.log2(share)).sum())
+
+
+def rate(books: Sequence[Book], coded: Sequence[Coded]) -> float:
+    """Bits for each value and each zero, if every code book's codes take their entropy."""
+    bits, size = 0.0, 0
+    for book, found in zip(books, coded, strict=True):
+        counts = np.bincount(found.codes, minlength=1)
+        counts[0] += book.zeros
+        bits += entropy(counts) * counts.sum()
+        size += int(counts.sum())
+    return bits / max(size, 1)
+
+
+def cheapest(
+    values: np.ndarray, weights: np.ndarray, levels: np.ndarray, bits: np.ndarray, lagrangian: float
+) -> tuple[np.ndarray, float]:
+    """The index of the level of each value that minimizes weight * (value - level)^2 + lagrangian * bits, and the sum of these.
+
+    bits: of each level; infinite for one that is not to be had.
+    """
+    codes, total = np.zeros(values.size, np.int32), 0.0
+    open_to = np.flatnonzero(np.isfinite(bits))
+    for start in range(0, values.size, _BLOCK):
+        part = slice(start, start + _BLOCK)
+        x, h = values[part], weights[part]
+        best = np.full(x.size, np.inf)
+        own = codes[part]
+        for level in open_to:
+            cost = np.square(x - levels[level])
+            cost *= h
+            cost += lagrangian * bits[level]
+            better = cost < best
+            np.copyto(best, cost, where=better)
+            np.copyto(own, np.int32(level), where=better)
+        total += float(best.sum())
+    return codes, total
+
+
+def iterative(book: Book, levels: int, lagrangian: float, iterations: int = 100, tolerance: float = 1e-4) -> Coded:
+    """Cells and values by turns, so that the mean of weight * error^2 + lagrangian * bits never rises (Choi et al. 2017, section
+    4.2). It starts with `levels` cells of one width, zero in the middle of one of them; those that become empty are dropped. Zero
+    stays zero."""
+    values, weights, size = book.values, book.weights, book.values.size + book.zeros
+    half = (levels - 1) // 2
+    table = np.abs(values).max() / half * np.arange(-half, half + 1)
+    codes, cost = nearest(values, table), np.inf
+    for _ in range(iterations):
+        counts = np.bincount(codes, minlength=table.size).astype(np.float64)
+        mass = np.bincount(codes, weights, minlength=table.size)
+        moment = np.bincount(codes, weights * values, minlength=table.size)
+        table = np.where(counts > 0, moment / np.where(mass > 0, mass, 1), table)
+        zero = np.arange(table.size) == half
+        table[zero] = 0
+        counts[zero] += book.zeros
+        with np.errstate(divide="ignore"):
+            bits = -np.log2(counts / size)
+        codes, total = cheapest(values, weights, table, bits, lagrangian)
+        before, cost = cost, total + lagrangian * book.zeros * (bits[half] if book.zeros else 0)
+        if not cost < before * (1 - tolerance):
+            break
+    return _coded(codes - half, table, half)
+
+
+def uniform(book: Book, levels: int, step: float) -> Coded:
+    """Cells of the width `step`, zero in the middle of one; the value of a cell is the weighted mean of what is in it (Choi et
+    al. 2017, section 4.1)."""
+    half = (levels - 1) // 2
+    cells = np.clip(np.round(book.values / step), -half, half).astype(np.int32)
+    mass = np.bincount(cells + half, book.weights, minlength=2 * half + 1)
+    moment = np.bincount(cells + half, book.weights * book.values, minlength=2 * half + 1)
+    return _coded(cells, moment / np.where(mass > 0, mass, 1), half)
+
+
+def _coded(cells: np.ndarray, table: np.ndarray, zero: int) -> Coded:
+    """cells: index in `table` less `zero`."""
+    present = np.unique(cells[cells != 0])
+    order = np.argsort(table[present + zero], kind="stable")
+    number = np.zeros(table.size, np.int32)
+    number[present[order] + zero] = 1 + np.arange(present.size)
+    return Coded(table[present[order] + zero], number[cells + zero])
+
+
+def iterative_at_rate(books: Sequence[Book], levels: int, target: float) -> list[Coded]:
+    """`iterative`, with the one factor at which all books together take `target` bits for each weight, or a little less."""
+    unit = float(np.mean([np.mean(book.weights * np.square(book.values)) for book in books]))
+
+    def coded(books: Sequence[Book], lagrangian: float) -> list[Coded]:
+        return [iterative(book, levels, lagrangian) for book in books]
+
+    return _at_rate(books, coded, target, 0.0, unit)
+
+
+def uniform_at_rate(books: Sequence[Book], levels: int, target: float) -> list[Coded]:
+    """`uniform`, with the one width at which all books together take `target` bits for each weight, or a little less."""
+    smallest = max(float(np.abs(book.values).max()) for book in books) / ((levels - 1) // 2)
+
+    def coded(books: Sequence[Book], step: float) -> list[Coded]:
+        return [uniform(book, levels, step) for book in books]
+
+    return _at_rate(books, coded, target, smallest, smallest)
+
+
+def _at_rate(
+    books: Sequence[Book], coded: Callable[[Sequence[Book], float], list[Coded]], target: float, lowest: float, unit: float
+) -> list[Coded]:
+    """`coded` at the smallest argument of at least `lowest` at which the rate is at most `target`, to half a percent of the rate.
+
+    The argument is looked for with a part of the values where they are many. unit: an argument of the right order.
+    """
+    part = _part(books)
+    if rate(part, coded(part, lowest)) <= target:
+        return coded(books, lowest)
+    high = unit
+    while rate(part, coded(part, high)) > target:
+        high *= 4
+    low = high / 4
+    while low > unit * 1e-12 and low > lowest and rate(part, coded(part, low)) <= target:
+        high, low = low, low / 4
+    low = max(low, lowest, unit * 1e-12)
+    for _ in range(20):
+        middle = float(np.sqrt(low * high))
+        bits = rate(part, coded(part, middle))
+        if bits > target:
+            low = middle
+        else:
+            high = middle
+            if bits >= target * 0.995:
+                break
+    found = coded(books, high)
+    for _ in range(20):  # all the values may take a little more than their part
+        if rate(books, found) <= target:
+            break
+        high *= 1.02
+        found = coded(books, high)
+    return found
+
+
+def _part(books: Sequence[Book]) -> list[Book]:
+    """Every book with so many of its values, evenly taken, that all are few."""
+    share = min(_RATE_SAMPLE / max(sum(book.values.size for book in books), 1), 1)
+    found = []
+    for book in books:
+        at = np.linspace(0, book.values.size - 1, max(int(book.values.size * share), 1)).astype(int)
+        zeros = round(book.zeros * at.size / book.values.size)
+        found.append(Book(book.values[at], book.weights[at], zeros))
+    return found

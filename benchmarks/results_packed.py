@@ -103,7 +103,7 @@ EQUAL_HEADER = ("coding", "bits per weight", "float", "as coded", "trained on", 
 
 
 class Trained(Protocol):
-    """A network, trained in float with a seed, to be compressed in different ways; its weights are in float.safetensors in `folder`."""
+    """A network, trained in float, to be compressed in different ways; its weights are in the file FLOAT in `folder`."""
 
     folder: Path
 

@@ -32,8 +32,9 @@ class Network:
     rate: float
     batch: int
     target: float
-    chains: Mapping[str, tuple[int, float, Compression]]
-    """By their names: epochs, learning rate, and the algorithms."""
+    long: int
+    """Epochs of every chain."""
+    chains: Mapping[str, Compression]
 
 
 # Integers of the weights alone.
@@ -41,21 +42,43 @@ WEIGHTS_ONLY: dict[str, Any] = {"algorithm": "quantization", "activations": {"ig
 INT8: Compression = [{"algorithm": "quantization"}]
 
 
-def pruned(level: float, rounds: int, epochs: int, distribution: str = "erk") -> dict[str, Any]:
+def pruned(level: float, rounds: int, epochs: int) -> dict[str, Any]:
     """`rounds` of `epochs` epochs each."""
-    params = {"sparsity_target": level, "distribution": distribution, "rounds": rounds, "epochs_per_round": epochs}
-    return {"algorithm": "iterative_magnitude", "params": params}
+    params: dict[str, Any] = {"sparsity_target": level, "rounds": rounds, "epochs_per_round": epochs}
+    return {"algorithm": "iterative_magnitude", "params": {**params, "distribution": "erk", "regularization": "l2"}}
 
 
 def integers(bits: int) -> dict[str, Any]:
     return {**WEIGHTS_ONLY, "weights": {"quantizer": "lsq", "bits": bits, "per_channel": False}}
 
 
+def clustered(clusters: int, start: int = 0, **params: str) -> dict[str, Any]:
+    return {"algorithm": "weight_clustering", "params": {"clusters": clusters, "start_epoch": start, **params}}
+
+
+def ecsq(bits: float, start: int = 0, **params: str) -> dict[str, Any]:
+    return {"algorithm": "ecsq", "params": {"target_bits": bits, "start_epoch": start, **params}}
+
+
+def network(
+    side: int, epochs: int, rate: float, batch: int, target: float, *, level: float, rounds: int, long: int, bits: float
+) -> Network:
+    """level, rounds, long: of pruning, in rounds of `long` epochs. bits: for ECSQ."""
+    start = rounds * long
+    chains = {
+        "float, trained as long": [],
+        "pruned, LSQ 4 bits": [pruned(level, rounds, long), integers(4)],
+        "pruned, 15 clusters": [pruned(level, rounds, long), clustered(15, start)],
+        f"pruned, ECSQ {bits:g} bits": [pruned(level, rounds, long), ecsq(bits, start)],
+    }
+    return Network(side, epochs, rate, batch, target, start + start // 4, chains)
+
+
 NETWORKS = {
-    "LeNet-300-100": Network(28, 15, 2e-3, 64, 51, {"pruned, 4 bits": (24, 2e-3, [pruned(0.94, 4, 4), integers(4)])}),
-    "LeNet-5": Network(28, 15, 2e-3, 64, 51, {"pruned, 4 bits": (24, 2e-3, [pruned(0.94, 4, 4), integers(4)])}),
-    "residual network": Network(8, 8, 2e-3, 64, 22, {"pruned, 4 bits": (12, 2e-3, [pruned(0.9, 4, 2), integers(4)])}),
-    "SqueezeNet": Network(48, 20, 5e-4, 32, 10, {"pruned, 4 bits": (12, 5e-4, [pruned(0.7, 4, 2), integers(4)])}),
+    "LeNet-300-100": network(28, 30, 2e-3, 64, 51, level=0.93, rounds=5, long=6, bits=0.6),
+    "LeNet-5": network(28, 15, 2e-3, 64, 51, level=0.93, rounds=4, long=4, bits=0.6),
+    "residual network": network(8, 8, 2e-3, 64, 22, level=0.85, rounds=3, long=3, bits=1.2),
+    "SqueezeNet": network(48, 20, 5e-4, 32, 10, level=0.4, rounds=2, long=4, bits=2.5),
 }
 HEADER = (
     "network",
@@ -75,29 +98,44 @@ HEADER = (
 # What the picture shows: for each method, what its points ask for.
 CURVED = "LeNet-300-100"
 CURVE_EPOCHS, CURVE_RATE = 12, 1e-3
+CLUSTERS, RATES = (2, 4, 8, 16, 64), (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 METHODS: Mapping[str, Mapping[str, Compression]] = {
     "magnitude pruning": {f"{level:.0%}": [pruned(level, 4, 2)] for level in (0.8, 0.9, 0.95, 0.98, 0.99)},
     "integers (LSQ)": {f"{bits} bits": [integers(bits)] for bits in (2, 3, 4, 6, 8)},
+    "clustering": {f"{k} values": [clustered(k)] for k in CLUSTERS},
+    "clustering, Hessian": {f"{k} values": [clustered(k, weighting="squared_gradients")] for k in CLUSTERS},
+    "ECSQ": {f"{bits} bits": [ecsq(bits)] for bits in RATES},
+    "pruning, then clustering": {f"{level:.0%}": [pruned(level, 4, 2), clustered(15, 8)] for level in (0.8, 0.9, 0.95, 0.98)},
 }
 CURVE_HEADER = ("method", "", "accuracy", "drop: mean", "worst", "bits per weight", "kB packed", "times smaller")
 
 
 @dataclass(frozen=True)
 class Coding:
-    """A way to code the weights of a trained network, at once. by_rate: its config for a number; the number is then sought at
-    which the weights take as many bits as those that the row `like` coded; a larger one gives more bits.
-    """
+    """A way to code the weights of a trained network. by_rate: its config for a number, which is then sought, from `first`
+    on, so that the weights take as many bits as those that the row `like` coded."""
 
     compression: Compression = field(default_factory=list)
     by_rate: Callable[[float], Compression] | None = None
-    lowest: float = 0.0
-    highest: float = 1.0
+    first: float = 1.0
     like: str = ""
 
 
+def _ecsq_at(method: str, weighting: dict[str, str], bits: float) -> Compression:
+    return [ecsq(bits, method=method, **weighting)]
+
+
 EQUAL_EPOCHS, EQUAL_RATE = 6, 5e-4
+HESSIAN = {"weighting": "squared_gradients"}
 CODINGS: Mapping[str, Coding] = {
-    f"integers, {bits} bits": Coding([{**WEIGHTS_ONLY, "weights": {"bits": bits, "per_channel": False}}]) for bits in (2, 3, 4)
+    f"k-means, {k} values by {books}{name}": Coding([clustered(k, code_books=books, **weighting)])
+    for k in (2, 4)
+    for books in ("layer", "network")
+    for name, weighting in (("", {}), (", Hessian", HESSIAN))
+} | {
+    f"ECSQ{name}, as {like}": Coding(by_rate=partial(_ecsq_at, method, weighting), like=like)
+    for like in ("k-means, 2 values by layer", "k-means, 4 values by layer")
+    for name, method, weighting in (("", "iterative", {}), (", Hessian", "iterative", HESSIAN), (", uniform", "uniform", {}))
 }
 EQUAL_HEADER = ("coding", "bits per weight", "float", "as coded", "trained on", "drop: mean", "worst")
 
@@ -170,15 +208,14 @@ def coded(trained: Trained, coding: Coding, wanted: float) -> Any:
     def bits(rate: float) -> float:
         return packed_size(trained, trained.compressed(config(rate)))["bits"]
 
-    return trained.compressed(config(sought(bits, wanted, coding.lowest, coding.highest)))
+    return trained.compressed(config(sought(bits, wanted, coding.first)))
 
 
-def sought(bits: Callable[[float], float], wanted: float, lowest: float, highest: float, steps: int = 8) -> float:
-    """Where the rising function `bits` is nearest to `wanted`, by halving the interval."""
+def sought(bits: Callable[[float], float], wanted: float, rate: float, steps: int = 4) -> float:
+    """The rate at which `bits` is `wanted`, from a first guess, where bits grow with a power of the rate that is at most 1."""
     for _ in range(steps):
-        middle = (lowest + highest) / 2
-        lowest, highest = (middle, highest) if bits(middle) < wanted else (lowest, middle)
-    return (lowest + highest) / 2
+        rate *= wanted / bits(rate)
+    return rate
 
 
 def chains(network: Callable[[str], Trained]) -> Result:
@@ -186,8 +223,8 @@ def chains(network: Callable[[str], Trained]) -> Result:
     for name, of in NETWORKS.items():
         trained = network(name)
         rows = {
-            chain: trained_on(trained, trained.compressed(compression), epochs, rate)
-            for chain, (epochs, rate, compression) in of.chains.items()
+            chain: trained_on(trained, trained.compressed(compression), of.long, of.rate)
+            for chain, compression in of.chains.items()
         }
         found[name] = {**start(trained), "int8": int8_bytes(trained), "chains": rows}
     return found

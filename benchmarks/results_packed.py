@@ -69,7 +69,7 @@ def network(
         "float, trained as long": [],
         "pruned, LSQ 4 bits": [pruned(level, rounds, long), integers(4)],
         "pruned, 15 clusters": [pruned(level, rounds, long), clustered(15, start)],
-        f"pruned, ECSQ {bits:g} bits": [pruned(level, rounds, long), ecsq(bits, start)],
+        f"pruned, ECSQ {bits:g} bits": [pruned(level, rounds, long), ecsq(bits, start, method="uniform")],
     }
     return Network(side, epochs, rate, batch, target, start + start // 4, chains)
 
@@ -104,7 +104,7 @@ METHODS: Mapping[str, Mapping[str, Compression]] = {
     "integers (LSQ)": {f"{bits} bits": [integers(bits)] for bits in (2, 3, 4, 6, 8)},
     "clustering": {f"{k} values": [clustered(k)] for k in CLUSTERS},
     "clustering, Hessian": {f"{k} values": [clustered(k, weighting="squared_gradients")] for k in CLUSTERS},
-    "ECSQ": {f"{bits} bits": [ecsq(bits)] for bits in RATES},
+    "ECSQ, uniform cells": {f"{bits} bits": [ecsq(bits, method="uniform")] for bits in RATES},
     "pruning, then clustering": {f"{level:.0%}": [pruned(level, 4, 2), clustered(15, 8)] for level in (0.8, 0.9, 0.95, 0.98)},
 }
 CURVE_HEADER = ("method", "", "accuracy", "drop: mean", "worst", "bits per weight", "kB packed", "times smaller")
@@ -112,17 +112,20 @@ CURVE_HEADER = ("method", "", "accuracy", "drop: mean", "worst", "bits per weigh
 
 @dataclass(frozen=True)
 class Coding:
-    """A way to code the weights of a trained network. by_rate: its config for a number, which is then sought, from `first`
-    on, so that the weights take as many bits as those that the row `like` coded."""
+    """A way to code the weights of a trained network.
+
+    by_rate: its config for as many bits per weight as the row `like` takes. Where there is a first `guess`, it is a config for
+    another number, which is sought from there on; more bits need more of it.
+    """
 
     compression: Compression = field(default_factory=list)
     by_rate: Callable[[float], Compression] | None = None
-    first: float = 1.0
+    guess: float | None = None
     like: str = ""
 
 
 def _ecsq_at(method: str, weighting: dict[str, str], bits: float) -> Compression:
-    return [ecsq(bits, method=method, **weighting)]
+    return [ecsq(bits, method=method, code_books="layer", **weighting)]
 
 
 EQUAL_EPOCHS, EQUAL_RATE = 6, 5e-4
@@ -135,7 +138,11 @@ CODINGS: Mapping[str, Coding] = {
 } | {
     f"ECSQ{name}, as {like}": Coding(by_rate=partial(_ecsq_at, method, weighting), like=like)
     for like in ("k-means, 2 values by layer", "k-means, 4 values by layer")
-    for name, method, weighting in (("", "iterative", {}), (", Hessian", "iterative", HESSIAN), (", uniform", "uniform", {}))
+    for name, method, weighting in (
+        ("", "iterative", {}),
+        (", uniform cells", "uniform", {}),
+        (", uniform, Hessian", "uniform", HESSIAN),
+    )
 }
 EQUAL_HEADER = ("coding", "bits per weight", "float", "as coded", "trained on", "drop: mean", "worst")
 
@@ -205,10 +212,13 @@ def coded(trained: Trained, coding: Coding, wanted: float) -> Any:
     if config is None:
         return trained.compressed(coding.compression)
 
+    if coding.guess is None:
+        return trained.compressed(config(wanted))
+
     def bits(rate: float) -> float:
         return packed_size(trained, trained.compressed(config(rate)))["bits"]
 
-    return trained.compressed(config(sought(bits, wanted, coding.first)))
+    return trained.compressed(config(sought(bits, wanted, coding.guess)))
 
 
 def sought(bits: Callable[[float], float], wanted: float, rate: float, steps: int = 4) -> float:

@@ -13,7 +13,7 @@ setup(
     ext_modules=[
         Extension(
             "nncf_ext_torch._kernels",
-            ["adapters/nncf_ext_torch/csrc/fake_quantize.c", "adapters/nncf_ext_torch/csrc/masks.c"],
+            [f"adapters/nncf_ext_torch/csrc/{name}.c" for name in ("codes", "fake_quantize", "masks")],
             extra_compile_args=[] if sys.platform == "win32" else flags,
             optional=True,
         )

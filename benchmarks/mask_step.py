@@ -1,8 +1,8 @@
-"""What masks cost in a PyTorch training step: `python -m benchmarks.mask_step`, from the repository's root.
+"""What masks and codes cost in a PyTorch training step: `python -m benchmarks.mask_step`, from the repository's root.
 
-Magnitude and RB sparsity on all weights against the same model without, in one process per model; their steps take turns. A step
-is everything that a user's loop does: schedules, forward, losses, backward and an SGD step, which moves RB's scores too. One
-thread, CPU time, medians of paired ratios. Masks cost the same for any batch, so small batches show them most.
+Magnitude and RB sparsity and clustering of all weights against the same model without, in one process per model; their steps take
+turns. A step is everything that a user's loop does: schedules, forward, losses, backward and an SGD step, which moves RB's scores
+too. One thread, CPU time, medians of paired ratios. Masks cost the same for any batch, so small batches show them most.
 """
 
 from __future__ import annotations
@@ -22,7 +22,11 @@ from benchmarks.contest import Result, machine, report_result, run_worker, show,
 
 MOST = 1.05
 MODELS = {"resnet18": "ResNet-18", "bert": "BERT, 4 layers"}
-ALGORITHMS = {"magnitude_sparsity": "magnitude", "rb_sparsity": "RB"}
+ALGORITHMS = {
+    "magnitude": {"algorithm": "magnitude_sparsity", "sparsity_init": 0.5},
+    "RB": {"algorithm": "rb_sparsity", "sparsity_init": 0.5},
+    "clustering": {"algorithm": "weight_clustering"},
+}
 
 
 def compare(name: str, batch_size: int, rounds: int) -> dict[str, Any]:
@@ -53,8 +57,8 @@ def compare(name: str, batch_size: int, rounds: int) -> dict[str, Any]:
             self.optimizer.step()
 
     steps = {"plain": Step(plain)}
-    for algorithm in ALGORITHMS:
-        config = NNCFConfig.from_dict({"compression": {"algorithm": algorithm, "sparsity_init": 0.5}})
+    for algorithm, entry in ALGORITHMS.items():
+        config = NNCFConfig.from_dict({"compression": entry})
         controller, model = create_compressed_model(copy.deepcopy(plain), config, dummy_forward_fn=lambda model: model(batch))
         controller.scheduler.epoch_step()
         steps[algorithm] = Step(model, controller)
@@ -62,7 +66,7 @@ def compare(name: str, batch_size: int, rounds: int) -> dict[str, Any]:
     return {
         "ratios": {name: asdict(paired_ratio(times[name], times["plain"])) for name in ALGORITHMS},
         "plain_seconds": statistics.median(times["plain"]),
-        "masked": sum(p.numel() for key, p in model.named_parameters() if key.endswith("_scores")),
+        "weights": controller.statistics().weight_clustering.weights,
     }
 
 
@@ -75,7 +79,7 @@ def row(name: str, batch_size: int, result: Result) -> list[str]:
         ratio = result["ratios"][algorithm]
         verdict = "met" if ratio["median"] <= MOST else "missed"
         cells.append(f"{ratio['median']:.3f} ({ratio['lower']:.3f}-{ratio['upper']:.3f}), {verdict}")
-    return [title, f"{result['masked'] / 1e6:.1f}", f"{1000 * result['plain_seconds']:.0f}", *cells]
+    return [title, f"{result['weights'] / 1e6:.1f}", f"{1000 * result['plain_seconds']:.0f}", *cells]
 
 
 def main() -> None:
@@ -91,8 +95,8 @@ def main() -> None:
     rounds = 2 if options.quick else 30
     cases = [(model, size) for model in MODELS for size in (8, 32)]
     results = {case: run_worker("", "benchmarks.mask_step", "--worker", *map(str, case), str(rounds)) for case in cases}
-    header = ["", "masked weights, million", "plain step, ms", *(f"{name}, times plain" for name in ALGORITHMS.values())]
-    text = show(f"Training step with masks (target: <= {MOST})", header, [row(*case, results[case]) for case in cases])
+    header = ["", "weights, million", "plain step, ms", *(f"{name}, times plain" for name in ALGORITHMS)]
+    text = show(f"Training step with masks and codes (target: <= {MOST})", header, [row(*case, results[case]) for case in cases])
     if not options.quick:
         write_section("mask_step", f"{machine()}; one thread.\n\n{text}")
     if any("error" in result for result in results.values()):

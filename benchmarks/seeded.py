@@ -45,7 +45,11 @@ def run_suites(description: str | None, suites: Mapping[str, Suite]) -> None:
     start, found = time.perf_counter(), {name: [] for name in wanted}
     failed = False
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        jobs = {pool.submit(run_worker, "", *suites[name].arguments(name, seed)): name for seed in seeds for name in wanted}
+        jobs = {
+            pool.submit(run_worker, "", *suites[name].arguments(name, seed), limit=3600): name
+            for seed in seeds
+            for name in wanted
+        }
         for job in as_completed(jobs):
             name, result = jobs[job], job.result()
             suite = suites[name]

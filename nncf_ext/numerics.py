@@ -129,3 +129,20 @@ def kept_count(xp: Any, score: Any) -> Any:
 def _kept(xp: Any, score: Any) -> Any:
     """1 where the score is positive, else 0; the gradient of its sigmoid."""
     return straight_through(xp, xp.cast_like(score > 0, score), xp.sigmoid(score))
+
+
+def decoded(xp: Any, x: Any, codes: Any, centroids: Any) -> Any:
+    """The values that integer codes stand for: 0 for zero, n > 0 for centroids[n - 1], -1 for x itself. Where x is 0, 0.
+
+    dx = g where the code is -1, else 0; dcentroids[n - 1] = the sum of g where the code is n and x is not 0 (Han et al. 2016,
+    eq. 3).
+    """
+    y = _fused(xp, "decoded", x, codes, centroids)
+    return decoded_composite(xp, x, codes, centroids) if y is None else y
+
+
+def decoded_composite(xp: Any, x: Any, codes: Any, centroids: Any) -> Any:
+    """`decoded` as the framework differentiates it by itself."""
+    table = xp.concatenate([xp.zeros_like(centroids[:1]), centroids])
+    values = xp.reshape(xp.take(table, xp.reshape(xp.maximum(codes, 0), (-1,)), axis=0), tuple(codes.shape))
+    return xp.where(codes < 0, x, xp.where(x == 0, xp.zeros_like(x), xp.cast_like(values, x)))

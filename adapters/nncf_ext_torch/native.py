@@ -24,6 +24,8 @@ _ARGUMENTS = {  # of each kernel: so many pointers, then these
     "masked_by_score_backward": (8, [ctypes.c_int64] * 3),
     "kept_count_forward": (2, [ctypes.c_int64] * 3),
     "kept_count_backward": (3, [ctypes.c_int64] * 3),
+    "decoded_forward": (4, [ctypes.c_int64] * 4),  # levels, size, part, parts
+    "decoded_backward": (5, [ctypes.c_int64] * 4),
 }
 
 

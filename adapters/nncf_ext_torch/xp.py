@@ -27,7 +27,7 @@ from torch import (  # noqa: F401  (these functions are the namespace)
     zeros_like,
 )
 
-from nncf_ext_torch import kernels, mask_kernels
+from nncf_ext_torch import code_kernels, kernels, mask_kernels
 
 fused = {
     "fake_quantize": kernels.fake_quantize,
@@ -35,6 +35,7 @@ fused = {
     "scale_gradient": kernels.scale_gradient,
     "masked_by_score": mask_kernels.masked_by_score,
     "kept_count": mask_kernels.kept_count,
+    "decoded": code_kernels.decoded,
 }
 
 Axis = int | tuple[int, ...] | None

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from nncf_ext import numerics
 from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, State, Training
 from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.code_books import Book, Coded, entropy
@@ -21,11 +22,7 @@ from nncf_ext.schedules import Clock
 
 
 class CodeBook(Transform):
-    """The value that a weight's code stands for: codes[i] = 0 is zero, n > 0 is centroids[n - 1], -1 the weight as it comes.
-
-    A weight that comes as zero stays zero. The gradient of a centroid is the sum of those of its weights (Han et al. 2016,
-    eq. 3); coded weights get none. levels: centroids that there may be.
-    """
+    """`numerics.decoded` with trained `centroids` and fixed `codes`. levels: centroids that there may be."""
 
     kind: Literal["code_book"] = "code_book"
     stage: ClassVar[int] = QUANTIZE
@@ -38,11 +35,7 @@ class CodeBook(Transform):
         }
 
     def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
-        codes, centroids = variables["codes"], variables["centroids"]
-        table = xp.concatenate([xp.zeros_like(centroids[:1]), centroids])
-        values = xp.reshape(xp.take(table, xp.reshape(xp.maximum(codes, 0), (-1,)), axis=0), tuple(codes.shape))
-        zero = xp.zeros_like(x)
-        return xp.where(codes < 0, x, xp.where(x == 0, zero, xp.cast_like(values, x)))
+        return numerics.decoded(xp, x, variables["codes"], variables["centroids"])
 
 
 @dataclass(frozen=True)

@@ -87,8 +87,8 @@ class ECSQParams(CodeBookParams):
     """The factor itself, in place of `target_bits`: what a bit counts beside the mean squared error of the weights, whose weights
     are 1 in the mean."""
 
-    levels: Annotated[Size, Field(ge=3, le=4096)] = 256
-    """Values that there may be at most, zero included."""
+    levels: Annotated[Size, Field(ge=3, le=4096)] = 64
+    """Values that there may be at most, zero included; with so many cells the iterative method starts."""
 
     @model_validator(mode="after")
     def _one_aim(self) -> Self:

@@ -16,6 +16,7 @@ COMPRESSIONS = [
         {"algorithm": "knowledge_distillation", "type": "softmax"},
     ],
     [{"algorithm": "dynamic_sparse_training", "params": {"sparsity_target": 0.7, "update_interval": 3, "end": 11}}],
+    [{"algorithm": "ecsq", "params": {"target_bits": 2, "start_epoch": 1}, "compression_lr_multiplier": 0.05}],
 ]
 
 

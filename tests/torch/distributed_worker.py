@@ -30,7 +30,7 @@ def train(folder: Path, wrapper: str, compression: list[Any], resume: str) -> No
     x, y = torch.from_numpy(digits.train_images).flatten(1), torch.from_numpy(digits.train_labels)
     own = [(x[i * BATCH : (i + 1) * BATCH][rank::world], y[i * BATCH : (i + 1) * BATCH][rank::world]) for i in range(STEPS)]
     config = NNCFConfig.from_dict({"compression": compression})
-    register_default_init_args(config, own)  # other data on every rank
+    register_default_init_args(config, own, criterion=nn.CrossEntropyLoss())  # other data on every rank
     ctrl, model = create_compressed_model(net(), config)
     ctrl.distributed()
     wrapped: nn.Module = model

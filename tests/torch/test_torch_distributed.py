@@ -39,6 +39,14 @@ COMPRESSION = {
         "algorithm": "dynamic_sparse_training",
         "params": {"method": "rigl", "sparsity_target": 0.7, "update_interval": 2, "end": 5},
     },
+    "clustering": [
+        SPARSITY,
+        {
+            "algorithm": "weight_clustering",
+            "params": {"clusters": 6, "start_epoch": 1, "weighting": "squared_gradients", "weighting_samples": 64},
+            "compression_lr_multiplier": 0.05,
+        },
+    ],
     "movement": {
         "algorithm": "movement_sparsity",
         "params": {

@@ -9,6 +9,7 @@ PICTURES = {
     "filter_pruning_pytorch.ipynb": 3,  # the curves, the widths of the layers, the sizes and times
     "mixed_precision_pytorch.ipynb": 2,  # the bits of the layers, the comparison
     "sparse_training_pytorch.ipynb": 2,  # the curves, the connections of the pixels
+    "packed_lenet_pytorch.ipynb": 2,  # the sizes stage by stage, the values of the layers
     "soups_pytorch.ipynb": 1,  # the runs, the soups and the shares
 }
 

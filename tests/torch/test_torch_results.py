@@ -74,3 +74,16 @@ def test_a_chain_meets_its_target_without_a_loss_only():
     told = [results_packed.chain_lines([seed(*s)])[0] for s in ((0.97, 100_000), (0.96, 100_000), (0.98, 104_000))]
     assert [row[-2:] for row in told] == [["52.0x", "51x: met"], ["52.0x", "51x: missed"], ["50.0x", "51x: missed"]]
     assert told[1][5:7] == ["+1.00", "+1.00"]
+
+
+def test_curves_are_means_of_ratios_and_codings_tell_both_accuracies():
+    def seed(file, packed):
+        row = {"model": 0.98, "file": file, "packed": packed, "bits": 2.0, "at once": 0.5}
+        methods = {name: dict.fromkeys(points, row) for name, points in results_packed.METHODS.items()}
+        return {"float": 0.97, "bytes": 100_000, "methods": methods, "codings": dict.fromkeys(results_packed.CODINGS, row)}
+
+    seeds = [seed(0.97, 10_000), seed(0.95, 50_000)]
+    shown = dict(zip(results_packed.CURVE_HEADER, results_packed.curve_lines(seeds)[0], strict=True))
+    assert [shown[key] for key in ("accuracy", "drop: mean", "worst", "times smaller")] == ["96.00", "+1.00", "+2.00", "6.0x"]
+    shown = dict(zip(results_packed.EQUAL_HEADER, results_packed.equal_lines(seeds)[0], strict=True))
+    assert (shown["as coded"], shown["trained on"], shown["bits per weight"]) == ("50.00", "96.00", "2.00")

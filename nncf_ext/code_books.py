@@ -13,7 +13,7 @@ import numpy as np
 
 _SAMPLE = 1 << 16  # values that a start is found with
 _RATE_SAMPLE = 1 << 18  # values with which a rate is looked for
-_BLOCK = 1 << 15  # values for which costs are compared together: what a cache holds
+_BLOCKS = 1 << 12, 1 << 15  # values for which costs are compared together: at least, and what a cache holds
 
 
 class Coded(NamedTuple):
@@ -115,19 +115,26 @@ def cheapest(
 ) -> tuple[np.ndarray, float]:
     """The index of the level of each value that minimizes weight * (value - level)^2 + lagrangian * bits, and the sum of these.
 
-    bits: of each level; infinite for one that is not to be had.
+    bits: of each level; infinite for one that is not to be had. Faster where values are in ascending order: then those of a block
+    have few levels to choose from.
     """
     codes, total = np.zeros(values.size, np.int32), 0.0
-    open_to = np.flatnonzero(np.isfinite(bits))
-    for start in range(0, values.size, _BLOCK):
-        part = slice(start, start + _BLOCK)
+    block = int(np.clip(values.size // 64, *_BLOCKS))
+    had = np.isfinite(bits)
+    price = lagrangian * np.where(had, bits, 0)
+    for start in range(0, values.size, block):
+        part = slice(start, start + block)
         x, h = values[part], weights[part]
+        low, high = x.min(), x.max()
+        nearest_end = np.maximum(np.maximum(low - levels, levels - high), 0)
+        farthest_end = np.maximum(np.abs(low - levels), np.abs(high - levels))
+        most = np.min(np.where(had, h.max() * np.square(farthest_end) + price, np.inf))
         best = np.full(x.size, np.inf)
         own = codes[part]
-        for level in open_to:
+        for level in np.flatnonzero(had & (h.min() * np.square(nearest_end) + price <= most)):
             cost = np.square(x - levels[level])
             cost *= h
-            cost += lagrangian * bits[level]
+            cost += price[level]
             better = cost < best
             np.copyto(best, cost, where=better)
             np.copyto(own, np.int32(level), where=better)
@@ -139,7 +146,8 @@ def iterative(book: Book, levels: int, lagrangian: float, iterations: int = 100,
     """Cells and values by turns, so that the mean of weight * error^2 + lagrangian * bits never rises (Choi et al. 2017, section
     4.2). It starts with `levels` cells of one width, zero in the middle of one of them; those that become empty are dropped. Zero
     stays zero."""
-    values, weights, size = book.values, book.weights, book.values.size + book.zeros
+    order = np.argsort(book.values, kind="stable")
+    values, weights, size = book.values[order], book.weights[order], book.values.size + book.zeros
     half = (levels - 1) // 2
     table = np.abs(values).max() / half * np.arange(-half, half + 1)
     codes, cost = nearest(values, table), np.inf
@@ -157,7 +165,9 @@ def iterative(book: Book, levels: int, lagrangian: float, iterations: int = 100,
         before, cost = cost, total + lagrangian * book.zeros * (bits[half] if book.zeros else 0)
         if not cost < before * (1 - tolerance):
             break
-    return _coded(codes - half, table, half)
+    unsorted = np.empty_like(codes)
+    unsorted[order] = codes
+    return _coded(unsorted - half, table, half)
 
 
 def uniform(book: Book, levels: int, step: float) -> Coded:

@@ -23,6 +23,7 @@ from numpy import (  # noqa: F401  (these functions are the namespace)
     moveaxis,
     ones_like,
     reshape,
+    right_shift,
     round,
     sign,
     sort,
@@ -71,6 +72,20 @@ def rounded_to(x: Any, dtype: str) -> Any:
     import ml_dtypes
 
     return np.asarray(x).astype(getattr(ml_dtypes, dtype)).astype(np.asarray(x).dtype)
+
+
+def float_bits(x: Any) -> Any:
+    """The bits of `x` as float32, as int32: of positive numbers in their order, of negative ones with the lowest bit set."""
+    return np.asarray(x).astype(np.float32).view(np.int32)
+
+
+def float_from_bits(bits: Any) -> Any:
+    return np.asarray(bits).view(np.float32)
+
+
+def segment_sum(x: Any, segments: Any, count: int) -> Any:
+    """The sum of the elements of the flat `x` in each of `count` segments: those for which `segments` (int32) has its number."""
+    return np.bincount(segments, weights=x, minlength=count).astype(x.dtype)
 
 
 def is_floating(x: Any) -> bool:

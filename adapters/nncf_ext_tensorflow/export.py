@@ -42,6 +42,7 @@ def export_marked(
     inputs, names = _input_specs(model, example)
     quantizers = [edit for edit in attached.plan if edit.transform.has_grid]
     weights = _float_weights(attached, quantizers)
+    known = _known(attached)
     specs = [tf.TensorSpec(value.shape, value.dtype, _WEIGHT + str(number)) for number, value in enumerate(weights.values())]
 
     def convert(*tensors: Any) -> Any:
@@ -50,10 +51,13 @@ def export_marked(
         def stand_in(edit: Edit) -> Callable[[Any], Any]:
             if edit.key in placeholders:
                 return lambda x: tf.cast(placeholders[edit.key], x.dtype)
+            if edit.key in known:
+                return lambda x: tf.cast(known[edit.key], x.dtype)
             slope = _SLOPE + quantizers.index(edit)
             return lambda x: tf.nn.leaky_relu(x, alpha=slope)
 
-        with attached.replaced(quantizers, stand_in), _functions_inlined():
+        replaced = [edit for edit in attached.plan if edit in quantizers or edit.key in known]
+        with attached.replaced(replaced, stand_in), _functions_inlined():
             outputs = model(keras.tree.pack_sequence_as(_structure(model, example), list(given)), training=False)
         return [tf.identity(output) for output in keras.tree.flatten(outputs)]
 
@@ -101,6 +105,19 @@ def _float_weights(attached: KerasAttached, quantizers: list[Edit]) -> dict[str,
         for edit in quantizers
         if edit.site.is_parameter and attached.placed[edit.key].enabled
     }
+
+
+def _known(attached: KerasAttached) -> dict[str, np.ndarray]:
+    """What edits of one parameter that are no quantizers make of it: a constant of the file. By edit key."""
+    found: dict[str, np.ndarray] = {}
+    values: dict[int, Any] = {}
+    for edit in attached.plan:
+        variables = {id(v): v for site in edit.sites if site.is_parameter for v in [attached._variable(site)]}
+        for key, variable in variables.items():
+            values[key] = attached.placed[edit.key](values.get(key, keras.ops.convert_to_tensor(variable)))
+            if len(variables) == 1 and not edit.transform.has_grid:
+                found[edit.key] = keras.ops.convert_to_numpy(values[key])
+    return found
 
 
 def _structure(model: Any, example: Any) -> Any:

@@ -88,6 +88,25 @@ def rounded_to(x: Any, dtype: str) -> Any:
     return tf.cast(tf.cast(x, dtype), x.dtype)
 
 
+def float_bits(x: Any) -> Any:
+    """The bits of `x` as float32, as int32: of positive numbers in their order, of negative ones with the lowest bit set."""
+    return tf.bitcast(tf.cast(x, tf.float32), tf.int32)
+
+
+def float_from_bits(bits: Any) -> Any:
+    return tf.bitcast(bits, tf.float32)
+
+
+def right_shift(x: Any, y: int) -> Any:
+    return tf.bitwise.right_shift(x, y)
+
+
+def segment_sum(x: Any, segments: Any, count: int) -> Any:
+    """The sum of the elements of the flat `x` in each of `count` segments: those for which `segments` (int32) has its number."""
+    wide = tf.cast(x, tf.float64) if x.dtype.is_floating else x
+    return tf.cast(tf.math.unsorted_segment_sum(wide, segments, count), x.dtype)
+
+
 def is_floating(x: Any) -> bool:
     return keras.backend.is_float_dtype(x.dtype)
 

@@ -14,7 +14,8 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from nncf_ext.export.marked import DOMAIN, MARKER
-from nncf_ext_torch.apply import TorchAttached
+from nncf_ext_torch.apply import Applied, TorchAttached
+from nncf_ext_torch.module_classes import edited_modules
 from nncf_ext_torch.trace import ExampleInput, evaluating, on_device_of
 
 OPSET = 18  # the exporter's own; ONNX Runtime 1.32 cannot load its QuantizeLinear from 21 on
@@ -60,18 +61,44 @@ class _Marker:
         return torch.onnx.ops.symbolic(f"{DOMAIN}::{MARKER}", (x,), {"key": self.key}, dtype=x.dtype, shape=x.shape, version=1)
 
 
+class _Known:
+    """Stands in for another edit of a parameter: the tensor that it makes is a constant of the file."""
+
+    def __init__(self, value: torch.Tensor) -> None:
+        self.value = value
+
+    def apply(self, xp: Any, x: torch.Tensor, variables: Any, training: bool) -> torch.Tensor:
+        return self.value
+
+
 @contextmanager
 def _marked(attached: TorchAttached) -> Iterator[None]:
-    quantizers = [attached._of(edit) for edit in attached.plan if edit.transform.has_grid]
-    edits = [applied.edit for applied in quantizers]
+    placed = [attached._of(edit) for edit in attached.plan]
+    edits = [applied.edit for applied in placed]
+    known = _known(attached.model)
     try:
-        for applied in quantizers:
-            stand_in: Any = _Marker(applied.edit.key)
+        for applied, edit in zip(placed, edits, strict=True):
+            stand_in: Any = _Marker(edit.key) if edit.transform.has_grid else known.get(applied, edit)
             applied.edit = stand_in
         yield
     finally:
-        for applied, edit in zip(quantizers, edits, strict=True):
+        for applied, edit in zip(placed, edits, strict=True):
             applied.edit = edit
+
+
+def _known(model: nn.Module) -> dict[Applied, _Known]:
+    """For edits of parameters what they make, in inference."""
+    found: dict[Applied, _Known] = {}
+    with torch.no_grad():
+        for module, edits in edited_modules(model):
+            for name, steps in edits.parameters.items():
+                value: torch.Tensor | None = module._parameters[name]
+                for step in steps:
+                    assert value is not None
+                    value = step(value, False)
+                    if isinstance(step, Applied) and not step.edit.transform.has_grid:
+                        found[step] = _Known(value)
+    return found
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from torch import (  # noqa: F401  (these functions are the namespace)
     tanh,
     zeros_like,
 )
+from torch import bitwise_right_shift as right_shift  # noqa: F401
 
 from nncf_ext_torch import code_kernels, kernels, mask_kernels
 
@@ -146,6 +147,27 @@ def at_indices(x: torch.Tensor, indices: torch.Tensor, values: torch.Tensor) -> 
 def rounded_to(x: torch.Tensor, dtype: str) -> torch.Tensor:
     """`x` rounded to the numbers of a narrower floating point type, half to even; it must be within their range."""
     return x.to(getattr(torch, dtype)).to(x.dtype)
+
+
+def float_bits(x: torch.Tensor) -> torch.Tensor:
+    """The bits of `x` as float32, as int32: of positive numbers in their order, of negative ones with the lowest bit set."""
+    return x.to(torch.float32).view(torch.int32)
+
+
+def float_from_bits(bits: torch.Tensor) -> torch.Tensor:
+    return bits.view(torch.float32)
+
+
+def segment_sum(x: torch.Tensor, segments: torch.Tensor, count: int) -> torch.Tensor:
+    """The sum of the elements of the flat `x` in each of `count` segments: those for which `segments` (int32) has its number.
+
+    Floats are added as whole numbers of at most 2^62 in all: what GPUs and Inductor add in any order is the same every time.
+    """
+    if not x.is_floating_point():
+        return torch.zeros(count, dtype=x.dtype, device=x.device).index_add(0, segments, x)
+    unit = torch.clamp(x.abs().max().double(), min=1e-38) / 2.0 ** (62 - x.numel().bit_length())
+    sums = torch.zeros(count, dtype=torch.int64, device=x.device).index_add(0, segments, (x.double() / unit).long())
+    return (sums.double() * unit).to(x.dtype)
 
 
 def is_floating(x: torch.Tensor) -> bool:

@@ -4,6 +4,7 @@ from typing import Any
 
 from nncf_ext.algorithms.algorithm import Algorithm
 from nncf_ext.algorithms.binarization import Binarization
+from nncf_ext.algorithms.clip_q import ClipQCompression
 from nncf_ext.algorithms.const_sparsity import ConstSparsity
 from nncf_ext.algorithms.corad import Corad
 from nncf_ext.algorithms.dynamic_sparse_training import DynamicSparseTraining
@@ -35,6 +36,7 @@ ALGORITHMS: dict[str, type[Any]] = {
     "variational_dropout": VariationalDropout,
     "weight_clustering": WeightClustering,
     "ecsq": ECSQ,
+    "clip_q": ClipQCompression,
     "knowledge_distillation": KnowledgeDistillation,
     "corad": Corad,
 }

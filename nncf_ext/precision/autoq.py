@@ -6,19 +6,17 @@ which needs fewer trials and no tuning.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from nncf_ext.config import ConfigError
 from nncf_ext.config.precision import PrecisionInit
 from nncf_ext.edits import Plan
-from nncf_ext.initialization import AutoQPrecisionInitArgs
 from nncf_ext.precision.assignment import Choices
 from nncf_ext.precision.dump import can_draw, draw_autoq, write
 from nncf_ext.report import progress
+from nncf_ext.trials import scorer, search
 
 if TYPE_CHECKING:
     from nncf_ext.algorithms.algorithm import Prospect
@@ -36,9 +34,7 @@ def autoq(
     """Edit key -> bits, of weights and of the activations that meet them."""
     if settings.dump_init_precision_data:
         can_draw(where)
-    user: AutoQPrecisionInitArgs | None = prospect.extra(AutoQPrecisionInitArgs)
-    if user is None:
-        raise ConfigError(f"{where}: autoq needs a score: give register_default_init_args an autoq_eval_fn")
+    score = scorer(prospect, settings.eval_subset_ratio, where, "autoq")
     order = [edit.key for edit in with_bits({}) if edit.key in choices.uses]
     sizes = {key: math.prod(prospect.graph.shape_of(edit.site)) for edit in with_bits({}) if (key := edit.key) in choices.uses}
     options = {key: choices.options[key] for key in order}
@@ -48,14 +44,6 @@ def autoq(
             f"{where}.compression_ratio: found {settings.ratio:g}, expected at least {smallest:.4g}, which is the model with the "
             "fewest bits everywhere"
         )
-    loader = first_part(user.loader, settings.eval_subset_ratio)
-
-    def score(model: Any) -> float:
-        value = prospect.adapter.of_first_rank(float(user.eval_fn(model, loader)))  # all processes take the same way
-        if math.isnan(value):
-            raise ConfigError(f"{where}: autoq_eval_fn returned NaN, expected a score")
-        return value
-
     with prospect.adapter.evaluation(prospect.model):
         float_score = score(prospect.model)
     unit = 10 ** -math.floor(math.log10(abs(float_score))) if float_score else 1
@@ -71,7 +59,8 @@ def autoq(
             trials.append({"score": known[choice], "size_ratio": size_ratio(bits, sizes), "bits": bits})
         return known[choice] * unit
 
-    search(reward, options, settings.iterations, settings.warmup_iter_number)
+    rounds = progress(range(settings.iterations), settings.iterations, "models tried", lambda _: 1)
+    search(reward, options, {key: choice[-1] for key, choice in options.items()}, rounds, settings.warmup_iter_number)
     best = max(trials, key=lambda trial: trial["score"])
     bits = choices.with_activations(best["bits"])
     if settings.dump_init_precision_data:
@@ -108,55 +97,3 @@ def within_size(
                 if size_ratio(bits, sizes) <= ratio * (1 + 1e-9):
                     break
     return bits
-
-
-def search(
-    reward: Callable[[Mapping[str, int]], float],
-    options: Mapping[str, tuple[int, ...]],
-    iterations: int,
-    warm_up: int,
-    seed: int = 0,
-) -> None:
-    """Ask for the reward of `iterations` proposals: the most bits everywhere, `warm_up` random ones, then promising ones."""
-    import optuna
-
-    with _quiet(optuna.logging):
-        study = optuna.create_study(
-            direction="maximize", sampler=optuna.samplers.TPESampler(n_startup_trials=warm_up + 1, seed=seed)
-        )
-        study.enqueue_trial({key: len(choice) - 1 for key, choice in options.items()})
-        for _ in progress(range(iterations), iterations, "models tried", lambda _: 1):
-            trial = study.ask()
-            chosen = {key: choice[trial.suggest_int(key, 0, len(choice) - 1)] for key, choice in options.items()}
-            study.tell(trial, reward(chosen))
-
-
-@contextmanager
-def _quiet(logging: Any) -> Iterator[None]:
-    before = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-
-
-def first_part(loader: Any, share: float) -> Any:
-    """The loader, cut down to the first `share` of its batches, rounded up."""
-    return loader if share == 1 else _FirstBatches(loader, math.ceil(share * len(loader)))
-
-
-class _FirstBatches:
-    """The first batches of a loader, which has all other attributes of that loader."""
-
-    def __init__(self, loader: Any, count: int):
-        self._loader, self._count = loader, count
-
-    def __iter__(self) -> Iterator[Any]:
-        return itertools.islice(iter(self._loader), self._count)
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)

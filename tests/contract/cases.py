@@ -121,6 +121,10 @@ def _rate(**params: Any) -> dict[str, Any]:
     return {"algorithm": "ecsq", "params": {"levels": 17, **aim, **params}}
 
 
+def _clipped(**params: Any) -> dict[str, Any]:
+    return {"algorithm": "clip_q", "params": params}
+
+
 MOVING = _moving()
 _ROWS, _COLUMNS = {"mode": "per_dim", "axis": 0}, {"mode": "per_dim", "axis": 1}
 _BLOCKS = {"mode": "block", "sparse_factors": [4, 2]}
@@ -291,6 +295,8 @@ CASES = (
     Case("l0_ramp_int8", [_learned("l0_sparsity", 40, weight=3, warmup_epochs=1, ramp_epochs=2), INT8]),
     Case("variational_dropout", _learned("variational_dropout", 1, weight=0.7, initial_log_variance=-3)),
     Case("variational_dropout_late", _learned("variational_dropout", 5, weight=2, warmup_epochs=1, threshold=0.5)),
+    Case("clip_q_late_by_scope", _clipped(start_epoch=1, by_scope={"{re}fc1": {"pruning": 0.6, "bits": 2}})),
+    Case("clip_q_masked", [SPARSE, _clipped(pruning=0.2, bits=4)]),
     Case("distillation_softmax", DISTIL),
     Case("distillation_hinton", {**HINTON, "task_weight": 0.3}),
     Case("distillation_hinton_int8", [INT8, {**HINTON, "task_weight": 0.1}]),

@@ -1,23 +1,29 @@
-"""Choosing bits on a real model: second derivatives against formulas worked out by hand, the choice against every other one."""
+"""Choosing bits on a real model: second derivatives against formulas worked out by hand, the choice against every other one;
+the search of clip_q against the same one on the reference net."""
 
 from __future__ import annotations
 
 import itertools
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import pytest
 
-from nncf_ext import NNCFConfig
+from nncf_ext import ConfigError, NNCFConfig
 from nncf_ext import reference as xp
+from nncf_ext.algorithms.clip_q import SEARCHED
 from nncf_ext.edits import Range
 from nncf_ext.graph import Site
 from nncf_ext.quantizers import Quantizer
+from nncf_ext.trials import search
 from tests.contract.cases import INT8
 from tests.contract.contract import Driver, role_of
-from tests.contract.reference_net import data, initial_weights
+from tests.contract.reference_net import ReferenceNet, data, initial_weights
+from tests.contract.references.clip_q import clipped
 
 WEIGHTS = ("fc1.weight", "fc2.weight")
 FLOPS = {"fc1.weight": 2 * 6 * 8, "fc2.weight": 2 * 8 * 3}
@@ -172,3 +178,45 @@ def check_choice_is_saved(driver: LabelledDriver, folder: Path) -> None:
     rows = {row.quantizer: row.bits for row in controller.statistics().quantization.bits}
     assert rows == {str(edit.site): edit.transform.bits for edit in controller.plan}
     assert all(name in str(controller.statistics()) for name in rows)
+
+
+def check_clip_q_search(driver: LabelledDriver) -> None:
+    """The choice is that of the same search on the reference net; a layer in by_scope has its own numbers from the start."""
+    x = data(0)[0]
+    plain, wanted = initial_weights(), initial_weights()
+    float_outputs = ReferenceNet(plain, {}, {}).forward(x, False)
+    scores, expected, chosen = [], [], {}
+    start = {"pruning": 0.3, "bits": 3}
+
+    def reward(proposed: Mapping[str, Any]) -> float:
+        choice = proposed["pruning"], proposed["bits"]
+        if choice not in chosen:
+            net = ReferenceNet({**wanted, "fc1.weight": clipped(plain["fc1.weight"], *choice)}, {}, {})
+            expected.append(-float(np.abs(net.forward(x, False) - float_outputs).mean()))
+            chosen[choice] = expected[-1] + 2 * (1 - (1 - choice[0]) * choice[1] / 32)
+        return chosen[choice]
+
+    def score(candidate: Any, loader: Any) -> float:
+        assert len(list(loader)) == 1  # half of the batches
+        scores.append(-float(np.abs(driver.outputs(candidate, x, False) - float_outputs).mean()))
+        return scores[-1]
+
+    wanted["fc2.weight"] = clipped(plain["fc2.weight"], 0.4, 3)
+    search(reward, SEARCHED, start, range(8), 4)
+    settings = {"trials": 8, "warmup_trials": 4, "trade_off": 2, "eval_subset_ratio": 0.5}
+    entry = {"params": {**start, "by_scope": {"{re}fc2": {"pruning": 0.4, "bits": 3}}}, "initializer": {"search": settings}}
+    top = {"input_info": {"sample_size": [8, 6]}, "compression": {"algorithm": "clip_q", **entry}}
+    pairs = [data(batch) for batch in range(2)]
+
+    def compressed(**functions: Any) -> Any:
+        return driver.compress_labelled(driver.build(initial_weights()), NNCFConfig.from_dict(top), pairs, **functions)
+
+    controller = compressed(autoq_eval_fn=score)
+    np.testing.assert_allclose(scores, expected, rtol=1e-4)
+    found = {role_of(edit): (edit.transform.pruning, edit.transform.bits) for edit in controller.plan}
+    assert found == {"fc1.weight": max(chosen, key=chosen.__getitem__), "fc2.weight": (0.4, 3)}
+    assert [(row.pruning, row.bits) for row in controller.statistics().clip_q.layers] == [*found.values()]
+    with pytest.raises(ConfigError, match=r"compression.initializer.search: the search needs a score"):
+        compressed()
+    with pytest.raises(ConfigError, match=r"compression.initializer.search: autoq_eval_fn returned NaN"):
+        compressed(autoq_eval_fn=lambda model, loader: math.nan)

@@ -122,3 +122,7 @@ def test_autoq(tmp_path):
 
 def test_choice_of_bits_is_saved(tmp_path):
     precision.check_choice_is_saved(DRIVER, tmp_path)
+
+
+def test_search_of_clip_q():
+    precision.check_clip_q_search(DRIVER)

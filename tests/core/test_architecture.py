@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 CORE = sorted((ROOT / "nncf_ext").rglob("*.py"))
 ADAPTERS = sorted((ROOT / "adapters").rglob("*.py"))
-SHARED = ("__init__", "algorithm", "sparsity", "learned_sparsity", "staged_quantizers")  # what algorithms have in common
+SHARED = ("__init__", "algorithm", "code_book", "learned_sparsity", "sparsity", "staged_quantizers", "weights")  # by several
 ALGORITHMS = sorted(path for path in (ROOT / "nncf_ext" / "algorithms").glob("*.py") if path.stem not in SHARED)
 FRAMEWORKS = {"torch", "tensorflow", "keras", "jax", "tf2onnx", "onnxscript"}
 HEAVY = {

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from nncf_ext.config import ConfigError, NNCFConfig
 from nncf_ext.initialization import pieces
-from nncf_ext.precision.autoq import first_part, search, size_ratio, within_size
+from nncf_ext.precision.autoq import size_ratio, within_size
 from nncf_ext.precision.choice import bits_by_hand
 from nncf_ext.precision.hessian import mean_traces
 from nncf_ext.precision.traces_file import read_traces
+from nncf_ext.trials import first_part, search
 from tests.core.test_precision_adjacency import quantizer
 
 # Bits by hand -------------------------------------------------------------------------------------------------------------
@@ -195,7 +196,7 @@ def test_within_size(bits, ratio):
     assert all(found[key] in OPTIONS[key] and found[key] <= bits[key] for key in bits)
 
 
-def test_search_starts_with_the_most_bits_finds_the_best_and_repeats_itself():
+def test_search_starts_where_it_is_told_finds_the_best_and_repeats_itself():
     def run():
         proposals = []
 
@@ -203,7 +204,7 @@ def test_search_starts_with_the_most_bits_finds_the_best_and_repeats_itself():
             proposals.append(bits)
             return -abs(bits["a"] - 4) - abs(bits["b"] - 2) - abs(bits["c"] - 8)
 
-        search(reward, OPTIONS, 25, 5)
+        search(reward, OPTIONS, {"a": 8, "b": 8, "c": 8}, range(25), 5)
         return proposals
 
     first = run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.contract.references import (
+    clip_q,
     code_books,
     const_sparsity,
     corad,
@@ -29,6 +30,7 @@ REFERENCES: dict[str, AlgorithmReference] = {
     "knowledge_distillation": knowledge_distillation.REFERENCE,
     "corad": corad.REFERENCE,
     "iterative_magnitude": iterative_magnitude.REFERENCE,
+    "clip_q": clip_q.REFERENCE,
     "soft_threshold": learned_sparsity.SOFT_THRESHOLD,
     "l0_sparsity": learned_sparsity.L0,
     "variational_dropout": learned_sparsity.VARIATIONAL_DROPOUT,

@@ -60,6 +60,10 @@ def ecsq(bits: float, start: int = 0, **params: str) -> dict[str, Any]:
     return {"algorithm": "ecsq", "params": {"target_bits": bits, "start_epoch": start, **params}}
 
 
+def clip_q(pruning: float, bits: int) -> dict[str, Any]:
+    return {"algorithm": "clip_q", "params": {"pruning": pruning, "bits": bits}}
+
+
 def network(
     side: int, epochs: int, rate: float, batch: int, target: float, *, level: float, rounds: int, long: int, bits: float
 ) -> Network:
@@ -78,7 +82,7 @@ NETWORKS = {
     "LeNet-300-100": network(28, 30, 2e-3, 64, 51, level=0.93, rounds=5, long=6, bits=0.6),
     "LeNet-5": network(28, 15, 2e-3, 64, 51, level=0.93, rounds=4, long=4, bits=0.6),
     "residual network": network(8, 8, 2e-3, 64, 22, level=0.85, rounds=3, long=3, bits=1.2),
-    "SqueezeNet": network(48, 20, 5e-4, 32, 10, level=0.4, rounds=2, long=4, bits=2.5),
+    "SqueezeNet": network(48, 20, 5e-4, 32, 10, level=0.4, rounds=2, long=4, bits=3),
 }
 HEADER = (
     "network",
@@ -105,6 +109,7 @@ METHODS: Mapping[str, Mapping[str, Compression]] = {
     "clustering": {f"{k} values": [clustered(k)] for k in CLUSTERS},
     "clustering, Hessian": {f"{k} values": [clustered(k, weighting="squared_gradients")] for k in CLUSTERS},
     "ECSQ, uniform cells": {f"{bits} bits": [ecsq(bits, method="uniform")] for bits in RATES},
+    "CLIP-Q": {f"{p:.0%}, {b} bits": [clip_q(p, b)] for p, b in ((0.5, 4), (0.8, 4), (0.9, 3), (0.95, 3), (0.98, 2))},
     "pruning, then clustering": {f"{level:.0%}": [pruned(level, 4, 2), clustered(15, 8)] for level in (0.8, 0.9, 0.95, 0.98)},
 }
 CURVE_HEADER = ("method", "", "accuracy", "drop: mean", "worst", "bits per weight", "kB packed", "times smaller")
@@ -128,22 +133,31 @@ def _ecsq_at(method: str, weighting: dict[str, str], bits: float) -> Compression
     return [ecsq(bits, method=method, code_books="layer", **weighting)]
 
 
+def _clip_q_at(kept: float) -> Compression:
+    return [clip_q(1 - kept, 3)]
+
+
 EQUAL_EPOCHS, EQUAL_RATE = 6, 5e-4
 HESSIAN = {"weighting": "squared_gradients"}
-CODINGS: Mapping[str, Coding] = {
-    f"k-means, {k} values by {books}{name}": Coding([clustered(k, code_books=books, **weighting)])
-    for k in (2, 4)
-    for books in ("layer", "network")
-    for name, weighting in (("", {}), (", Hessian", HESSIAN))
-} | {
-    f"ECSQ{name}, as {like}": Coding(by_rate=partial(_ecsq_at, method, weighting), like=like)
-    for like in ("k-means, 2 values by layer", "k-means, 4 values by layer")
-    for name, method, weighting in (
-        ("", "iterative", {}),
-        (", uniform cells", "uniform", {}),
-        (", uniform, Hessian", "uniform", HESSIAN),
-    )
-}
+LIKE = ("k-means, 2 values by layer", "k-means, 4 values by layer")
+CODINGS: Mapping[str, Coding] = (
+    {
+        f"k-means, {k} values by {books}{name}": Coding([clustered(k, code_books=books, **weighting)])
+        for k in (2, 4)
+        for books in ("layer", "network")
+        for name, weighting in (("", {}), (", Hessian", HESSIAN))
+    }
+    | {
+        f"ECSQ{name}, as {like}": Coding(by_rate=partial(_ecsq_at, method, weighting), like=like)
+        for like in LIKE
+        for name, method, weighting in (
+            ("", "iterative", {}),
+            (", uniform cells", "uniform", {}),
+            (", uniform, Hessian", "uniform", HESSIAN),
+        )
+    }
+    | {f"CLIP-Q, as {like}": Coding(by_rate=_clip_q_at, guess=0.2, like=like) for like in LIKE}
+)
 EQUAL_HEADER = ("coding", "bits per weight", "float", "as coded", "trained on", "drop: mean", "worst")
 
 

@@ -336,6 +336,7 @@ def curve_lines(seeds: Sequence[Result]) -> list[list[str]]:
 
 def draw(framework: str, path: Path, seeds: Sequence[Result]) -> None:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
@@ -348,8 +349,9 @@ def draw(framework: str, path: Path, seeds: Sequence[Result]) -> None:
         xlabel="times smaller, packed, than in float32", ylabel="test accuracy, %", xscale="log", ylim=(start - 10, start + 1)
     )
     axes.set_title(f"{CURVED} in {framework}", fontsize=10)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("")
     axes.tick_params(which="both", labelsize=8)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="lower left")

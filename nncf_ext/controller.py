@@ -380,12 +380,14 @@ class Controller:
 
     def pack(self, path: str | os.PathLike[str]) -> None:
         """Write the plain model's tensors (see `strip`) entropy coded to a packed file: `nncf_ext.packed.load` reads it, in any
-        framework or none. What is quantized is stored as integers and their scales. -0.0 becomes 0.0."""
+        framework or none. What is quantized is stored as integers and their scales, product codes as codes and code books where
+        that is shorter. -0.0 becomes 0.0."""
         from nncf_ext.packed.plain import packed_model
 
         self.settle()
-        quantized = {} if self._removals() else {e: self.variable_values(e) for e in self.plan if e.transform.has_grid}
-        packed_model(path, self._adapter.tensors(self.strip()), quantized, self._graph, self._adapter.name)
+        edits = [e for e in self.plan if e.transform.has_grid or e.transform.has_codes]
+        coded = {} if self._removals() else {e: self.variable_values(e) for e in edits}
+        packed_model(path, self._adapter.tensors(self.strip()), coded, self._graph, self._adapter.name)
 
     def _removals(self) -> tuple[Removal, ...]:
         return joint(removal for a in self._algorithms for removal in a.removals(*self._seen_by(a)))

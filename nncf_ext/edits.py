@@ -47,6 +47,7 @@ class Transform(BaseModel):
     needs_range: ClassVar[bool] = False
     needs_values: ClassVar[bool] = False
     has_grid: ClassVar[bool] = False  # `grid(xp, variables)` tells the values it gives: an export writes them as integers
+    has_codes: ClassVar[bool] = False  # `codebook` and `codes` are its values along `axis`, see `nncf_ext.packed.Product`
     dense_gradients: ClassVar[bool] = False  # `Attached.request_dense_gradients` may be asked for its edits
     looks_on: ClassVar[bool] = False  # leaves the tensor of an activation site as it is, for `Attached.passed`
 

@@ -70,7 +70,8 @@ class Node:
     attrs: what the core knows of it, by ONNX's names where ONNX has one: `axis`, `axes`, `keepdims`, `perm`, `pads`, `mode`,
     `value`, `min`, `max`, `equation`, `num_groups`, `blocksize`, `repeats`, `num_outputs`, `new_axis`, and `split` (sizes).
     Beside these:
-    groups, depthwise, kernel, stride, padding, dilation: of a convolution. data_format: `channels_last` or `channels_first`.
+    groups, depthwise, kernel, strides, pads (or auto_pad), dilations: of a convolution. data_format: `channels_last` or
+    `channels_first`.
     index: of a Slice, numpy's (slices, whole numbers, None, Ellipsis). indices: of a Gather, where they are constants.
     exponent: of a Pow, where it is a number. head_axis: of an Attention, where it is not the third last one.
     constants: shapes, by port, of operands that are no parameters and do not depend on the model's inputs.

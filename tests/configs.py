@@ -15,4 +15,6 @@ def shortened(config: NNCFConfig) -> NNCFConfig:
         if precision.get("type") in ("hawq", "autoq"):
             precision.update(iter_number=3, dump_init_precision_data=False)
         initializer.pop("search", None)  # models for each layer take too long
+        if entry["algorithm"] == "product_quantization":
+            entry["params"]["error_correction"] = False
     return config

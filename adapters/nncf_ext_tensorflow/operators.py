@@ -354,7 +354,19 @@ def _kernel_attribute(layer: Any, name: str = "kernel") -> str:
 
 
 def _spatial_attrs(layer: Any) -> dict[str, Any]:
-    return _public_attrs(layer, "data_format", "strides", "padding", "dilation_rate", "groups")
+    """By ONNX's names, those that a Keras layer has otherwise too."""
+    rank, dilations = layer.rank, tuple(layer.dilation_rate)
+    pads: dict[str, Any] = {"auto_pad": "SAME_UPPER"}
+    if layer.padding == "causal":
+        pads = {"pads": (dilations[0] * (layer.kernel_size[0] - 1), 0)}
+    elif layer.padding == "valid":
+        pads = {"pads": (0,) * (2 * rank)}
+    return {
+        **_public_attrs(layer, "data_format", "strides", "padding", "groups"),
+        "kernel": tuple(layer.kernel_size),
+        "dilations": dilations,
+        **pads,
+    }
 
 
 def _channels(layer: Any, input_shape: tuple[int | None, ...]) -> int | None:
@@ -385,9 +397,10 @@ def _depthwise_conv(layer: Any, input_shape: tuple[int | None, ...]) -> list[Sta
 def _separable_conv(layer: Any, input_shape: tuple[int | None, ...]) -> list[Stage]:
     first = Weight("weight", "depthwise_kernel", layer.rank, 1, layer.rank)
     second = Weight("weight", "pointwise_kernel", layer.rank + 1, 1, layer.rank)
-    pointwise = Stage(
-        "Conv", weights=_with_bias(layer, second), attrs={"data_format": layer.data_format, "groups": 1, "depthwise": False}
-    )
+    ones = (1,) * layer.rank
+    places = {"kernel": ones, "strides": ones, "dilations": ones, "pads": (0,) * (2 * layer.rank)}
+    attrs = {"data_format": layer.data_format, "groups": 1, "depthwise": False, **places}
+    pointwise = Stage("Conv", weights=_with_bias(layer, second), attrs=attrs)
     shape = _depthwise_shape(layer, input_shape)
     depthwise = Stage("Conv", "depthwise", "pointwise", (first,), _depthwise_attrs(layer, input_shape), output_shape=shape)
     return [depthwise, *_then_activation(pointwise, layer)]

@@ -89,14 +89,17 @@ def _convolution(op: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     channels = shape[1] * groups if op == "Conv" else shape[0]
 
     def per_dimension(value: Any) -> Any:
-        return value if isinstance(value, str) else (value,) * rank if isinstance(value, int) else tuple(value)
+        value = 0 if value == "valid" else value
+        value = (value,) if isinstance(value, int) else value
+        return value if isinstance(value, str) else tuple(value) * (rank if len(value) == 1 else 1)
 
+    padding = per_dimension(arguments.get("padding", 0))
     return {
         "groups": groups,
         "kernel": shape[2:],
-        "stride": per_dimension(arguments.get("stride", 1)),
-        "padding": per_dimension(arguments.get("padding", 0)),
-        "dilation": per_dimension(arguments.get("dilation", 1)),
+        "strides": per_dimension(arguments.get("stride", 1)),
+        **({"auto_pad": "SAME_UPPER"} if padding == "same" else {"pads": padding * 2}),
+        "dilations": per_dimension(arguments.get("dilation", 1)),
         "depthwise": groups > 1 and groups == channels,
     }
 

@@ -15,6 +15,7 @@ from nncf_ext.algorithms.knowledge_distillation import KnowledgeDistillation
 from nncf_ext.algorithms.l0_sparsity import L0Sparsity
 from nncf_ext.algorithms.magnitude_sparsity import MagnitudeSparsity
 from nncf_ext.algorithms.movement_sparsity import MovementSparsity
+from nncf_ext.algorithms.product_quantization import ProductQuantization
 from nncf_ext.algorithms.quantization import Quantization
 from nncf_ext.algorithms.rb_sparsity import RBSparsity
 from nncf_ext.algorithms.soft_threshold import SoftThresholdSparsity
@@ -31,6 +32,7 @@ ALGORITHMS: dict[str, type[Any]] = {
     "binarization": Binarization,
     "dynamic_sparse_training": DynamicSparseTraining,
     "iterative_magnitude": IterativeMagnitude,
+    "product_quantization": ProductQuantization,
     "soft_threshold": SoftThresholdSparsity,
     "l0_sparsity": L0Sparsity,
     "variational_dropout": VariationalDropout,

@@ -528,5 +528,5 @@ def _mask_of(edit: Edit) -> FilterMask:
 
 def _stride(node: Node) -> int:
     """The largest stride of a convolution."""
-    stride = node.attrs.get("stride", node.attrs.get("strides", 1))
+    stride = node.attrs.get("strides", 1)
     return max(stride) if isinstance(stride, Sequence) else stride

@@ -5,6 +5,6 @@
 
 from nncf_ext.packed.convert import pack_file, unpack_file
 from nncf_ext.packed.reader import Packed, PackedError, load
-from nncf_ext.packed.writer import PackedWriter, Scaled, pack_arrays
+from nncf_ext.packed.writer import PackedWriter, Product, Scaled, pack_arrays
 
-__all__ = ["Packed", "PackedError", "PackedWriter", "Scaled", "load", "pack_arrays", "pack_file", "unpack_file"]
+__all__ = ["Packed", "PackedError", "PackedWriter", "Product", "Scaled", "load", "pack_arrays", "pack_file", "unpack_file"]

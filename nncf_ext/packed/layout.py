@@ -50,6 +50,16 @@ def restored(name: str, array: np.ndarray) -> np.ndarray:
     return array.view(kinds[name])
 
 
+def product_decoded(
+    codebook: np.ndarray, codes: np.ndarray, shape: tuple[int, ...], axis: int, kept: np.ndarray | None
+) -> np.ndarray:
+    """The array that product codes (see `Product`) stand for, in float32."""
+    rest = (*shape[:axis], *shape[axis + 1 :])
+    parts = np.stack([book[own] for book, own in zip(codebook, codes, strict=True)])  # (M, rest, d)
+    array = np.moveaxis(parts.transpose(0, 2, 1).reshape(shape[axis], *rest), 0, axis)
+    return np.ascontiguousarray(array if kept is None else np.where(kept, array, np.float32(0)))
+
+
 def frequencies(counts: np.ndarray) -> np.ndarray:
     """Counts as 16-bit frequencies, none of which is 0."""
     return np.maximum(1, np.round(counts / counts.max() * 65535)).astype("<u2")

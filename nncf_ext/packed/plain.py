@@ -1,37 +1,40 @@
-"""The tensors of a plain model in a packed file, those of quantizers as integers and their scales."""
+"""The tensors of a plain model in a packed file, those of quantizers as integers and their scales, product codes as codes."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from nncf_ext import reference
 from nncf_ext.edits import Edit
 from nncf_ext.graph import Graph
-from nncf_ext.packed.writer import PackedWriter, Scaled
+from nncf_ext.packed.coding import coded as shortest
+from nncf_ext.packed.writer import PackedWriter, Product, Scaled
 
 
 def packed_model(
     path: str | os.PathLike[str],
     tensors: Mapping[str, np.ndarray],
-    quantized: Mapping[Edit, Mapping[str, np.ndarray]],
+    coded: Mapping[Edit, Mapping[str, np.ndarray]],
     graph: Graph,
     framework: str,
 ) -> None:
-    """quantized: the quantizers with their variables, of which those at parameters are looked at."""
-    scaled: dict[str, Scaled] = {}
-    for edit, variables in quantized.items():
+    """coded: quantizers and product codes with their variables, of which those at parameters are looked at."""
+    shorter: dict[str, Scaled | Product] = {}
+    for edit, variables in coded.items():
         for site in edit.sites if edit.site.is_parameter else ():
             parameter = graph[site.node].parameter(site.slot)
             if parameter is not None and parameter.name in tensors:
-                found = _as_integers(edit, variables, tensors[parameter.name])
+                own = _as_integers if edit.transform.has_grid else _as_codes
+                found = own(edit, variables, tensors[parameter.name])
                 if found is not None:
-                    scaled[parameter.name] = found
+                    shorter[parameter.name] = found
     with PackedWriter(path) as file:
         for name, array in tensors.items():
-            file.add(name, scaled.get(name, array))
+            file.add(name, shorter.get(name, array))
         file.metadata = {"source": framework}
 
 
@@ -47,3 +50,17 @@ def _as_integers(edit: Edit, variables: Mapping[str, np.ndarray], values: np.nda
         return None
     codes = codes.astype(np.int8 if codes.max(initial=0) < 128 and codes.min(initial=0) >= -128 else np.int16)
     return Scaled(codes, step) if (codes.astype(np.float32) * step == values).all() else None
+
+
+def _as_codes(edit: Edit, variables: Mapping[str, np.ndarray], values: np.ndarray) -> Product | None:
+    """The same values, bit for bit but for -0.0; None where they are others, or no longer by themselves."""
+    codebook, codes = variables["codebook"], variables["codes"]
+    if values.dtype != np.float32 or (codes < 0).any():
+        return None
+    kind = np.uint8 if codebook.shape[1] <= 1 << 8 else np.uint16
+    product = Product(codebook, codes.astype(kind), values.shape, edit.transform.axis)  # type: ignore[attr-defined]
+    if not (product.decoded() == values).all():
+        product = replace(product, kept=values != 0)
+    if not (product.decoded() == values).all():
+        return None
+    return product if sum(shortest(array).size for array in product.arrays.values()) < shortest(values).size else None

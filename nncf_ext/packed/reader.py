@@ -26,10 +26,12 @@ from nncf_ext.packed.layout import (
     PREFIX,
     VERSION,
     model_of,
+    product_decoded,
     restored,
 )
 
 _MOST_INDEX = 256 << 20
+_COMPOSITE = {"scaled": ("codes", "step"), "product": ("codebook", "codes", "kept")}  # codecs, and their records inside
 
 
 class PackedError(ValueError):
@@ -140,6 +142,8 @@ class Packed(Mapping[str, np.ndarray]):
             )
         if record["codec"] == "scaled":
             return self._scaled(name, record, shape)
+        if record["codec"] == "product":
+            return self._product(name, record, shape)
         array = self._flat(name, record, count, kind).reshape(shape)
         return restored(record["dtype"], array) if restore else array
 
@@ -155,7 +159,7 @@ class Packed(Mapping[str, np.ndarray]):
                 return flat.view(kind)
             decoder = _DECODERS.get(record["codec"])
             if decoder is None:
-                known = ", ".join(("sparse", *_DECODERS))
+                known = ", ".join(("sparse", *_COMPOSITE, *_DECODERS))
                 raise PackedError(f"{self.path}: {name} has the codec {record['codec']!r}, expected one of {known}")
             return decoder(parts, count, kind, record)
         except _Wrong as error:
@@ -163,10 +167,40 @@ class Packed(Mapping[str, np.ndarray]):
             raise PackedError(f"{self.path}: {name}, at byte {where_in_file}: {error}") from None
 
     def _scaled(self, name: str, record: Any, shape: tuple[int, ...]) -> np.ndarray:
-        codes, step = self._decoded(name, record["codes"]), self._decoded(name, record["step"])
+        codes, step = self._inner(name, record["codes"]), self._inner(name, record["step"])
         if codes.shape != shape or np.broadcast_shapes(codes.shape, step.shape) != shape or codes.dtype.kind not in "iu":
             raise PackedError(f"{self.path}: {name} is {codes.dtype}{list(codes.shape)} codes times {list(step.shape)} scales")
         return codes.astype(np.float32) * step.astype(np.float32)
+
+    def _product(self, name: str, record: Any, shape: tuple[int, ...]) -> np.ndarray:
+        codebook, codes = self._inner(name, record["codebook"]), self._inner(name, record["codes"])
+        kept, axis = self._inner(name, record["kept"]) if "kept" in record else None, record["axis"]
+        fits = (
+            record["dtype"] == "F32"
+            and (codebook.dtype, codebook.ndim, codes.dtype.kind in "iu", codes.ndim) == (np.float32, 3, True, 2)
+            and type(axis) is int
+            and 0 <= axis < len(shape)
+            and min(codebook.shape) > 0
+            and len(codebook) == len(codes)
+            and codebook.shape[0] * codebook.shape[2] == shape[axis]
+            and codes.shape[1] == math.prod(shape[:axis]) * math.prod(shape[axis + 1 :])
+            and (kept is None or (kept.dtype, kept.shape) == (np.bool_, shape))
+        )
+        if not fits:
+            kinds = (
+                f"{codes.dtype}{list(codes.shape)} codes of {codebook.dtype}{list(codebook.shape)} codewords along axis {axis}"
+            )
+            raise PackedError(f"{self.path}: {name} is {list(shape)} by {kinds}, which is not that shape")
+        if codes.size and not 0 <= int(codes.min()) <= int(codes.max()) < codebook.shape[1]:
+            found = f"codes from {codes.min()} to {codes.max()}"
+            raise PackedError(f"{self.path}: {name} has {found}, expected from 0 to {codebook.shape[1] - 1}")
+        return product_decoded(codebook, codes, shape, axis, kept)
+
+    def _inner(self, name: str, record: Any) -> np.ndarray:
+        """A record inside of another's, which has none itself."""
+        if record["codec"] in _COMPOSITE:
+            raise PackedError(f"{self.path}: {name} has a {record['codec']} record inside of another one")
+        return self._decoded(name, record)
 
     def _part(self, name: str, part: Any) -> bytes:
         offset, length, check = part
@@ -190,7 +224,7 @@ def load(path: str | os.PathLike[str], names: Iterable[str] | None = None, limit
 
 
 def _records(record: Any) -> list[Any]:
-    return [record["codes"], record["step"]] if record["codec"] == "scaled" else [record]
+    return [record[part] for part in _COMPOSITE.get(record["codec"], ()) if part in record] or [record]
 
 
 def _stored(record: Any) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from nncf_ext.packed.coding import Coded, coded
-from nncf_ext.packed.layout import BITS, MAGIC, NAMES, PREFIX, SIGNS, VERSION
+from nncf_ext.packed.layout import BITS, MAGIC, NAMES, PREFIX, SIGNS, VERSION, product_decoded
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,29 @@ class Scaled:
 
     codes: np.ndarray
     step: np.ndarray
+
+
+@dataclass(frozen=True)
+class Product:
+    """Sub-vectors of an array in float32 along `axis` by their numbers in code books, one for each subspace of that axis.
+
+    codebook: (M, K, d), where M * d is the size of the axis. codes: whole numbers (M, all other axes in their order, flattened).
+    kept: of the array's shape, False where it is zero whatever the code is; None: nowhere.
+    """
+
+    codebook: np.ndarray
+    codes: np.ndarray
+    shape: tuple[int, ...]
+    axis: int
+    kept: np.ndarray | None = None
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        found = {"codebook": self.codebook.astype(np.float32), "codes": self.codes}
+        return found if self.kept is None else {**found, "kept": self.kept}
+
+    def decoded(self) -> np.ndarray:
+        return product_decoded(self.codebook, self.codes, self.shape, self.axis, self.kept)
 
 
 class PackedWriter:
@@ -43,13 +66,16 @@ class PackedWriter:
         self._file.write(bytes(PREFIX))
         return self
 
-    def add(self, name: str, value: np.ndarray | Scaled, dtype: str | None = None) -> None:
+    def add(self, name: str, value: np.ndarray | Scaled | Product, dtype: str | None = None) -> None:
         """dtype: its name, where `value` holds the bits of a type that numpy lacks. ValueError for a name that is there."""
         if name in self._tensors:
             raise ValueError(f"{name}: found twice, expected every tensor once")
         if isinstance(value, Scaled):
             record = {"shape": list(value.codes.shape), "dtype": "F32", "codec": "scaled"}
             record["codes"], record["step"] = self._record(value.codes), self._record(value.step.astype(np.float32))
+        elif isinstance(value, Product):
+            record = {"shape": list(value.shape), "dtype": "F32", "codec": "product", "axis": value.axis}
+            record |= {part: self._record(array) for part, array in value.arrays.items()}
         else:
             record = self._record(value, dtype)
         self._tensors[name] = record
@@ -98,7 +124,7 @@ def _without_negative_zeros(array: np.ndarray, dtype: str) -> np.ndarray:
 
 def pack_arrays(
     path: str | os.PathLike[str],
-    arrays: Mapping[str, np.ndarray | Scaled] | Iterable[tuple[str, np.ndarray | Scaled]],
+    arrays: Mapping[str, np.ndarray | Scaled | Product] | Iterable[tuple[str, np.ndarray | Scaled | Product]],
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
     """Write arrays by name to a packed file. metadata: JSON data that goes with them."""

@@ -49,8 +49,10 @@ def blend(
 
     Integers come from the first ingredient with a share. masks: what happens where the ingredients' masks differ. `refuse`:
     SoupError. `union`: a weight is kept that any of them keeps, and is the mean of what they compute with, 0 where masked.
-    `intersection`: kept that all keep. The masks of the result are checked to be what was asked for.
+    `intersection`: kept that all keep. The masks of the result are checked to be what was asked for. SoupError where numbers in
+    code books differ: the books have no mean then.
     """
+    _check_codes(ingredients)
     result: dict[str, np.ndarray] = {}
     for group in _groups(ingredients[0].state, masks):
         result |= _blended_group(group, ingredients, shares, masks)
@@ -61,6 +63,21 @@ def blend(
                 mean.add(source.read(name), share)
             result[name] = mean.value()
     return {name: result[name] for name in ingredients[0].specs}
+
+
+def _check_codes(ingredients: Sequence[Ingredient]) -> None:
+    first, *others = ingredients
+    for key, variables in (first.state or {}).get("variables", {}).items():
+        if "codes" not in variables:
+            continue
+        codes = first.read(variables["codes"])
+        for other in others:
+            differing = int(np.count_nonzero(other.read(variables["codes"]) != codes))
+            if differing:
+                raise SoupError(
+                    f"{other.label}: {differing} of {codes.size} codes of {key} differ from those of {first.label}, expected "
+                    "models that were trained from one that was coded already"
+                )
 
 
 @dataclass

@@ -125,6 +125,11 @@ def _clipped(**params: Any) -> dict[str, Any]:
     return {"algorithm": "clip_q", "params": params}
 
 
+def _product(multiplier: float = 1, **params: Any) -> dict[str, Any]:
+    params = {"linear": {"subvector": 2, "codewords": 3}, "by_scope": {"{re}fc2": {"subvector": 4, "codewords": 2}}, **params}
+    return {"algorithm": "product_quantization", "compression_lr_multiplier": multiplier, "params": params}
+
+
 MOVING = _moving()
 _ROWS, _COLUMNS = {"mode": "per_dim", "axis": 0}, {"mode": "per_dim", "axis": 1}
 _BLOCKS = {"mode": "block", "sparse_factors": [4, 2]}
@@ -297,6 +302,10 @@ CASES = (
     Case("variational_dropout_late", _learned("variational_dropout", 5, weight=2, warmup_epochs=1, threshold=0.5)),
     Case("clip_q_late_by_scope", _clipped(start_epoch=1, by_scope={"{re}fc1": {"pruning": 0.6, "bits": 2}})),
     Case("clip_q_masked", [SPARSE, _clipped(pruning=0.2, bits=4)]),
+    Case("product_codes", _product()),
+    Case("product_codes_for_the_weights", _product(0.5, error_correction=False)),
+    Case("product_codes_late", _product(2, start_epoch=1)),
+    Case("product_codes_int8", [INT8, _product(error_correction=False, start_epoch=2)]),
     Case("distillation_softmax", DISTIL),
     Case("distillation_hinton", {**HINTON, "task_weight": 0.3}),
     Case("distillation_hinton_int8", [INT8, {**HINTON, "task_weight": 0.1}]),

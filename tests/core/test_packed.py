@@ -115,6 +115,23 @@ def test_scaled_integers(tmp_path):
     assert (tmp_path / "x.ncp").stat().st_size < 1.02 * (64 * 300 + 64 * 4 + 600)
 
 
+@pytest.mark.parametrize(("axis", "masked"), [(0, False), (1, True), (2, False)])
+def test_product_codes(axis, masked, tmp_path):
+    """Element [i, r] is codebook[i / d, codes[i / d, r], i mod d]."""
+    rng = np.random.default_rng(0)
+    shape = tuple(map(int, np.insert([30, 40], axis, 12)))
+    codebook, codes = weights(6 * 16 * 2).reshape(6, 16, 2), rng.integers(0, 16, (6, 1200)).astype(np.uint8)
+    kept = rng.random(shape) < 0.9 if masked else None
+    packed.pack_arrays(tmp_path / "x.ncp", {"x": packed.Product(codebook, codes, shape, axis, kept)})
+    file = packed.Packed(tmp_path / "x.ncp")
+    want = np.stack([codebook[i // 2, codes[i // 2], i % 2] for i in range(12)]).reshape(12, 30, 40)
+    want = np.moveaxis(want, 0, axis)
+    np.testing.assert_array_equal(file["x"], want if kept is None else want * kept)
+    bits = 7200 * 4 + (14400 * 0.469 if masked else 0)  # log2 16; H(0.1)
+    assert 8 * file.stored_bytes("x") < 1.02 * (bits + 32 * codebook.size + 8 * 100)
+    assert file.codec("x").startswith("product") and file.bound_bytes("x") <= file.stored_bytes("x")
+
+
 def test_a_tensor_alone_is_read(tmp_path):
     """Laziness: damage in one tensor does not hinder the others."""
     path = tmp_path / "x.ncp"
@@ -221,7 +238,9 @@ def example(tmp_path_factory):
         "book": weights(3000, digits=1),
         "sparse": weights(3000, 0.02, digits=1),
         "runs": weights(20_000, 0.03),
+        "wide": np.arange(40).reshape(4, 10) % 9,
         "raw": np.random.default_rng(0).integers(0, 256, 100).astype(np.uint8),
+        "product": packed.Product(weights(64).reshape(4, 8, 2), np.arange(40).reshape(4, 10) % 8, (10, 8), 1, np.eye(10, 8) == 0),
         "scaled": packed.Scaled(np.arange(-50, 50, dtype=np.int8).reshape(10, 10), np.ones((10, 1), np.float32)),
     }
     packed.pack_arrays(path, tensors)
@@ -256,6 +275,25 @@ def with_index(content, change):
         (lambda c: with_index(c, lambda t: t["runs"].update(numbers=[1])), "runs, at byte .*: its counts are wrong"),
         (lambda c: with_index(c, lambda t: t["runs"].update(values=dict(t["runs"]))), "runs"),
         (lambda c: with_index(c, lambda t: t["scaled"]["step"].update(shape=[5, 2])), "scales"),
+        (
+            lambda c: with_index(c, lambda t: t["scaled"].update(codes=dict(t["scaled"]))),
+            "scaled has a scaled record inside of another",
+        ),
+        (lambda c: with_index(c, lambda t: t["product"].update(axis=0)), "product is .* which is not that shape"),
+        (lambda c: with_index(c, lambda t: t["product"].update(axis=True)), "product is .* which is not that shape"),
+        (lambda c: with_index(c, lambda t: t["product"].update(shape=[8, 10])), "product is .* which is not that shape"),
+        (lambda c: with_index(c, lambda t: t["product"].update(dtype="I32")), "product is .* which is not that shape"),
+        (lambda c: with_index(c, lambda t: t["product"]["codebook"].update(shape=[4, 4, 4])), "product is .* not that shape"),
+        (lambda c: with_index(c, lambda t: t["product"]["codebook"].update(shape=[4, 0, 2])), "product"),
+        (lambda c: with_index(c, lambda t: t["product"]["kept"].update(shape=[8, 10])), "product is .* which is not that shape"),
+        (
+            lambda c: with_index(c, lambda t: t["product"].update(codebook=dict(t["product"]))),
+            "product has a product record inside",
+        ),
+        (
+            lambda c: with_index(c, lambda t: t["product"].update(codes=t["wide"])),
+            "product has codes from 0 to 8, expected from 0 to 7",
+        ),
         (lambda c: with_index(c, lambda t: t["raw"].update(parts=[])), "raw.*expected 100 bytes"),
         (lambda c: with_index(c, lambda t: t.update(raw={})), "the record of raw is wrong"),
     ],

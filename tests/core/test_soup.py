@@ -14,6 +14,7 @@ from hypothesis.extra.numpy import arrays
 from nncf_ext.algorithms.filter_pruning import FilterMask
 from nncf_ext.algorithms.magnitude_sparsity import BinaryMask
 from nncf_ext.algorithms.movement_sparsity import MovementMask
+from nncf_ext.algorithms.product_quantization import ProductQuantizer
 from nncf_ext.algorithms.rb_sparsity import RandomMask
 from nncf_ext.checkpoint import TensorFile, load_checkpoint, save_checkpoint, save_tensors
 from nncf_ext.edits import Edit, Plan
@@ -132,6 +133,17 @@ DIFFERENT = [masked([[1, 0], [1, 1]]), masked([[1, 1], [0, 1]], [[3, 4], [5, 6]]
 def test_different_masks_are_refused():
     with pytest.raises(SoupError, match="ingredient 2: its mask differs from that of ingredient 1 in 2 of 4 places at Net"):
         uniform(DIFFERENT)
+
+
+def test_code_books_of_the_same_codes_have_a_mean():
+    def coded(books, codes):
+        variables = {"codebook": np.array(books, np.float32).reshape(1, 2, 2), "codes": np.array([codes], np.int32)}
+        return compressed(ProductQuantizer(subvector=2, codewords=2, axis=1), variables, np.ones((2, 2)), "product_quantization")
+
+    soup = uniform([coded([1, 2, 3, 4], [0, 1]), coded([3, 4, 5, 6], [0, 1])])
+    assert soup.tensors["fc.codebook"].reshape(-1).tolist() == [2, 3, 4, 5] and soup.tensors["fc.codes"].tolist() == [[0, 1]]
+    with pytest.raises(SoupError, match="ingredient 2: 2 of 2 codes of Net.* differ from those of ingredient 1"):
+        uniform([coded([1, 2, 3, 4], [0, 1]), coded([3, 4, 1, 2], [1, 0])])
 
 
 def test_a_union_of_masks_is_the_mean_of_what_the_models_compute_with():

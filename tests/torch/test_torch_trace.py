@@ -109,9 +109,9 @@ def test_parameters_and_attributes(traced: TorchTrace) -> None:
     assert dict(conv.attrs) == {
         "groups": 4,
         "kernel": (3, 3),
-        "stride": (2, 2),
-        "padding": (1, 1),
-        "dilation": (1, 1),
+        "strides": (2, 2),
+        "pads": (1, 1, 1, 1),
+        "dilations": (1, 1),
         "depthwise": True,
     }
     assert traced.graph["Block/linear_0"].parameters[0] == Parameter("weight", "table.weight", (10, 4), 0, 1, input_axis=1)

@@ -14,6 +14,7 @@ from tests.contract.references import (
     learned_sparsity,
     magnitude_sparsity,
     movement_sparsity,
+    product_quantization,
     quantization,
     rb_sparsity,
 )
@@ -29,6 +30,7 @@ REFERENCES: dict[str, AlgorithmReference] = {
     "movement_sparsity": movement_sparsity.REFERENCE,
     "knowledge_distillation": knowledge_distillation.REFERENCE,
     "corad": corad.REFERENCE,
+    "product_quantization": product_quantization.REFERENCE,
     "iterative_magnitude": iterative_magnitude.REFERENCE,
     "clip_q": clip_q.REFERENCE,
     "soft_threshold": learned_sparsity.SOFT_THRESHOLD,

@@ -64,10 +64,15 @@ def clip_q(pruning: float, bits: int) -> dict[str, Any]:
     return {"algorithm": "clip_q", "params": {"pruning": pruning, "bits": bits}}
 
 
+def words_of_4(codewords: int) -> dict[str, Any]:
+    """Of a network of linear layers."""
+    return {"algorithm": "product_quantization", "params": {"linear": {"subvector": 4, "codewords": codewords}}}
+
+
 def network(
-    side: int, epochs: int, rate: float, batch: int, target: float, *, level: float, rounds: int, long: int, bits: float
+    side: int, epochs: int, rate: float, batch: int, target: float, level: float, rounds: int, long: int, after: int, bits: float
 ) -> Network:
-    """level, rounds, long: of pruning, in rounds of `long` epochs. bits: for ECSQ."""
+    """level, rounds, long: of pruning, in rounds of `long` epochs. after: epochs with code books. bits: for ECSQ."""
     start = rounds * long
     chains = {
         "float, trained as long": [],
@@ -75,14 +80,14 @@ def network(
         "pruned, 15 clusters": [pruned(level, rounds, long), clustered(15, start)],
         f"pruned, ECSQ {bits:g} bits": [pruned(level, rounds, long), ecsq(bits, start, method="uniform")],
     }
-    return Network(side, epochs, rate, batch, target, start + start // 4, chains)
+    return Network(side, epochs, rate, batch, target, start + after, chains)
 
 
 NETWORKS = {
-    "LeNet-300-100": network(28, 30, 2e-3, 64, 51, level=0.93, rounds=5, long=6, bits=0.6),
-    "LeNet-5": network(28, 15, 2e-3, 64, 51, level=0.93, rounds=4, long=4, bits=0.6),
-    "residual network": network(8, 8, 2e-3, 64, 22, level=0.85, rounds=3, long=3, bits=1.2),
-    "SqueezeNet": network(48, 20, 5e-4, 32, 10, level=0.4, rounds=2, long=4, bits=3),
+    "LeNet-300-100": network(28, 30, 2e-3, 64, 51, level=0.93, rounds=5, long=6, after=6, bits=0.6),
+    "LeNet-5": network(28, 15, 2e-3, 64, 51, level=0.93, rounds=4, long=4, after=6, bits=0.6),
+    "residual network": network(8, 8, 2e-3, 64, 22, level=0.9, rounds=3, long=2, after=3, bits=0.9),
+    "SqueezeNet": network(48, 20, 5e-4, 32, 10, level=0.4, rounds=2, long=4, after=2, bits=3),
 }
 HEADER = (
     "network",
@@ -110,6 +115,7 @@ METHODS: Mapping[str, Mapping[str, Compression]] = {
     "clustering, Hessian": {f"{k} values": [clustered(k, weighting="squared_gradients")] for k in CLUSTERS},
     "ECSQ, uniform cells": {f"{bits} bits": [ecsq(bits, method="uniform")] for bits in RATES},
     "CLIP-Q": {f"{p:.0%}, {b} bits": [clip_q(p, b)] for p, b in ((0.5, 4), (0.8, 4), (0.9, 3), (0.95, 3), (0.98, 2))},
+    "product quantization": {f"{words} words of 4": [words_of_4(words)] for words in (16, 64, 256)},
     "pruning, then clustering": {f"{level:.0%}": [pruned(level, 4, 2), clustered(15, 8)] for level in (0.8, 0.9, 0.95, 0.98)},
 }
 CURVE_HEADER = ("method", "", "accuracy", "drop: mean", "worst", "bits per weight", "kB packed", "times smaller")

@@ -69,10 +69,10 @@ class TorchTrained:
 
     def accuracy(self, ctrl: Any = None) -> float:
         model = self._model if ctrl is None else ctrl.model
-        x, y = (torch.from_numpy(part) for part in self.test)
+        x, y = self.test
         model.eval()
         with torch.no_grad():
-            return float((model(x).argmax(1) == y).float().mean())
+            return float((model(torch.from_numpy(x)).argmax(1).numpy() == y).mean())
 
 
 if __name__ == "__main__":

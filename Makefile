@@ -29,6 +29,7 @@ results: .venv/installed
 	$(BIN)/python -m benchmarks.results
 	$(BIN)/python -m benchmarks.results_sparse
 	$(BIN)/python -m benchmarks.results_learned
+	$(BIN)/python -m benchmarks.results_packed
 	$(BIN)/python -m benchmarks.results_soups
 	$(BIN)/python -m benchmarks.results_quantizers
 

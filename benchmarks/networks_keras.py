@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 from keras import layers
 
-from benchmarks.tasks import CONTEXT, VOCABULARY
+from benchmarks.tasks import CONTEXT, FIRES, VOCABULARY
 
 
 def lenet_300_100() -> keras.Model:
@@ -22,6 +22,23 @@ def lenet_5() -> keras.Model:
     ]
     dense = [layers.Flatten(name="flat"), layers.Dense(500, "relu", name="fc1"), layers.Dense(10, name="fc2")]
     return keras.Sequential([keras.Input((28, 28, 1)), *convolutions, *dense])
+
+
+def squeezenet(classes: int = 1000, channels: int = 3, side: int = 224) -> keras.Model:
+    """side: one at which no pooling has to be padded, as 224 and 48."""
+    start = {"kernel_initializer": "he_uniform"}
+    inputs = keras.Input((side, side, channels))
+    x = layers.Conv2D(64, 3, 2, activation="relu", name="conv1", **start)(inputs)
+    for number, (few, outputs, pooled) in enumerate(FIRES, 2):
+        if pooled:
+            x = layers.MaxPooling2D(3, 2, name=f"pool{number}")(x)
+        x = layers.Conv2D(few, 1, activation="relu", name=f"squeeze{number}", **start)(x)
+        one = layers.Conv2D(outputs // 2, 1, activation="relu", name=f"expand1_{number}", **start)(x)
+        three = layers.Conv2D(outputs // 2, 3, padding="same", activation="relu", name=f"expand3_{number}", **start)(x)
+        x = layers.Concatenate(name=f"concatenate{number}")([one, three])
+    x = layers.Dropout(0.5, name="dropout")(x)
+    x = layers.Conv2D(classes, 1, activation="relu", name="conv10", **start)(x)
+    return keras.Model(inputs, layers.GlobalAveragePooling2D(name="mean")(x))
 
 
 class Places(layers.Layer):

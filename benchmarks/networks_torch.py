@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from benchmarks.tasks import CONTEXT, VOCABULARY
+from benchmarks.tasks import CONTEXT, FIRES, VOCABULARY
 
 
 def lenet_300_100() -> nn.Module:
@@ -17,6 +17,41 @@ def lenet_5() -> nn.Module:
     """As in Caffe, and in Han et al. 2015: 431,080 parameters."""
     convolutions = [nn.Conv2d(1, 20, 5), nn.MaxPool2d(2), nn.Conv2d(20, 50, 5), nn.MaxPool2d(2)]
     return nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(800, 500), nn.ReLU(), nn.Linear(500, 10))
+
+
+class Fire(nn.Module):
+    """1x1 convolutions to few channels, and 1x1 and 3x3 ones from these to half of the outputs each."""
+
+    def __init__(self, inputs: int, few: int, outputs: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(inputs, few, 1)
+        self.expand_1, self.expand_3 = nn.Conv2d(few, outputs // 2, 1), nn.Conv2d(few, outputs // 2, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.squeeze(x))
+        return torch.cat([torch.relu(self.expand_1(x)), torch.relu(self.expand_3(x))], 1)
+
+
+class SqueezeNet(nn.Module):
+    """Iandola et al. 2016, version 1.1: 1,235,496 parameters with 1000 classes and 3 channels."""
+
+    def __init__(self, classes: int = 1000, channels: int = 3) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(channels, 64, 3, 2), nn.ReLU()]
+        inputs = 64
+        for few, outputs, pooled in FIRES:
+            layers += [nn.MaxPool2d(3, 2, ceil_mode=True)] if pooled else []
+            layers.append(Fire(inputs, few, outputs))
+            inputs = outputs
+        self.features = nn.Sequential(*layers)
+        self.dropout, self.head = nn.Dropout(0.5), nn.Conv2d(inputs, classes, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_uniform_(module.weight)  # it has no BatchNorm: PyTorch's own first weights are too small for it
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.head(self.dropout(self.features(x)))).mean((2, 3))
 
 
 class Decoder(nn.Module):

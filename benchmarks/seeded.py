@@ -20,15 +20,22 @@ DOCUMENT = ROOT / "docs" / "results.md"
 
 @dataclass(frozen=True)
 class Suite:
-    """Rows of docs/results.md. lines: of the table, from the results of the seeds."""
+    """Rows of docs/results.md. lines: of the table, from the results of the seeds. worker: its module, where that is not named as
+    the section. part: what of its work is asked for. picture: draws the results."""
 
     title: str
     header: Sequence[str]
     lines: Callable[[Sequence[Result]], list[list[str]]]
+    worker: str = ""
+    part: str = ""
+    picture: Callable[[Sequence[Result]], None] | None = None
+
+    def arguments(self, name: str, seed: int) -> list[str]:
+        return [f"benchmarks.{self.worker or name}", str(seed), *([self.part] if self.part else [])]
 
 
 def run_suites(description: str | None, suites: Mapping[str, Suite]) -> None:
-    """A script's main function. suites: by the name of the worker's module in this package, which is also the section's."""
+    """A script's main function. suites: by the section's name, which is also that of the worker's module in this package."""
     arguments = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--quick", action="store_true", help="one seed: shows that all runs")
     arguments.add_argument("--only", choices=suites, help="one suite")
@@ -39,7 +46,9 @@ def run_suites(description: str | None, suites: Mapping[str, Suite]) -> None:
     failed = False
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         jobs = {
-            pool.submit(run_worker, "", f"benchmarks.{name}", str(seed), limit=3600): name for seed in seeds for name in wanted
+            pool.submit(run_worker, "", *suites[name].arguments(name, seed), limit=3600): name
+            for seed in seeds
+            for name in wanted
         }
         for job in as_completed(jobs):
             name, result = jobs[job], job.result()
@@ -52,6 +61,8 @@ def run_suites(description: str | None, suites: Mapping[str, Suite]) -> None:
             table = show(f"{suite.title}, {len(found[name])} of {len(seeds)} seeds", suite.header, suite.lines(found[name]))
             if not options.quick:
                 write_section(name, f"{machine()}; one thread.\n\n{table}", DOCUMENT)
+                if suite.picture is not None:
+                    suite.picture(found[name])
     Console(stderr=True).print(f"{time.perf_counter() - start:.0f} s")
     if failed:
         sys.exit(1)

@@ -10,6 +10,17 @@ import numpy as np
 from nncf_ext import demo
 
 CONTEXT, VOCABULARY, STRETCH = 48, 128, 600
+# SqueezeNet 1.1's modules: channels between, channels out, whether a pooling comes first.
+FIRES = (
+    (16, 128, True),
+    (16, 128, False),
+    (32, 256, True),
+    (32, 256, False),
+    (48, 384, True),
+    (48, 384, False),
+    (64, 512, False),
+    (64, 512, False),
+)
 
 
 @dataclass(frozen=True)
@@ -28,13 +39,13 @@ def digits() -> Data:
     return Data(found.train_images, found.train_labels, found.test_images, found.test_labels)
 
 
-def large_digits() -> Data:
-    """The digits as (n, 28, 28), by linear interpolation, for networks made for MNIST."""
+def large_digits(side: int = 28) -> Data:
+    """The digits as (n, side, side), by linear interpolation; 28 for networks made for MNIST."""
     from scipy.ndimage import zoom
 
     found = demo.load_digits()
     train, test = (
-        np.clip(zoom(images, (1, 3.5, 3.5), order=1), 0, 1).astype(np.float32)
+        np.clip(zoom(images, (1, side / 8, side / 8), order=1), 0, 1).astype(np.float32)
         for images in (found.train_images, found.test_images)
     )
     return Data(train, found.train_labels, test, found.test_labels)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from benchmarks import results_soups
+from benchmarks import results_packed, results_soups
+from benchmarks.networks_torch import SqueezeNet
 from benchmarks.results import FILTERS, HEADER, INT8, Row, cells
 from benchmarks.results_students import LABELLED, STUDENTS, UNKNOWN, UNLABELLED, Batches, cut, left, lines
 from benchmarks.results_torch import digits
@@ -53,3 +54,36 @@ def test_soups_are_compared_with_the_best_ingredient_of_their_seed():
     table = results_soups.lines([seed(0.90, 0.92), seed(0.94, 0.93)])
     assert table[0][1:] == ["best ingredient", "90.00", "92.00", "+0.00", "+0.00"]
     assert table[1][1:] == ["greedy", "95.00", "92.50", "+0.50", "-1.00"]
+
+
+def test_squeezenet_is_that_of_the_literature():
+    assert sum(p.numel() for p in SqueezeNet().parameters()) == 1_235_496
+    assert sum(p.numel() for p in SqueezeNet(10, 1).parameters()) == 1_235_496 - 990 * 513 - 2 * 64 * 9
+
+
+def test_a_rate_is_sought():
+    assert results_packed.sought(lambda rate: 2 * rate**0.7, 1.0, 1.0) == pytest.approx(0.5 ** (1 / 0.7), rel=0.01)
+
+
+def test_a_chain_meets_its_target_without_a_loss_only():
+    def seed(file, packed):
+        of = {"float": 0.97, "bytes": 5_200_000, "int8": 1_000_000}
+        row = {"model": 0.98, "file": file, "packed": packed, "bits": 0.5}
+        return {name: {**of, "chains": dict.fromkeys(network.chains, row)} for name, network in results_packed.NETWORKS.items()}
+
+    told = [results_packed.chain_lines([seed(*s)])[0] for s in ((0.97, 100_000), (0.96, 100_000), (0.98, 104_000))]
+    assert [row[-2:] for row in told] == [["52.0x", "51x: met"], ["52.0x", "51x: missed"], ["50.0x", "51x: missed"]]
+    assert told[1][5:7] == ["+1.00", "+1.00"]
+
+
+def test_curves_are_means_of_ratios_and_codings_tell_both_accuracies():
+    def seed(file, packed):
+        row = {"model": 0.98, "file": file, "packed": packed, "bits": 2.0, "at once": 0.5}
+        methods = {name: dict.fromkeys(points, row) for name, points in results_packed.METHODS.items()}
+        return {"float": 0.97, "bytes": 100_000, "methods": methods, "codings": dict.fromkeys(results_packed.CODINGS, row)}
+
+    seeds = [seed(0.97, 10_000), seed(0.95, 50_000)]
+    shown = dict(zip(results_packed.CURVE_HEADER, results_packed.curve_lines(seeds)[0], strict=True))
+    assert [shown[key] for key in ("accuracy", "drop: mean", "worst", "times smaller")] == ["96.00", "+1.00", "+2.00", "6.0x"]
+    shown = dict(zip(results_packed.EQUAL_HEADER, results_packed.equal_lines(seeds)[0], strict=True))
+    assert (shown["as coded"], shown["trained on"], shown["bits per weight"]) == ("50.00", "96.00", "2.00")

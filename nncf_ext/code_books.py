@@ -7,11 +7,13 @@ the square of an error counts (Choi, El-Khamy, Lee 2017, "Towards the Limit of N
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 _SAMPLE = 1 << 16  # values that a start is found with
+_FEWEST = 3  # cells of a sign that a search starts with, unless fewer are asked for
 _RATE_SAMPLE = 1 << 18  # values with which a rate is looked for
 _BLOCKS = 1 << 12, 1 << 15  # values for which costs are compared together: at least, and what a cache holds
 
@@ -143,12 +145,28 @@ def cheapest(
 
 
 def iterative(book: Book, levels: int, lagrangian: float, iterations: int = 100, tolerance: float = 1e-4) -> Coded:
-    """Cells and values by turns, so that the mean of weight * error^2 + lagrangian * bits never rises (Choi et al. 2017, section
+    """Cells and values by turns, so that the sum of weight * error^2 + lagrangian * bits never rises (Choi et al. 2017, section
     4.2). It starts with `levels` cells of one width, zero in the middle of one of them; those that become empty are dropped. Zero
-    stays zero."""
+    stays zero. Where it ends depends on the start, so it starts with half as many cells too, and so on: the best end counts."""
     order = np.argsort(book.values, kind="stable")
-    values, weights, size = book.values[order], book.weights[order], book.values.size + book.zeros
-    half = (levels - 1) // 2
+    ascending = Book(book.values[order], book.weights[order], book.zeros)
+    half, best, found = (levels - 1) // 2, np.inf, None
+    while half and (found is None or half >= _FEWEST):
+        codes, table, cost = _by_turns(ascending, half, lagrangian, iterations, tolerance)
+        if cost < best:
+            best, found = cost, (codes - half, table, half)
+        half //= 2
+    assert found is not None
+    cells = np.empty_like(found[0])
+    cells[order] = found[0]
+    return _coded(cells, *found[1:])
+
+
+def _by_turns(
+    book: Book, half: int, lagrangian: float, iterations: int, tolerance: float
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """From 2 * half + 1 cells: index of each value in the levels, the levels, and the sum that is to be small."""
+    values, weights, size = book.values, book.weights, book.values.size + book.zeros
     table = np.abs(values).max() / half * np.arange(-half, half + 1)
     codes, cost = nearest(values, table), np.inf
     for _ in range(iterations):
@@ -156,18 +174,15 @@ def iterative(book: Book, levels: int, lagrangian: float, iterations: int = 100,
         mass = np.bincount(codes, weights, minlength=table.size)
         moment = np.bincount(codes, weights * values, minlength=table.size)
         table = np.where(counts > 0, moment / np.where(mass > 0, mass, 1), table)
-        zero = np.arange(table.size) == half
-        table[zero] = 0
-        counts[zero] += book.zeros
+        table[half] = 0
+        counts[half] += book.zeros
         with np.errstate(divide="ignore"):
             bits = -np.log2(counts / size)
         codes, total = cheapest(values, weights, table, bits, lagrangian)
         before, cost = cost, total + lagrangian * book.zeros * (bits[half] if book.zeros else 0)
         if not cost < before * (1 - tolerance):
             break
-    unsorted = np.empty_like(codes)
-    unsorted[order] = codes
-    return _coded(unsorted - half, table, half)
+    return codes, table, cost
 
 
 def uniform(book: Book, levels: int, step: float) -> Coded:
@@ -190,13 +205,26 @@ def _coded(cells: np.ndarray, table: np.ndarray, zero: int) -> Coded:
 
 
 def iterative_at_rate(books: Sequence[Book], levels: int, target: float) -> list[Coded]:
-    """`iterative`, with the one factor at which all books together take `target` bits for each weight, or a little less."""
+    """`iterative`, with the one factor at which all books together take `target` bits for each weight, or a little less.
+
+    No factor has some rates (only those on the convex hull of the curve of errors have one): where the next lower one has the
+    larger error, what `uniform_at_rate` finds is given.
+    """
     unit = float(np.mean([np.mean(book.weights * np.square(book.values)) for book in books]))
 
     def coded(books: Sequence[Book], lagrangian: float) -> list[Coded]:
         return [iterative(book, levels, lagrangian) for book in books]
 
-    return _at_rate(books, coded, target, 0.0, unit)
+    return min(_at_rate(books, coded, target, 0.0, unit), uniform_at_rate(books, levels, target), key=partial(error, books))
+
+
+def error(books: Sequence[Book], coded: Sequence[Coded]) -> float:
+    """The sum of weight * error^2."""
+    total = 0.0
+    for book, found in zip(books, coded, strict=True):
+        table = np.concatenate([[0.0], found.centroids])
+        total += float(np.sum(book.weights * np.square(book.values - table[found.codes])))
+    return total
 
 
 def uniform_at_rate(books: Sequence[Book], levels: int, target: float) -> list[Coded]:

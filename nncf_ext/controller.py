@@ -365,7 +365,7 @@ class Controller:
         if opset is None:
             raise ValueError(f"save_format: found {save_format!r}, expected 'onnx' or 'onnx_<opset>', 'onnx_18' say")
         removals = self._removals()
-        attached = self._smaller(removals) if removals else self._attached
+        attached = self._smaller(removals)[0] if removals else self._attached
         return export_onnx(
             self._adapter,
             attached,
@@ -385,9 +385,14 @@ class Controller:
         from nncf_ext.packed.plain import packed_model
 
         self.settle()
-        edits = [e for e in self.plan if e.transform.has_grid or e.transform.has_codes]
-        coded = {} if self._removals() else {e: self.variable_values(e) for e in edits}
-        packed_model(path, self._adapter.tensors(self.strip()), coded, self._graph, self._adapter.name)
+        removals = self._removals()
+        attached, graph = self._smaller(removals) if removals else (self._attached, self._graph)
+        coded = {
+            edit: {name: self._adapter.to_numpy(value) for name, value in attached.variables(edit).items()}
+            for edit in attached.plan
+            if edit.transform.has_grid or edit.transform.has_codes
+        }
+        packed_model(path, self._adapter.tensors(self.strip()), coded, graph, self._adapter.name)
 
     def _removals(self) -> tuple[Removal, ...]:
         return joint(removal for a in self._algorithms for removal in a.removals(*self._seen_by(a)))
@@ -395,8 +400,8 @@ class Controller:
     def _without(self, removals: Sequence[Removal], plain: Any) -> Any:
         return self._adapter.remove_channels(plain, removals, self._adapter.trace(plain, self._example))
 
-    def _smaller(self, removals: Sequence[Removal]) -> Attached:
-        """A copy of the model without the pruned channels, in which the quantizers stand as in the model."""
+    def _smaller(self, removals: Sequence[Removal]) -> tuple[Attached, Graph]:
+        """A copy of the model without the pruned channels, in which the quantizers stand as in the model; and its graph."""
         model = self._without(removals, self._adapter.strip(self.model, True))
         traced = self._adapter.trace(model, self._example)
         edits = [edit for edit in self.plan if edit.transform.stage == QUANTIZE or not edit.site.is_parameter]
@@ -405,7 +410,7 @@ class Controller:
         attached = self._adapter.apply(model, traced, Plan(tuple(edits)), values)
         for edit in edits:
             attached.set_enabled(edit, self._attached.enabled(edit))
-        return attached
+        return attached, traced.graph
 
     def _training(self, algorithm: Algorithm) -> Training:
         edits = self._attached.plan.of(algorithm.algorithm)

@@ -1,6 +1,7 @@
 """What an error in each weight counts: the diagonal of the loss's Hessian, by one of several estimates.
 
-Only its proportions matter, so the mean over all weights that are not zero is made 1; none counts less than a ten-thousandth.
+Only its proportions matter, so the mean over all weights that are not zero is made 1. To that a tenth is added: the estimates
+have many numbers near zero, which says that small errors there cost nothing, and with few bits errors are not small.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from nncf_ext.initialization import QuantizationPrecisionInitArgs, running_on_da
 if TYPE_CHECKING:
     from nncf_ext.algorithms.algorithm import Training
 
-_LEAST = 1e-4
+_ADDED = 0.1
 
 
 def hessian_weights(training: Training, weights: Sequence[np.ndarray], by: str, samples: int, where: str) -> list[np.ndarray]:
@@ -41,7 +42,7 @@ def hessian_weights(training: Training, weights: Sequence[np.ndarray], by: str, 
     count = sum(int(np.count_nonzero(w)) for w in weights)
     if not (np.isfinite(whole) and whole > 0):
         return [np.ones(weight.shape) for weight in weights]
-    return [np.maximum(h * (count / whole), _LEAST) for h in found]
+    return [h * (count / whole) + _ADDED for h in found]
 
 
 def _second_moments(training: Training, where: str) -> list[np.ndarray]:

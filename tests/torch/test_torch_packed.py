@@ -41,3 +41,15 @@ def test_packed_model_is_the_stripped_one(compression, codec, most_bits, tmp_pat
     assert codec is None or file.codec("4.weight").startswith(codec)
     assert 8 * file.stored_bytes("4.weight") / plain["4.weight"].numel() < most_bits
     assert file.metadata["source"] == "torch"
+
+
+def test_integers_stay_integers_where_neurons_were_removed(tmp_path):
+    pruned = {"algorithm": "iterative_magnitude", "params": {"sparsity_target": 0.98, "rounds": 1}}
+    ctrl, _ = compressed([{"algorithm": "quantization", "weights": {"bits": 4}}, pruned])
+    ctrl.scheduler.epoch_step()
+    ctrl.pack(tmp_path / "model.ncp")
+    file, plain = packed.Packed(tmp_path / "model.ncp"), ctrl.strip().state_dict()
+    assert plain["4.weight"].shape[1] < 1024
+    assert file.codec("4.weight").startswith("scaled, ")
+    for name, value in plain.items():
+        np.testing.assert_array_equal(file[name], value.numpy(), err_msg=name)

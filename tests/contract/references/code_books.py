@@ -34,7 +34,13 @@ def _clustered(algorithm: Any, books: list[tuple[np.ndarray, int]]) -> list[Foun
 
 def _lagrangian(x: np.ndarray, zeros: int, levels: int, factor: float) -> tuple[Found, float]:
     """The code book, and bits in all."""
-    half = levels // 2
+    halves = [levels // 2 // 2**i for i in range(9) if i == 0 or levels // 2 // 2**i >= 3]
+    ends = [_by_turns(x, zeros, half, factor) for half in halves]
+    _, code, table, half = min(ends, key=lambda end: end[0])
+    return _ascending(table, code, half), _bits(code == half, code, zeros)
+
+
+def _by_turns(x: np.ndarray, zeros: int, half: int, factor: float) -> tuple[float, np.ndarray, np.ndarray, int]:
     table = np.linspace(-1, 1, 2 * half + 1) * np.abs(x).max()
     code, last = np.argmin(np.abs(x[:, None] - table), axis=1), np.inf
     for _ in range(100):
@@ -45,11 +51,10 @@ def _lagrangian(x: np.ndarray, zeros: int, levels: int, factor: float) -> tuple[
         bits = np.array([-np.log2(n / (x.size + zeros)) if n else np.inf for n in counts])
         cost = np.where(np.isinf(bits), np.inf, (x[:, None] - table) ** 2 + factor * np.minimum(bits, 99))
         code = np.argmin(cost, axis=1)
-        total = cost[np.arange(x.size), code].sum() + (factor * zeros * bits[half] if zeros else 0)
-        if total >= last * (1 - 1e-4):
+        before, last = last, cost[np.arange(x.size), code].sum() + (factor * zeros * bits[half] if zeros else 0)
+        if last >= before * (1 - 1e-4):
             break
-        last = total
-    return _ascending(table, code, half), _bits(code == half, code, zeros)
+    return last, code, table, half
 
 
 def _uniform(x: np.ndarray, zeros: int, levels: int, step: float) -> tuple[Found, float]:
@@ -72,7 +77,20 @@ def _bits(is_zero: np.ndarray, code: np.ndarray, zeros: int) -> float:
 
 def _constrained(algorithm: Any, books: list[tuple[np.ndarray, int]]) -> list[Found]:
     params = algorithm.params
-    search = _uniform if params.method == "uniform" else _lagrangian
+    if params.method == "uniform":
+        return _searched(params, books, _uniform)
+    ends = [_searched(params, books, _lagrangian)]
+    if params.lagrangian is None:
+        ends.append(_searched(params, books, _uniform))
+    return min(
+        ends,
+        key=lambda found: sum(
+            np.sum((x - np.append(0, centroids)[codes]) ** 2) for (x, _), (centroids, codes) in zip(books, found, strict=True)
+        ),
+    )
+
+
+def _searched(params: Any, books: list[tuple[np.ndarray, int]], search: Any) -> list[Found]:
     size = sum(x.size + zeros for x, zeros in books)
 
     def at(argument: float) -> tuple[list[Found], float]:
@@ -83,7 +101,7 @@ def _constrained(algorithm: Any, books: list[tuple[np.ndarray, int]]) -> list[Fo
         return at(params.lagrangian)[0]
     unit = float(np.mean([np.mean(x**2) for x, _ in books]))
     lowest = 0.0
-    if params.method == "uniform":
+    if search is _uniform:
         unit = lowest = max(np.abs(x).max() for x, _ in books) / (params.levels // 2)
     if at(lowest)[1] <= params.target_bits:
         return at(lowest)[0]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from nncf_ext.config.initialization import BatchnormAdaptation
+from nncf_ext.config.initialization import Initializer
 from nncf_ext.config.section import Bits, Count, Level, Number, Scope, ScopedConfig, Section, Size
 
 
@@ -29,11 +29,8 @@ class ClipQSearch(Section):
     """Share of the validation data that a model is tried on."""
 
 
-class ClipQInitializer(Section):
+class ClipQInitializer(Initializer):
     """What data decides before training."""
-
-    batchnorm_adaptation: BatchnormAdaptation = BatchnormAdaptation()
-    """BatchNorm statistics of the new model."""
 
     search: ClipQSearch | None = None
     """How `pruning` and `bits` are found for each layer that is not in `by_scope`; they are the same for all where it is

@@ -7,15 +7,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from nncf_ext.config.errors import refusal
-from nncf_ext.config.initialization import BatchnormAdaptation
+from nncf_ext.config.initialization import Initializer
 from nncf_ext.config.section import Count, LrMultiplier, Number, ScopedConfig, Section, Size
-
-
-class CodeBookInitializer(Section):
-    """What happens to the data of `register_default_init_args`."""
-
-    batchnorm_adaptation: BatchnormAdaptation = BatchnormAdaptation()
-    """BatchNorm statistics of the new model."""
 
 
 class CodeBookParams(Section):
@@ -61,7 +54,7 @@ class WeightClusteringConfig(ScopedConfig):
     algorithm: Literal["weight_clustering"] = "weight_clustering"
     """Name of the algorithm."""
 
-    initializer: CodeBookInitializer = CodeBookInitializer()
+    initializer: Initializer = Initializer()
     """What data decides."""
 
     params: WeightClusteringParams = WeightClusteringParams()
@@ -106,7 +99,7 @@ class ECSQConfig(ScopedConfig):
     algorithm: Literal["ecsq"] = "ecsq"
     """Name of the algorithm."""
 
-    initializer: CodeBookInitializer = CodeBookInitializer()
+    initializer: Initializer = Initializer()
     """What data decides."""
 
     params: ECSQParams

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from nncf_ext.config.errors import refusal
-from nncf_ext.config.initialization import BatchnormAdaptation
+from nncf_ext.config.initialization import Initializer
 from nncf_ext.config.section import Count, Level, Number, Scope, ScopedConfig, Section, Size
 
 N_OF_M = re.compile(r"([1-9]\d*):([1-9]\d*)")
@@ -20,13 +20,6 @@ def _structure(value: str) -> str:
     if value not in names and (ratio is None or int(ratio[1]) >= int(ratio[2])):
         raise refusal(f"found {value!r}, expected one of {', '.join(names)}, or n:m with n < m, 2:4 say")
     return value
-
-
-class DynamicSparsityInitializer(Section):
-    """What happens to the data of `register_default_init_args` before training starts."""
-
-    batchnorm_adaptation: BatchnormAdaptation = BatchnormAdaptation()
-    """BatchNorm statistics of the new model."""
 
 
 class DynamicSparsityParams(Section):
@@ -132,7 +125,7 @@ class DynamicSparseTrainingConfig(ScopedConfig):
     algorithm: Literal["dynamic_sparse_training"] = "dynamic_sparse_training"
     """Name of the algorithm."""
 
-    initializer: DynamicSparsityInitializer = DynamicSparsityInitializer()
+    initializer: Initializer = Initializer()
     """What data decides before training."""
 
     params: DynamicSparsityParams

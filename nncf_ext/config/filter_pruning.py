@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from nncf_ext.config.errors import refusal
+from nncf_ext.config.initialization import Initializer
 from nncf_ext.config.section import Boolean, Count, Level, Number, ScopedConfig, Section, Size
-from nncf_ext.config.sparsity import SparsityInitializer
 
 
 class LegrParams(Section):
@@ -130,7 +130,7 @@ class FilterPruningConfig(ScopedConfig):
     pruning_init: Level = 0.0
     """Level at the start, of what the target is about; with num_init_steps it begins after them."""
 
-    initializer: SparsityInitializer = SparsityInitializer()
+    initializer: Initializer = Initializer()
     """What data decides before training."""
 
     params: FilterPruningParams = FilterPruningParams()

@@ -48,6 +48,13 @@ class BatchnormAdaptation(Section):
         return _samples(self.num_bn_adaptation_steps, self.num_bn_adaptation_samples, batch_size)
 
 
+class Initializer(Section):
+    """What happens to the data of `register_default_init_args` before training starts."""
+
+    batchnorm_adaptation: BatchnormAdaptation = BatchnormAdaptation()
+    """BatchNorm statistics of the new model."""
+
+
 class RangeInitParams(Section):
     """Settings of the percentile types."""
 

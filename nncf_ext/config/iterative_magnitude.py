@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from nncf_ext.config.errors import refusal
+from nncf_ext.config.initialization import Initializer
 from nncf_ext.config.section import Boolean, Count, Level, Number, Scope, ScopedConfig, Section, Size
-from nncf_ext.config.sparsity import SparsityInitializer
 
 
 class IterativeMagnitudeParams(Section):
@@ -59,7 +59,7 @@ class IterativeMagnitudeConfig(ScopedConfig):
     algorithm: Literal["iterative_magnitude"] = "iterative_magnitude"
     """Name of the algorithm."""
 
-    initializer: SparsityInitializer = SparsityInitializer()
+    initializer: Initializer = Initializer()
     """What data decides before training."""
 
     params: IterativeMagnitudeParams

@@ -6,17 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from nncf_ext.config.initialization import BatchnormAdaptation
+from nncf_ext.config.initialization import Initializer
 from nncf_ext.config.section import Count, LrMultiplier, Number, ScopedConfig, Section
 
 Weight = Annotated[Number, Field(ge=0)]
-
-
-class LearnedSparsityInitializer(Section):
-    """What happens to the data of `register_default_init_args` before training starts."""
-
-    batchnorm_adaptation: BatchnormAdaptation = BatchnormAdaptation()
-    """BatchNorm statistics of the new model."""
 
 
 class LearnedSparsityParams(Section):
@@ -50,7 +43,7 @@ class SoftThresholdConfig(ScopedConfig):
     algorithm: Literal["soft_threshold"] = "soft_threshold"
     """Name of the algorithm."""
 
-    initializer: LearnedSparsityInitializer = LearnedSparsityInitializer()
+    initializer: Initializer = Initializer()
     """What data decides before training."""
 
     params: SoftThresholdParams = SoftThresholdParams()
@@ -76,7 +69,7 @@ class L0SparsityConfig(ScopedConfig):
     algorithm: Literal["l0_sparsity"] = "l0_sparsity"
     """Name of the algorithm."""
 
-    initializer: LearnedSparsityInitializer = LearnedSparsityInitializer()
+    initializer: Initializer = Initializer()
     """What data decides before training."""
 
     params: L0SparsityParams = L0SparsityParams()
@@ -106,7 +99,7 @@ class VariationalDropoutConfig(ScopedConfig):
     algorithm: Literal["variational_dropout"] = "variational_dropout"
     """Name of the algorithm."""
 
-    initializer: LearnedSparsityInitializer = LearnedSparsityInitializer()
+    initializer: Initializer = Initializer()
     """What data decides before training."""
 
     params: VariationalDropoutParams = VariationalDropoutParams()

@@ -7,17 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from nncf_ext.config.initialization import BatchnormAdaptation
+from nncf_ext.config.initialization import Initializer
 from nncf_ext.config.section import Boolean, Count, LrMultiplier, Scope, ScopedConfig, Section, Size
 
 Codewords = Annotated[Size, Field(ge=2, le=65536)]
-
-
-class ProductQuantizationInitializer(Section):
-    """What happens to the data of `register_default_init_args` before training starts."""
-
-    batchnorm_adaptation: BatchnormAdaptation = BatchnormAdaptation()
-    """BatchNorm statistics of the new model."""
 
 
 class LinearCodes(Section):
@@ -78,7 +71,7 @@ class ProductQuantizationConfig(ScopedConfig):
     algorithm: Literal["product_quantization"] = "product_quantization"
     """Name of the algorithm."""
 
-    initializer: ProductQuantizationInitializer = ProductQuantizationInitializer()
+    initializer: Initializer = Initializer()
     """What data decides before training."""
 
     params: ProductQuantizationParams = ProductQuantizationParams()

@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
-from nncf_ext.config.initialization import BatchnormAdaptation, PerLayerRangeInit, RangeInit, one_or_array
+from nncf_ext.config.initialization import Initializer, PerLayerRangeInit, RangeInit, one_or_array
 from nncf_ext.config.precision import PrecisionInit
 from nncf_ext.config.section import Bits, Boolean, Count, LrMultiplier, Number, Scope, ScopedConfig, Section, Size, whole
 
 
-class QuantizationInitializer(Section):
+class QuantizationInitializer(Initializer):
     """What happens to the data of `register_default_init_args` before training starts."""
 
     range: Annotated[
@@ -22,9 +22,6 @@ class QuantizationInitializer(Section):
 
     precision: PrecisionInit | None = None
     """Different numbers of bits for different quantizers; all get those of `weights` and `activations` where it is missing."""
-
-    batchnorm_adaptation: BatchnormAdaptation = BatchnormAdaptation()
-    """BatchNorm statistics of the new model."""
 
 
 class QuantizationSettings(ScopedConfig):

@@ -8,15 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from nncf_ext.config.errors import refusal
-from nncf_ext.config.initialization import BatchnormAdaptation
+from nncf_ext.config.initialization import Initializer
 from nncf_ext.config.section import Boolean, Count, Level, LrMultiplier, Number, ScopedConfig, Section, Size
-
-
-class SparsityInitializer(Section):
-    """What happens to the data of `register_default_init_args` before training starts."""
-
-    batchnorm_adaptation: BatchnormAdaptation = BatchnormAdaptation()
-    """BatchNorm statistics of the new model."""
 
 
 class SparsityParams(Section):
@@ -96,7 +89,7 @@ class MagnitudeSparsityConfig(ScopedConfig):
     sparsity_init: Level = 0.0
     """Share of zeros at the start."""
 
-    initializer: SparsityInitializer = SparsityInitializer()
+    initializer: Initializer = Initializer()
     """What data decides before training."""
 
     params: MagnitudeSparsityParams = MagnitudeSparsityParams()

@@ -58,7 +58,7 @@ def lines(seeds: Sequence[Result]) -> list[list[str]]:
             own = [seed[network][name] for seed in seeds]
             drops = [100 * (f - r["accuracy"]) for f, r in zip(floats, own, strict=True)]
             mean, left = sum(drops) / len(drops), sum(r["left"] for r in own) / len(own)
-            target = ("met" if mean <= 0 and left < 1 / 11.9 else "missed") if name in ROUNDS else ""
+            target = ("met" if round(mean, 9) <= 0 and left < 1 / 11.9 else "missed") if name in ROUNDS else ""
             accuracies = [100 * sum(floats) / len(own), 100 * sum(r["accuracy"] for r in own) / len(own)]
             numbers = [*(f"{a:.2f}" for a in accuracies), f"{mean:+.2f}", f"{max(drops):+.2f}", f"{1 / left:.1f}x"]
             table.append([network, name, *numbers, target])

@@ -6,7 +6,7 @@ from nncf_ext import NNCFConfig
 
 
 def shortened(config: NNCFConfig) -> NNCFConfig:
-    """`config` with searches of a few rounds or none, which writes nothing down."""
+    """`config` with searches of a few rounds or none, whose weights are coded at once, and which writes nothing down."""
     config.pop("log_dir", None)
     entries = config["compression"]
     for entry in entries if isinstance(entries, list) else [entries]:
@@ -15,6 +15,10 @@ def shortened(config: NNCFConfig) -> NNCFConfig:
         if precision.get("type") in ("hawq", "autoq"):
             precision.update(iter_number=3, dump_init_precision_data=False)
         initializer.pop("search", None)  # models for each layer take too long
+        if entry["algorithm"] in ("weight_clustering", "ecsq"):
+            entry["params"]["start_epoch"] = 0  # values of code books move once there are any
+        if entry["algorithm"] == "ecsq":
+            entry["params"]["target_bits"] = 3  # in a net that is neither trained nor pruned, fewer leave layers without any
         if entry["algorithm"] == "product_quantization":
             entry["params"]["error_correction"] = False
     return config

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 Bits = Mapping[str, int]  # by edit key
-_SLACK = 1e-9  # relative; a ratio that is met exactly must not fail by rounding
+_SLACK = 1e-9  # relative; a cost that is equal must not be larger by rounding
+_BUDGET_SLACK = 1e-7  # relative; a ratio that is met exactly must not fail by rounding, nor by the solver's tolerance for rows
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def least_damage(choices: Choices, damage: Mapping[str, Mapping[int, float]], ra
 
     It must be attainable. Exact: the programme is solved to optimality, over every combination of bits.
     """
-    return _solve(choices, damage, 8 * choices.flops / ratio * (1 + _SLACK))
+    return _solve(choices, damage, 8 * choices.flops / ratio * (1 + _BUDGET_SLACK))
 
 
 def _solve(choices: Choices, damage: Mapping[str, Mapping[int, float]] | None, budget: float | None) -> dict[str, int]:

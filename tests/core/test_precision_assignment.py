@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nncf_ext.precision.assignment import Choices, Use, fewest_operations, least_damage
@@ -87,8 +87,16 @@ def problems(draw):
     return choices, damage
 
 
+UNEVEN = Choices(  # the second layer's operations are within the solver's tolerance of the first's
+    {"w0": (4, 8), "a0": (8,), "w1": (2, 4), "a1": (3, 5, 8)},
+    ((("w0",), ("a0",)), (("w1",), ("a1",))),
+    {"w0": (Use(2132940, ()),), "w1": (Use(1, ("a1",)),)},
+)
+
+
 @settings(max_examples=150, deadline=None)
 @given(problems(), st.floats(0, 1))
+@example((UNEVEN, {"w0": {4: 1.0, 8: 0.0}, "w1": {2: 0.0, 4: 0.0}}), 2.0**-24)
 def test_optimum_is_that_of_every_combination(problem, where):
     choices, damage = problem
     weights = choices.weights

@@ -55,7 +55,7 @@ def test_config_runs(file, batches):
     compile_model(model, keras.optimizers.SGD(0.01), loss)
     weights = [variable for variable in model.trainable_variables if np.prod(variable.shape) > 1]
     weights = [variable for variable in weights if not variable.path.endswith("bias.movement_mask.score")]  # biases start at 0
-    coded = [id(ctrl._attached._variable(edit.site)) for edit in ctrl.plan if edit.transform.has_codes]
+    coded = [id(ctrl._attached._variable(edit.site)) for edit in ctrl.plan if "codes" in ctrl.variable_values(edit)]
     weights = [variable for variable in weights if id(variable) not in coded]
     before = [variable.numpy() for variable in weights]
 

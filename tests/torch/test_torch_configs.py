@@ -49,7 +49,7 @@ def test_config_runs(file, batches):
     ctrl, model = create_compressed_model(DigitsNet(), config)
     assert len(ctrl.plan) > 0
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
-    coded = {name for edit in ctrl.plan if edit.transform.has_codes for name in ctrl._attached.parameter_names(edit)}
+    coded = {name for edit in ctrl.plan if "codes" in ctrl.variable_values(edit) for name in ctrl._attached.parameter_names(edit)}
     weights = [parameter for name, parameter in model.named_parameters() if parameter.numel() > 1 and name not in coded]
     before = [weight.detach().clone() for weight in weights]
 

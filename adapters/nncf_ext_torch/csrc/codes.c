@@ -1,7 +1,8 @@
 /* Weights by their codes (nncf_ext.numerics: decoded), float32, one pass forward, one pass backward.
  *
- * A code is -1 for a weight as it comes, or the index of its value in `table`; what comes as zero stays zero. A call does part
- * `part` of `parts`; parts may run at the same time. Not a Python module: loaded with ctypes.
+ * A code is -1 for a weight as it comes, or the index of its value in `table`; what comes as zero stays zero. No code, from a
+ * damaged checkpoint say, reads or writes outside of the tables. A call does part `part` of `parts`; parts may run at the same
+ * time. Not a Python module: loaded with ctypes.
  */
 #include <stddef.h>
 #include <stdint.h>
@@ -16,13 +17,14 @@
 
 enum { LANES = 4 }; /* tables of sums that take turns: the next addition need not wait for the one before */
 
+#define INDEX(code) ((uint32_t)(code) < (uint32_t)levels ? (code) : 0)
+
 EXPORT void decoded_forward(const float *RESTRICT x, const int32_t *RESTRICT codes, const float *RESTRICT table,
                             float *RESTRICT y, int64_t levels, int64_t size, int64_t part, int64_t parts) {
     int64_t end = size * (part + 1) / parts;
-    (void)levels;
     for (int64_t i = size * part / parts; i < end; i++) {
         int32_t code = codes[i];
-        float value = table[code < 0 ? 0 : code];
+        float value = table[INDEX(code)];
         y[i] = code < 0 ? x[i] : x[i] == 0.0f ? 0.0f : value;
     }
 }
@@ -36,6 +38,6 @@ EXPORT void decoded_backward(const float *RESTRICT g, const float *RESTRICT x, c
     for (int64_t i = size * part / parts; i < end; i++) {
         int32_t code = codes[i];
         dx[i] = code < 0 ? g[i] : 0.0f;
-        sums[(i % LANES) * levels + (code < 0 ? 0 : code)] += code < 0 || x[i] == 0.0f ? 0.0f : g[i];
+        sums[(i % LANES) * levels + INDEX(code)] += code < 0 || x[i] == 0.0f ? 0.0f : g[i];
     }
 }

@@ -120,6 +120,9 @@ class CodedWeights(Algorithm):
         """Find the values, on the first rank, and give every weight its code."""
         where = getattr(self, "where", "") or self.algorithm
         weights = [training.reaching(edit.site) for edit in training.edits]
+        for edit, weight in zip(training.edits, weights, strict=True):
+            if not np.isfinite(weight).all():
+                raise ConfigError(f"{where}: {edit.site} has NaN or infinite values, expected numbers to code")
         counted = hessian_weights(training, weights, self.params.weighting, self.params.weighting_samples, where)
         books = [
             Book(w[w != 0].astype(np.float64), h[w != 0].astype(np.float64), int(np.count_nonzero(w == 0)))

@@ -104,6 +104,13 @@ def test_too_few_bits_for_a_layer():
     assert type(model[0]) is nn.Linear
 
 
+def test_weights_that_are_no_numbers():
+    model = wide(np.full((8, 6), np.nan, np.float32))
+    with pytest.raises(ConfigError, match=r"compression: .*\|weight has NaN or infinite values, expected numbers"):
+        compressed(model, clustering(clusters=4))
+    assert type(model[0]) is nn.Linear
+
+
 def test_what_is_masked_later_is_zero():
     levels = {"schedule": "multistep", "multistep_steps": [2], "multistep_sparsity_levels": [0.2, 0.7]}
     ctrl, model = compressed(

@@ -95,7 +95,8 @@ class Attached(Protocol):
         ...
 
     def retain(self, site: Site, kept: Any) -> None:
-        """Multiply a parameter, and all that optimizers keep for its elements, by `kept` (0 or 1, of its shape)."""
+        """Multiply a parameter, and all that optimizers keep for its elements, by `kept` (of its shape): 0 or 1, or what its
+        first values are multiplied by."""
         ...
 
     def second_moment(self, site: Site) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -129,6 +129,12 @@ class Structure:
             x = units
         x = xp.reshape(x, self._moved)
         return xp.reshape(xp.moveaxis(x, (0, 1), (self.output_axis, self.input_axis)), self.shape)
+
+    def gain(self, xp: Any, mask: Any) -> Any:
+        """In the weight's shape: by what the weights of each output with the connections `mask` are multiplied, for it to vary as
+        with all of them (Evci et al. 2022, "Gradient flow in sparse neural networks and how lottery tickets win", sec. 3.1)."""
+        outputs = replace(self, kind="channel")
+        return outputs.spread(xp, xp.sqrt(outputs.unit_size / xp.maximum(outputs.units(xp, mask), 1.0)))
 
     @property
     def _moved(self) -> tuple[int, ...]:

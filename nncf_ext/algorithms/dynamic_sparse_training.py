@@ -204,6 +204,9 @@ class DynamicSparseTraining(DynamicSparseTrainingConfig, Algorithm):
             for index, (edit, structure, kept) in enumerate(self._layers(training, level)):
                 score = training.xp.asarray(random_scores(0, index, structure), like=training.attached.parameter(edit.site))
                 self._connect(training, edit, structure, first_units(training.xp, structure, score, kept))
+                if self.params.sparse_initialization:
+                    mask = training.attached.variables(edit)["mask"]
+                    training.attached.retain(edit.site, structure.gain(training.xp, mask))
         return state
 
     def resume(self, training: Training, state: State) -> None:

@@ -45,6 +45,11 @@ class DynamicSparsityParams(Section):
     block: tuple[Size, Size] = (4, 4)
     """Structure block: outputs and inputs of a rectangle."""
 
+    sparse_initialization: bool = False
+    """static, set, rigl, granet: whether the first weights grow by the root of (inputs of an output / those with a connection)
+    (Evci et al. 2022). For models without normalization that train from scratch: the first weights of dense layers leave signals
+    through sparse ones too small."""
+
     update_interval: Size = 100
     """Optimizer steps from one change of the connections to the next."""
 
@@ -114,6 +119,10 @@ class DynamicSparsityParams(Section):
                 raise refusal(f"missing, expected the optimizer step at which {getattr(self, name)} is through", "end")
         if self.method == "ac_dc" and self.final_epoch is None:
             raise refusal("missing, expected the epoch from which on the model is sparse", "final_epoch")
+        if self.sparse_initialization and self.method not in ("static", "set", "rigl", "granet"):
+            raise refusal(
+                f"found true, expected false for {self.method}, which has no random first connections", "sparse_initialization"
+            )
         if self.method == "granet" and self.sparsity_init > self.level:
             raise refusal(f"found {self.sparsity_init}, expected at most the target {self.level}", "sparsity_init")
         return self

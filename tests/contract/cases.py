@@ -274,6 +274,7 @@ CASES = (
     Case("dst_set_constant_fan_in", _connected("set", structure="constant_fan_in")),
     Case("dst_rigl", _connected()),
     Case("dst_rigl_uniform_constant", _connected(distribution="uniform", anneal="constant", update_interval=2, end=None)),
+    Case("dst_rigl_sparse_initialization", _connected(sparse_initialization=True)),
     Case("dst_rigl_by_scope", _connected(distribution={"{re}fc1": 0.7})),
     Case("dst_rigl_constant_fan_in", _connected(structure="constant_fan_in", sparsity_target=0.4)),
     Case("dst_rigl_one_of_two", _connected(structure="1:2")),

@@ -96,6 +96,28 @@ def test_units_and_back(structure):
     np.testing.assert_allclose(structure.units(xp, spread), units * structure.unit_size, rtol=1e-5)
 
 
+def test_first_weights_grow_by_the_connections_an_output_lost():
+    mask = np.zeros((2, 8), np.float32)
+    mask[0, :2] = 1  # two of eight inputs: sqrt(8 / 2); the other output has none, and its weights are zero
+    np.testing.assert_allclose(Structure("unstructured", (2, 8), (2, 8), 0, 1).gain(xp, mask)[0], 2.0)
+    kernels = np.zeros((3, 3, 4, 8), np.float32)  # height, width, inputs, outputs, as in Keras
+    kernels[0, 0, :, 5] = 1
+    gain = Structure("block", kernels.shape, kernels.shape, 3, 2, block=(2, 2)).gain(xp, kernels)
+    np.testing.assert_allclose(gain[..., 5], 3.0)
+    assert gain.shape == kernels.shape
+
+
+def test_signals_keep_their_size_through_sparse_layers():
+    rng = np.random.default_rng(0)
+    x, structure = rng.normal(size=(64, 256)), Structure("unstructured", (256, 256), (256, 256), 0, 1)
+    for layer in range(20):
+        mask = first_units(xp, structure, random_scores(0, layer, structure), structure.kept_units(0.9))
+        mask = structure.spread(xp, mask.astype(np.float32))
+        w = rng.normal(scale=math.sqrt(2 / 256), size=(256, 256)) * mask * structure.gain(xp, mask)
+        x = np.maximum(x @ w.T, 0)
+    assert 0.1 < np.square(x).mean() < 10  # without the gain 1e-20
+
+
 @pytest.mark.parametrize("structure", STRUCTURES, ids=lambda s: f"{s.kind}-{s.shape}")
 @settings(max_examples=20)
 @given(seed=st.integers(0, 10**6), level=st.floats(0.1, 0.8), share=st.floats(0, 0.9))
@@ -149,6 +171,10 @@ def test_random_connections_are_the_same_everywhere():
         ({"method": "granet"}, r"end: .*missing"),
         ({"method": "granet", "end": 10, "sparsity_init": 0.95}, r"sparsity_init: .*at most the target 0.9"),
         ({"method": "ac_dc"}, r"final_epoch: .*missing"),
+        (
+            {"method": "sr_ste", "structure": "2:4", "sparsity_target": None, "sparse_initialization": True},
+            r"found true, .*sr_ste",
+        ),
         ({"anneal": "cosine"}, r"end: .*missing, expected the optimizer step at which cosine"),
         ({"drop_fraction": 1.0}, r"drop_fraction"),
         ({"method": "rigel"}, r"method.*rigel.*rigl"),

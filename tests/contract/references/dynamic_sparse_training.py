@@ -108,7 +108,10 @@ def _begins(net: Any, algorithm: Any, epoch: int, step: int | None) -> None:
     counts = [_kept(d, n) for n, d in zip(units, _densities(net, algorithm, params.level), strict=True)]
     if epoch < 0 and params.method not in ("ac_dc", "top_kast", "sr_ste"):
         for role in ROLES:
-            net.weights[role] = net.weights[role] * net.variables[role, CONNECTIONS]["mask"]
+            mask = net.variables[role, CONNECTIONS]["mask"]
+            connected = np.maximum(mask.sum(0), 1)
+            gain = np.sqrt(len(mask) / connected) if params.sparse_initialization else 1.0
+            net.weights[role] = net.weights[role] * mask * gain
     if params.method == "top_kast" and (epoch < 0 or (step is not None and 0 < epoch * STEPS + step <= params.end)):
         for role, count, size in zip(ROLES, counts, units, strict=True):
             variables = net.variables[role, TOP_KAST]

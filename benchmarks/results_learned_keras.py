@@ -12,7 +12,7 @@ from nncf_ext_tensorflow import create_compressed_model
 
 from benchmarks import networks_keras, tasks
 from benchmarks.contest import Result, report_result
-from benchmarks.results_learned import BATCH, EPOCHS, FLOAT_EPOCHS, OWN_RATE, RATE, ROWS
+from benchmarks.results_learned import BATCH, EPOCHS, FLOAT_EPOCHS, OWN_RATE, RATE, ROWS, entries
 from nncf_ext import NNCFConfig
 
 MADE = {"LeNet-300-100": networks_keras.lenet_300_100, "LeNet-5": networks_keras.lenet_5}
@@ -61,7 +61,7 @@ def results(seed: int) -> Result:
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     data, found = tasks.large_digits(), {}
-    for network, rows in ROWS.items():
+    for network in ROWS:
         keras.utils.clear_session()
         keras.utils.set_random_seed(seed)
         model = MADE[network]()
@@ -70,7 +70,7 @@ def results(seed: int) -> Result:
         keras.utils.set_random_seed(seed)
         fit(model, data, EPOCHS, seed)
         found[network] = {"float": accuracy(model, data)}
-        for name, entry in rows.items():
+        for name, entry in entries(network, found[network]):
             keras.utils.set_random_seed(seed)
             compressed = MADE[network]()
             compressed.set_weights(start)

@@ -12,7 +12,7 @@ from torch import nn
 
 from benchmarks import networks_torch, tasks
 from benchmarks.contest import Result, report_result
-from benchmarks.results_learned import BATCH, EPOCHS, FLOAT_EPOCHS, OWN_RATE, RATE, ROWS
+from benchmarks.results_learned import BATCH, EPOCHS, FLOAT_EPOCHS, OWN_RATE, RATE, ROWS, entries
 from nncf_ext import NNCFConfig
 
 MADE = {"LeNet-300-100": networks_torch.lenet_300_100, "LeNet-5": networks_torch.lenet_5}
@@ -53,14 +53,14 @@ class Task:
 def results(seed: int) -> Result:
     torch.set_num_threads(1)
     task, found = Task(seed), {}
-    for network, rows in ROWS.items():
+    for network in ROWS:
         torch.manual_seed(seed)
         model = MADE[network]()
         task.fit(model, FLOAT_EPOCHS)
         longer = copy.deepcopy(model)
         task.fit(longer, EPOCHS)
         found[network] = {"float": task.accuracy(longer)}
-        for name, entry in rows.items():
+        for name, entry in entries(network, found[network]):
             config = NNCFConfig.from_dict({"input_info": {"sample_size": [1, 1, 28, 28]}, "compression": entry})
             ctrl, compressed = create_compressed_model(copy.deepcopy(model), config)
             task.fit(compressed, EPOCHS, ctrl)

@@ -13,20 +13,21 @@ from nncf_ext_tensorflow.demo import digits_net
 
 from benchmarks import networks_keras, tasks
 from benchmarks.contest import Result, report_result
-from benchmarks.results_sparse import NETWORKS, Schedule, config, runs
+from benchmarks.results_sparse import FITTED, NETWORKS, Schedule, config, runs
 from nncf_ext import NNCFConfig
 
 MADE: dict[str, tuple[Callable[[], keras.Model], Callable[[], tasks.Data]]] = {
     "LeNet-300-100": (networks_keras.lenet_300_100, tasks.large_digits),
     "LeNet-5": (networks_keras.lenet_5, tasks.large_digits),
     "residual network": (digits_net, tasks.digits),
+    "SqueezeNet": (lambda: networks_keras.squeezenet(10, 1, 48), lambda: tasks.large_digits(48)),
     "decoder": (networks_keras.decoder, tasks.characters),
 }
 
 
 def trained(name: str, method: str, level: float, schedule: Schedule, seed: int) -> dict[str, float]:
     """Accuracy after training from scratch; method: of dynamic_sparse_training, or "" for none."""
-    make, load = MADE[name]
+    make, load = MADE[name.removesuffix(FITTED)]
     data = load()
     x, test_x = (part[..., None] if part.dtype == np.float32 else part for part in (data.train_x, data.test_x))
     keras.utils.clear_session()

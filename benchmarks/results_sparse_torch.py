@@ -12,20 +12,21 @@ from torch import nn
 
 from benchmarks import networks_torch, tasks
 from benchmarks.contest import Result, report_result
-from benchmarks.results_sparse import NETWORKS, Schedule, config, runs
+from benchmarks.results_sparse import FITTED, NETWORKS, Schedule, config, runs
 from nncf_ext import NNCFConfig
 
 MADE: dict[str, tuple[Callable[[], nn.Module], Callable[[], tasks.Data]]] = {
     "LeNet-300-100": (networks_torch.lenet_300_100, tasks.large_digits),
     "LeNet-5": (networks_torch.lenet_5, tasks.large_digits),
     "residual network": (DigitsNet, tasks.digits),
+    "SqueezeNet": (lambda: networks_torch.SqueezeNet(10, 1), lambda: tasks.large_digits(48)),
     "decoder": (networks_torch.Decoder, tasks.characters),
 }
 
 
 def trained(name: str, method: str, level: float, schedule: Schedule, seed: int) -> dict[str, float]:
     """Accuracy after training from scratch; method: of dynamic_sparse_training, or "" for none."""
-    make, load = MADE[name]
+    make, load = MADE[name.removesuffix(FITTED)]
     data = load()
     x, y, test_x, test_y = (torch.from_numpy(part) for part in (data.train_x, data.train_y, data.test_x, data.test_y))
     if x.is_floating_point():

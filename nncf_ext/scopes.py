@@ -94,7 +94,10 @@ def _advice(pattern: str, names: Collection[str], what: str) -> str:
         return f" exactly; {_quoted(MARKER + re.escape(plain))} would match the {below} with that in their names"
     text = re.sub(r"\\(.)", r"\1", plain)
     close = nearest(text, names) or _with_part_like(text, names)
-    return f"; the nearest {what} is {_quoted(close)}" if close else f"; names are like {_quoted(next(iter(names), ''))}"
+    if close:
+        return f"; the nearest {what} is {_quoted(close)}"
+    some = list(names)[:: max(1, len(names) // 3)][-3:]  # from all over: the first ones are inputs
+    return f"; names are like {', '.join(map(_quoted, some))}" if some else f": there is no {what}"
 
 
 def _with_part_like(text: str, names: Collection[str]) -> str | None:

@@ -14,13 +14,13 @@ from nncf_ext.regularizers import soft_threshold
 
 
 class SoftThreshold(LearnedMask):
-    """sign(x) * relu(|x| - sigmoid(s)) with one learned s for the layer (eq. 2)."""
+    """sign(x) * relu(|x| - sigmoid(s)) with one learned s for the layer (eq. 2); an array of one, as FSDP2 takes no scalars."""
 
     kind: Literal["soft_threshold"] = "soft_threshold"
     initial: float
 
     def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:
-        return self, {"threshold": Var(np.full((), self.initial, np.float32), trainable=True), **FACTOR}
+        return self, {"threshold": Var(np.full(1, self.initial, np.float32), trainable=True), **FACTOR}
 
     def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
         return soft_threshold(xp, x, xp.sigmoid(variables["threshold"]))

@@ -95,7 +95,7 @@ def test_select_keeps_the_order():
             'compression[0].target_scopes: "ResNet/Sequential[layer1]" matches no node exactly; '
             r'"{re}ResNet/Sequential\\[layer1\\]" would match the 2 with that in their names',
         ),
-        ([Inherited("nothing like it")], None, 'ignored_scopes: "nothing like it" matches no node; names are like '),
+        ([Inherited("nothing like it")], None, 'ignored_scopes: "nothing like it" matches no node; names are like "'),
         (["{re}("], None, 'compression[0].ignored_scopes: "{re}(" is no regular expression'),
     ],
 )

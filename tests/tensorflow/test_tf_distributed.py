@@ -13,8 +13,13 @@ COMPRESSIONS = [
     [
         {"algorithm": "quantization", "initializer": {"range": {"num_init_samples": 64}}},
         {"algorithm": "magnitude_sparsity", "params": {"sparsity_target": 0.5, "sparsity_target_epoch": 2}},
-        {"algorithm": "knowledge_distillation", "type": "softmax"},
+        {
+            "algorithm": "knowledge_distillation",
+            "type": "softmax",
+            "features": [{"student": "{re}^a/"}, {"student": "{re}^b", "loss": "attention"}],
+        },
     ],
+    [{"algorithm": "soft_threshold", "params": {"weight": 0.5, "initial_threshold": -4}}],
     [{"algorithm": "dynamic_sparse_training", "params": {"sparsity_target": 0.7, "update_interval": 3, "end": 11}}],
     [{"algorithm": "ecsq", "params": {"target_bits": 2, "start_epoch": 1}, "compression_lr_multiplier": 0.05}],
 ]

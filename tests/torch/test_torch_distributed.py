@@ -29,7 +29,15 @@ COMPRESSION = {
         "compression_lr_multiplier": 50,
         "params": {"sparsity_target": 0.6, "sparsity_target_epoch": 2},
     },
-    "distillation": [SPARSITY, {"algorithm": "knowledge_distillation", "type": "softmax"}],
+    "distillation": [
+        SPARSITY,
+        {
+            "algorithm": "knowledge_distillation",
+            "type": "softmax",
+            "features": [{"student": "{re}Linear.0."}, {"student": "{re}Linear.2.", "loss": "attention"}],
+        },
+    ],
+    "soft_threshold": {"algorithm": "soft_threshold", "params": {"weight": 0.5, "initial_threshold": -4}},
     "filter_pruning": {
         "algorithm": "filter_pruning",
         "pruning_init": 0.1,
@@ -140,7 +148,7 @@ def test_two_ranks_agree(folder, wrapper, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["distillation", "rb", "filter_pruning", "movement", "rigl"]
+    "name", ["distillation", "soft_threshold", "rb", "filter_pruning", "movement", "rigl"]
 )  # ranges start from the first rank's data: one process would have others
 def test_two_ranks_train_as_one_process(folder, tmp_path, name):
     expected, _ = alone(job(tmp_path / "one", "alone", COMPRESSION[name]))

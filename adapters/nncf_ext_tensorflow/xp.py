@@ -112,21 +112,8 @@ def is_floating(x: Any) -> bool:
 
 
 def kth_smallest(x: Any, k: int) -> Any:
-    """The k-th smallest element (k >= 1) of a flat eager array. Selection in numpy: TensorFlow only has a full sort. In a large
-    one a sample tells between which values it lies, nearly always, and few are between them (Floyd & Rivest 1975)."""
-    values: Any = keras.ops.convert_to_numpy(x)
-    size = values.size
-    if size >= 2**16:
-        sample = np.sort(values[:: int(size ** (1 / 3)) | 1])
-        rank, margin = k / size * sample.size, 2 * sample.size**0.5  # four standard deviations
-        low = sample[int(rank - margin)] if rank - margin >= 1 else -np.inf
-        high = sample[int(rank + margin)] if rank + margin < sample.size else np.inf
-        above = values >= low
-        between = values[above & (values <= high)]
-        rest = k - (size - int(np.count_nonzero(above)))
-        if 1 <= rest <= between.size:
-            return asarray(np.partition(between, rest - 1)[rest - 1])
-    return asarray(np.partition(values, k - 1)[k - 1])
+    """The k-th smallest element (k >= 1) of a flat eager array. Selection in numpy: TensorFlow only has a full sort."""
+    return asarray(np.partition(keras.ops.convert_to_numpy(x), k - 1)[k - 1])
 
 
 def _fake_quantize(x: Any, low: Any, step: Any, intervals: int) -> Any:

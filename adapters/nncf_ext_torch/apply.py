@@ -17,7 +17,7 @@ from nncf_ext_torch import xp
 from nncf_ext_torch.dense_gradients import DenseGradients
 from nncf_ext_torch.module_classes import edited_modules, install, uninstall
 from nncf_ext_torch.observe import observe
-from nncf_ext_torch.sharding import overwrite, whole
+from nncf_ext_torch.sharding import multiply, overwrite, whole
 from nncf_ext_torch.sites import module_edits, parameter_name
 from nncf_ext_torch.trace import ExampleInput, TorchTrace
 
@@ -142,7 +142,7 @@ class TorchAttached:
     def retain(self, site: Site, kept: torch.Tensor) -> None:
         parameter = self._raw(site)
         for tensor in (parameter, *self._optimizer_steps().states_of(parameter)):
-            overwrite(tensor, whole(tensor.detach()) * kept)
+            multiply(tensor, kept)
 
     def second_moment(self, site: Site) -> torch.Tensor | None:
         moment = self._optimizer_steps().second_moment_of(self._raw(site))

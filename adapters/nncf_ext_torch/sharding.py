@@ -21,14 +21,24 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
 
 def overwrite(tensor: torch.Tensor, value: torch.Tensor) -> None:
     """Copy `value`, which is whole and the same on all ranks, into a tensor that may be in shards."""
-    value = value.to(tensor.device, tensor.dtype)
-    if is_sharded(tensor):
-        from torch.distributed.tensor import distribute_tensor
-
-        sharded: Any = tensor
-        value = distribute_tensor(value, sharded.device_mesh, sharded.placements, src_data_rank=None)
     with torch.no_grad():
-        tensor.copy_(value)
+        tensor.copy_(_placed_like(tensor, value))
+
+
+def multiply(tensor: torch.Tensor, factor: torch.Tensor) -> None:
+    """Multiply a tensor that may be in shards, in place, by `factor`, which is whole and the same on all ranks."""
+    with torch.no_grad():
+        tensor.mul_(_placed_like(tensor, factor))
+
+
+def _placed_like(tensor: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    value = value.to(tensor.device, tensor.dtype)
+    if not is_sharded(tensor):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    sharded: Any = tensor
+    return distribute_tensor(value, sharded.device_mesh, sharded.placements, src_data_rank=None)
 
 
 def of_first_rank(value: T) -> T:

@@ -175,17 +175,8 @@ def is_floating(x: torch.Tensor) -> bool:
 
 
 def kth_smallest(x: torch.Tensor, k: int) -> torch.Tensor:
-    """The k-th smallest element (k >= 1) of a flat array. In a large one a sample tells between which values it lies, nearly
-    always: what is between them is a small part, and comparing is much faster than selecting (Floyd & Rivest 1975)."""
-    size = x.numel()
-    if size >= 2**16:
-        sample = torch.sort(x[:: int(size ** (1 / 3)) | 1]).values
-        rank, margin = k / size * sample.numel(), 2 * sample.numel() ** 0.5  # four standard deviations
-        first, last = int(rank - margin), int(rank + margin)
-        below = x < sample[first] if first > 0 else None
-        inside = x <= sample[last] if last < sample.numel() else x == x
-        between = x[inside if below is None else inside ^ below]
-        rest = k if below is None else k - int(torch.count_nonzero(below))
-        if 1 <= rest <= between.numel():
-            return torch.kthvalue(between, rest).values
-    return torch.kthvalue(x, k).values
+    """The k-th smallest element (k >= 1) of a flat array. On a CPU by numpy, which takes a tenth of the time."""
+    if x.device.type != "cpu":
+        return torch.kthvalue(x, k).values
+    values = (x.detach() if x.dtype in (torch.float32, torch.float64) else x.detach().float()).numpy()
+    return torch.tensor(np.partition(values, k - 1)[k - 1], dtype=x.dtype)

@@ -113,7 +113,8 @@ def is_floating(x: Any) -> bool:
 
 def kth_smallest(x: Any, k: int) -> Any:
     """The k-th smallest element (k >= 1) of a flat eager array. Selection in numpy: TensorFlow only has a full sort."""
-    return asarray(np.partition(keras.ops.convert_to_numpy(x), k - 1)[k - 1])
+    values: Any = keras.ops.convert_to_numpy(x)
+    return asarray(np.partition(values, k - 1)[k - 1])
 
 
 def _fake_quantize(x: Any, low: Any, step: Any, intervals: int) -> Any:

@@ -150,39 +150,109 @@ def iterative(book: Book, levels: int, lagrangian: float, iterations: int = 100,
     stays zero. Where it ends depends on the start, so it starts with half as many cells too, and so on: the best end counts."""
     order = np.argsort(book.values, kind="stable")
     ascending = Book(book.values[order], book.weights[order], book.zeros)
+    alike = book.weights.min() == book.weights.max()
+    partition = _Runs(ascending) if alike else _Elements(ascending)
     half, best, found = (levels - 1) // 2, np.inf, None
     while half and (found is None or half >= _FEWEST):
-        codes, table, cost = _by_turns(ascending, half, lagrangian, iterations, tolerance)
+        cells, table, cost = _by_turns(partition, half, lagrangian, iterations, tolerance)
         if cost < best:
-            best, found = cost, (codes - half, table, half)
+            best, found = cost, (cells, table, half)
         half //= 2
     assert found is not None
-    cells = np.empty_like(found[0])
-    cells[order] = found[0]
-    return _coded(cells, *found[1:])
+    codes = np.empty(order.size, np.int32)
+    codes[order] = partition.codes(found[0]) - found[2]
+    return _coded(codes, *found[1:])
 
 
 def _by_turns(
-    book: Book, half: int, lagrangian: float, iterations: int, tolerance: float
+    partition: _Elements | _Runs, half: int, lagrangian: float, iterations: int, tolerance: float
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """From 2 * half + 1 cells: index of each value in the levels, the levels, and the sum that is to be small."""
-    values, weights, size = book.values, book.weights, book.values.size + book.zeros
-    table = np.abs(values).max() / half * np.arange(-half, half + 1)
-    codes, cost = nearest(values, table), np.inf
+    """From 2 * half + 1 cells: the cells, their levels, and the sum that is to be small."""
+    book = partition.book
+    table = np.abs(book.values).max() / half * np.arange(-half, half + 1)
+    cells, cost = partition.nearest(table), np.inf
     for _ in range(iterations):
-        counts = np.bincount(codes, minlength=table.size).astype(np.float64)
-        mass = np.bincount(codes, weights, minlength=table.size)
-        moment = np.bincount(codes, weights * values, minlength=table.size)
+        counts, mass, moment = partition.sums(cells, table.size)
         table = np.where(counts > 0, moment / np.where(mass > 0, mass, 1), table)
         table[half] = 0
         counts[half] += book.zeros
         with np.errstate(divide="ignore"):
-            bits = -np.log2(counts / size)
-        codes, total = cheapest(values, weights, table, bits, lagrangian)
+            bits = -np.log2(counts / counts.sum())
+        cells, total = partition.cheapest(table, bits, lagrangian)
         before, cost = cost, total + lagrangian * book.zeros * (bits[half] if book.zeros else 0)
         if not cost < before * (1 - tolerance):
             break
-    return codes, table, cost
+    return cells, table, cost
+
+
+class _Elements:
+    """The values of a book in cells, as the index of each value's cell."""
+
+    def __init__(self, book: Book):
+        self.book = book
+
+    def nearest(self, levels: np.ndarray) -> np.ndarray:
+        return nearest(self.book.values, levels)
+
+    def sums(self, cells: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of each cell: how many values it has, their weights, and their weights times the values."""
+        values, weights, _ = self.book
+        numbers = np.bincount(cells, minlength=count).astype(np.float64)
+        return numbers, np.bincount(cells, weights, minlength=count), np.bincount(cells, weights * values, minlength=count)
+
+    def cheapest(self, levels: np.ndarray, bits: np.ndarray, lagrangian: float) -> tuple[np.ndarray, float]:
+        return cheapest(self.book.values, self.book.weights, levels, bits, lagrangian)
+
+    def codes(self, cells: np.ndarray) -> np.ndarray:
+        return cells
+
+
+class _Runs:
+    """The ascending values of a book in cells that are runs of them, as with equal weights the cheapest are: as the indices at
+    which each begins and ends, (cells, 2). Sums are differences of running sums: no time that grows with the number of values."""
+
+    def __init__(self, book: Book):
+        self.book = book
+        values = book.values.astype(np.float64)
+        self._moments = [np.concatenate([[0.0], np.cumsum(power)]) for power in (values, np.square(values))]
+
+    def nearest(self, levels: np.ndarray) -> np.ndarray:
+        return self._between((levels[1:] + levels[:-1]) / 2, np.arange(levels.size), levels.size)
+
+    def sums(self, cells: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        numbers = np.diff(cells)[:, 0].astype(np.float64)
+        return numbers, numbers, np.diff(self._moments[0][cells])[:, 0]
+
+    def cheapest(self, levels: np.ndarray, bits: np.ndarray, lagrangian: float) -> tuple[np.ndarray, float]:
+        """The costs of levels, less weight * value^2, are lines over the values: their lower envelope tells where runs end."""
+        weight = float(self.book.weights[0])
+        price = lagrangian / weight * np.where(np.isfinite(bits), bits, 0)
+        order = np.lexsort((price, levels))
+        order = order[np.isfinite(bits[order])]
+        order = order[np.diff(levels[order], prepend=-np.inf) > 0]
+        while True:
+            level, own = levels[order], price[order]
+            crossings = (level[1:] + level[:-1]) / 2 + np.diff(own) / (2 * np.diff(level))
+            above = 1 + np.flatnonzero(np.diff(crossings) <= 0)  # nowhere below both neighbours
+            if above.size == 0:
+                break
+            order = np.delete(order, above)
+        cells = self._between(crossings, order, levels.size)
+        numbers, _, moment = self.sums(cells, levels.size)
+        squares = np.diff(self._moments[1][cells])[:, 0]
+        return cells, weight * float(np.sum(squares - 2 * levels * moment + (np.square(levels) + price) * numbers))
+
+    def _between(self, limits: np.ndarray, levels: np.ndarray, count: int) -> np.ndarray:
+        """The runs that the limits part, as the cells `levels` of `count`; a value on a limit belongs to the lower one."""
+        ends = np.searchsorted(self.book.values, limits, side="right")
+        cells = np.zeros((count, 2), int)
+        cells[levels] = np.stack([np.concatenate([[0], ends]), np.concatenate([ends, [self.book.values.size]])], 1)
+        return cells
+
+    def codes(self, cells: np.ndarray) -> np.ndarray:
+        order = np.argsort(cells[:, 0], kind="stable")
+        order = order[np.diff(cells[order])[:, 0] > 0]
+        return np.repeat(order, np.diff(cells[order])[:, 0])
 
 
 def uniform(book: Book, levels: int, step: float) -> Coded:

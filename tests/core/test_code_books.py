@@ -179,3 +179,16 @@ def test_few_distinct_values(values: np.ndarray) -> None:
 def test_mistakes(entry: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         NNCFConfig.from_dict({"compression": entry}).algorithms()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 400), st.integers(0, 200), st.sampled_from([3, 7, 31]), st.floats(1e-6, 1.0))
+def test_runs_of_equal_weights_are_the_cells_of_all(seed, size, zeros, levels, lagrangian):
+    """Weights that differ in the last place are no runs: every value is compared with every level, to the same end."""
+    values = np.random.default_rng(seed).standard_t(3, size=size)
+    weights = np.full(size, 1.5)
+    runs = iterative(Book(values, weights, zeros), levels, lagrangian)
+    weights[0] = np.nextafter(1.5, 2)
+    each = iterative(Book(values, weights, zeros), levels, lagrangian)
+    np.testing.assert_allclose(runs.centroids, each.centroids, rtol=1e-9)
+    np.testing.assert_array_equal(runs.codes, each.codes)

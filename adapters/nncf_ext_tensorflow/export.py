@@ -2,7 +2,9 @@
 
 tf2onnx knows no operator of ours, TensorFlow folds constants before it sees them, and it moves transposes (NHWC to NCHW) only
 through operators it knows. So on the way through it a quantizer of activations is a LeakyRelu with an impossible slope, which
-transposes may pass, and a quantized weight is an input of the converted function. Both become markers afterwards.
+transposes may pass, and a quantized weight is an input of the converted function. Both become markers afterwards. Where there are
+ranges by channel, a product with a number for each channel follows, which transposes turn with the tensor, and another LeakyRelu,
+so that the product is not merged with what comes next.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import keras
@@ -20,14 +23,15 @@ import onnx_ir as ir
 import tensorflow as tf
 
 from nncf_ext.edits import Edit
-from nncf_ext.export.constants import add_constant
+from nncf_ext.export.constants import add_constant, constant
 from nncf_ext.export.marked import marker
-from nncf_ext.export.rewiring import replace_node
+from nncf_ext.export.rewiring import only_user, replace_node
 from nncf_ext_tensorflow.attach import KerasAttached
 from nncf_ext_tensorflow.keras_private import functional_of
 
 OPSET = 18
 _SLOPE = 1000.0  # slope of the first quantizer's LeakyRelu; the others count on from here
+_END = 500.0  # slope of the LeakyRelu behind a product with numbers for channels
 _WEIGHT = "nncf_ext_weight_"  # names of the inputs that are quantized weights
 
 
@@ -53,8 +57,7 @@ def export_marked(
                 return lambda x: tf.cast(placeholders[edit.key], x.dtype)
             if edit.key in known:
                 return lambda x: tf.cast(known[edit.key], x.dtype)
-            slope = _SLOPE + quantizers.index(edit)
-            return lambda x: tf.nn.leaky_relu(x, alpha=slope)
+            return partial(_stand_in, slope=_SLOPE + quantizers.index(edit), axis=_channel_axis(edit))
 
         replaced = [edit for edit in attached.plan if edit in quantizers or edit.key in known]
         with attached.replaced(replaced, stand_in), _functions_inlined():
@@ -77,12 +80,46 @@ def export_marked(
         if _WEIGHT + str(number) in by_name:
             _weight_to_initializer(graph, by_name[_WEIGHT + str(number)], key, array)
     for node in list(graph):
-        slope = node.attributes.get_float("alpha", 0.0) if node.op_type == "LeakyRelu" else 0.0
+        slope = _slope(node)
         if slope >= _SLOPE and node.inputs[0] is not None:
-            mark = marker(node.inputs[0], quantizers[round(slope - _SLOPE)].key)
+            edit = quantizers[round(slope - _SLOPE)]
+            last, axis = (node, None) if _channel_axis(edit) is None else _with_channels(node, edit.key)
+            mark = marker(node.inputs[0], edit.key, axis)
             graph.insert_before(node, mark)
-            replace_node(node, mark)
+            replace_node(last, mark)
     return graph_model
+
+
+def _stand_in(x: Any, slope: float, axis: int | None) -> Any:
+    x = tf.nn.leaky_relu(x, alpha=slope)
+    if axis is None:
+        return x
+    shape = [1] * len(x.shape)
+    shape[axis] = -1
+    numbers = np.arange(x.shape[axis], dtype=np.float32) + slope
+    return tf.nn.leaky_relu(x * tf.cast(numbers.reshape(shape), x.dtype), alpha=_END)
+
+
+def _channel_axis(edit: Edit) -> int | None:
+    return getattr(edit.transform, "channel_axis", None)
+
+
+def _slope(node: ir.Node) -> float:
+    return node.attributes.get_float("alpha", 0.0) if node.op_type == "LeakyRelu" else 0.0
+
+
+def _with_channels(first: ir.Node, key: str) -> tuple[ir.Node, int]:
+    """Of a quantizer with ranges by channel that begins with the node `first`: the last node, and the axis of the channels."""
+    product = only_user(first.outputs[0])
+    last = None if product is None else only_user(product.outputs[0])
+    found = [constant(value) for value in product.inputs] if product is not None and product.op_type == "Mul" else []
+    numbers = next((array for array in found if array is not None), None)
+    if last is None or _slope(last) != _END or numbers is None:
+        raise ValueError(
+            f"{key}: the axis of its channels is lost in tf2onnx, expected ranges for whole tensors (per_channel false)"
+        )
+    shape = first.outputs[0].shape
+    return last, (numbers.ndim if shape is None else len(shape)) - numbers.ndim + int(np.argmax(numbers.shape))
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from nncf_ext.config.initialization import RangeInit
 from nncf_ext.config.precision import PrecisionInit
 from nncf_ext.config.quantization import QuantizationConfig, QuantizationSettings
 from nncf_ext.edits import Edit, Plan, Transform
-from nncf_ext.graph import INPUT, Graph, Site
+from nncf_ext.graph import INPUT, Graph, Node, Site
 from nncf_ext.nncf_rules import Constraints
 from nncf_ext.ops import has_weight, is_embedding
 from nncf_ext.placement import Placement, model_type_of, place, reads_model_input
@@ -267,13 +267,27 @@ def _deciding(graph: Graph, sites: Sequence[Site]) -> Site:
 
 
 def _channel_axis(graph: Graph, site: Site) -> int:
-    """Axis of the channels at a site: of a weight, the output channels; of an activation, what its node states."""
+    """Axis of the channels at a site: of a weight, the output channels; of an activation, what its node states or, of those
+    around it, the nearest that states something (a ReLU between convolutions does not)."""
     node = graph[site.node]
     if site.is_parameter:
         parameter = node.parameter(site.slot)
         assert parameter is not None
         return 0 if parameter.channel_axis is None else parameter.channel_axis
-    return -1 if node.attrs.get("data_format") == "channels_last" else 1
+    return -1 if _data_format(graph, node) == "channels_last" else 1
+
+
+def _data_format(graph: Graph, node: Node) -> str | None:
+    seen, frontier = {node.name}, [node.name]
+    while frontier:
+        stated = [graph[name].attrs["data_format"] for name in frontier if "data_format" in graph[name].attrs]
+        if stated:
+            return stated[0]
+        after = [edge.target for name in frontier for edge in graph.outputs_of.get(name, ())]
+        before = [edge.source for name in frontier for edge in graph.inputs_of.get(name, ())]
+        frontier = [name for name in dict.fromkeys([*after, *before]) if name not in seen]
+        seen.update(frontier)
+    return None
 
 
 def _input_axis(graph: Graph, placement: Placement) -> int | None:

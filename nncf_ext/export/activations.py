@@ -61,34 +61,49 @@ def _repeat_behind_selection(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def _lower(graph: ir.Graph, node: ir.Node, grid: Grid) -> None:
+    if np.size(grid.step) > 1:
+        _lower_in_float(graph, node, grid)
+        return
     x, y = node.inputs[0], node.outputs[0]
     assert x is not None
     first = _SIGNED_ZERO - grid.zero if grid.is_symmetric else np.zeros_like(grid.zero)  # code of the grid's low end
-    zero, step = grid.zero + first, np.asarray(grid.step, np.float32)
-    low, high, attributes = 0, 255, {}
-    if step.size == 1:
-        zero, step = zero.reshape(()), step.reshape(())
-        low, high = int(first.item()), int(first.item()) + grid.intervals
-        if (
-            low == 1 and not grid.cuts
-        ):  # of a narrow signed grid, -128 is let through: one step beyond its end, and no operator for it
-            low = 0
-        x, low, high = _take_in_clip(x, step, int(zero), low, high)
-    else:
-        attributes["axis"] = axis = _axis(x, step)
-        if grid.intervals < 254:
-            x = _cut(graph, node, x, grid, axis)
-        zero, step = np.broadcast_to(zero, step.shape).reshape(-1), step.reshape(-1)
+    zero, step = (grid.zero + first).reshape(()), np.asarray(grid.step, np.float32).reshape(())
+    low, high = int(first.item()), int(first.item()) + grid.intervals
+    if (
+        low == 1 and not grid.cuts
+    ):  # of a narrow signed grid, -128 is let through: one step beyond its end, and no operator for it
+        low = 0
+    x, low, high = _take_in_clip(x, step, int(zero), low, high)
     inputs = [add_constant(graph, f"{y.name}_scale", step), add_constant(graph, f"{y.name}_zero_point", zero.astype(np.uint8))]
-    new = [ir.node("QuantizeLinear", [x, *inputs], attributes, name=f"{y.name}_QuantizeLinear")]
+    new = [ir.node("QuantizeLinear", [x, *inputs], name=f"{y.name}_QuantizeLinear")]
     if low > 0 or high < 255:
         ends = [add_constant(graph, f"{y.name}_{name}", np.array(end, np.uint8)) for name, end in (("low", low), ("high", high))]
         new.append(ir.node("Clip", [new[0].outputs[0], *ends], name=f"{y.name}_Clip"))
     for part, suffix in zip(new, ("codes", "clipped"), strict=False):
         part.outputs[0].name = f"{y.name}_{suffix}"
         part.outputs[0].dtype, part.outputs[0].shape = ir.DataType.UINT8, y.shape
-    new.append(ir.node("DequantizeLinear", [new[-1].outputs[0], *inputs], attributes, name=f"{y.name}_DequantizeLinear"))
+    new.append(ir.node("DequantizeLinear", [new[-1].outputs[0], *inputs], name=f"{y.name}_DequantizeLinear"))
     new[-1].outputs[0].name = f"{y.name}_dequantized"
+    graph.insert_before(node, new)
+    replace_node(node, new[-1])
+
+
+def _lower_in_float(graph: ir.Graph, node: ir.Node, grid: Grid) -> None:
+    """Steps by channel: rounding in floating point. ONNX Runtime 1.32 would take a QuantizeLinear and a DequantizeLinear of them
+    into the integer operators beside, which then refuse to run with zero points by channel."""
+    y = node.outputs[0]
+    shape = [1] * np.ndim(grid.step)
+    shape[_axis(node, grid.step)] = -1
+    step = np.asarray(grid.step, np.float32)
+    value, new = node.inputs[0], []
+    for op, operand in (("Div", step), ("Round", None), ("Max", -grid.zero), ("Min", grid.intervals - grid.zero), ("Mul", step)):
+        operands = []
+        if operand is not None:
+            array = np.broadcast_to(operand, step.shape).astype(np.float32).reshape(shape)
+            operands.append(add_constant(graph, f"{y.name}_{op}", array))
+        new.append(ir.node(op, [value, *operands], name=f"{y.name}_{op}"))
+        value = new[-1].outputs[0]
+        value.name, value.type, value.shape = f"{y.name}_{op.lower()}", y.type, y.shape
     graph.insert_before(node, new)
     replace_node(node, new[-1])
 
@@ -108,7 +123,7 @@ def _lower_float(graph: ir.Graph, node: ir.Node, grid: FloatGrid) -> None:
         x = relu.inputs[0]
         assert x is not None
     scale = np.asarray(grid.scale_of(np.zeros(())), np.float32)
-    attributes = {} if scale.size == 1 else {"axis": _axis(x, scale)}
+    attributes = {} if scale.size == 1 else {"axis": _axis(node, scale)}
     shape = () if scale.size == 1 else (scale.size,)
     zero = np.zeros(shape, grid.type.numpy())
     inputs = [add_constant(graph, f"{y.name}_scale", scale.reshape(shape)), add_constant(graph, f"{y.name}_zero_point", zero)]
@@ -145,25 +160,6 @@ def _take_in_clip(x: ir.Value, step: np.ndarray, zero: int, low: int, high: int)
     return before, low if codes[0] is None else max(low, codes[0]), high if codes[1] is None else min(high, codes[1])
 
 
-def _axis(x: ir.Value, step: np.ndarray) -> int:
+def _axis(marker: ir.Node, step: np.ndarray) -> int:
     """Axis of the channels in the exported tensor, which may be laid out in another order than the framework's."""
-    own, channels = int(np.argmax(step.shape)), step.size
-    if x.shape is None or x.shape[own] == channels:
-        return own
-    candidates = [axis for axis, size in enumerate(x.shape) if size == channels]
-    if len(candidates) != 1:
-        raise ValueError(f"{x.name}: found shape {x.shape}, in which the {channels} channels of its quantizer cannot be told")
-    return candidates[0]
-
-
-def _cut(graph: ir.Graph, node: ir.Node, x: ir.Value, grid: Grid, axis: int) -> ir.Value:
-    """Values cut at the ends of grids that have fewer levels than uint8; Clip knows no bounds per channel."""
-    shape = [1] * np.ndim(grid.step)
-    shape[axis] = -1
-    for op, end in (("Max", -grid.zero), ("Min", grid.intervals - grid.zero)):
-        bound = add_constant(graph, f"{x.name}_{op}", (end * np.asarray(grid.step, np.float32)).astype(np.float32).reshape(shape))
-        cut = ir.node(op, [x, bound], name=f"{x.name}_{op}")
-        node.prepend(cut)
-        cut.outputs[0].type, cut.outputs[0].shape = x.type, x.shape
-        x = cut.outputs[0]
-    return x
+    return marker.attributes.get_int("axis", int(np.argmax(step.shape)))

@@ -76,9 +76,10 @@ def key_of(marker: ir.Node) -> str:
     return marker.attributes["key"].as_string()
 
 
-def marker(x: ir.Value, key: str) -> ir.Node:
-    """The node that stands for the quantizer of the edit `key`. One float tensor in, one out."""
-    return ir.node(MARKER, [x], {"key": key}, domain=DOMAIN, version=1)
+def marker(x: ir.Value, key: str, axis: int | None = None) -> ir.Node:
+    """The node that stands for the quantizer of the edit `key`. One float tensor in, one out. axis: of the channels, where the
+    exporter may have changed the order of axes."""
+    return ir.node(MARKER, [x], {"key": key} if axis is None else {"key": key, "axis": axis}, domain=DOMAIN, version=1)
 
 
 def grid_of(node: ir.Node, grids: Mapping[str, Grid | FloatGrid]) -> Grid | FloatGrid:

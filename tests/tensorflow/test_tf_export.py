@@ -65,6 +65,24 @@ def test_every_convolution_runs_in_integers_and_the_outputs_agree(tmp_path):
     assert not {"Conv", "BatchNormalization", "Clip", "Relu", "Gemm", "MatMul", "LeakyRelu"} & set(operators)
 
 
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("mode", ["symmetric", "asymmetric"])
+def test_ranges_by_channel(tmp_path, mode, bits):
+    """As many channels as rows and columns, so that no shape tells which axis is which."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 8))
+    x = L.ReLU(name="first")(L.Conv2D(8, 3, padding="same")(inputs))
+    x = L.MaxPooling2D()(L.ReLU()(L.Add()([x, L.Conv2D(8, 1)(x)])))
+    model = keras.Model(inputs, L.Dense(5)(L.Dense(16, activation="tanh")(L.Flatten()(x))))
+    activations = {"mode": mode, "bits": bits, "per_channel": True}
+    ctrl, model = compressed(model, shape=(8, 8, 8), activations=activations)
+    ranges = {e.key: [v.shape for v in ctrl.variable_values(e).values()] for e in ctrl.plan if not e.site.is_parameter}
+    assert len(ranges) == 5 and all(s[-1] > 1 and set(s[:-1]) == {1} for shapes in ranges.values() for s in shapes if s)
+    parity = ctrl.export_model(tmp_path / "model.onnx")
+    levels = 17 if bits == 4 else 1  # an output step is an 8-bit one, a flipped 4-bit code counts 17 of them
+    assert parity.unoptimized <= levels * parity.step
+
+
 def test_mixed_bits(tmp_path):
     bits = [
         [2, "{re}depthwise.*\\|WEIGHT"],

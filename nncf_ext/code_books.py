@@ -150,7 +150,7 @@ def iterative(book: Book, levels: int, lagrangian: float, iterations: int = 100,
     stays zero. Where it ends depends on the start, so it starts with half as many cells too, and so on: the best end counts."""
     order = np.argsort(book.values, kind="stable")
     ascending = Book(book.values[order], book.weights[order], book.zeros)
-    alike = book.weights.min() == book.weights.max()
+    alike = 0 < book.weights.min() == book.weights.max()
     partition = _Runs(ascending) if alike else _Elements(ascending)
     half, best, found = (levels - 1) // 2, np.inf, None
     while half and (found is None or half >= _FEWEST):
@@ -186,7 +186,7 @@ def _by_turns(
 
 
 class _Elements:
-    """The values of a book in cells, as the index of each value's cell."""
+    """The values of a book, of any weights, in cells: as the index of each value's cell."""
 
     def __init__(self, book: Book):
         self.book = book

@@ -49,7 +49,7 @@ def _soft_loss(net: Any, algorithm: Any, forward: Forward) -> Term:
     s = {role: net.variables[role, kind]["threshold"] for role in ROLES}
     factor = net.variables[ROLES[0], kind]["factor"]
     return Term(
-        float(factor * sum(v**2 for v in s.values()) / 2),
+        float(factor * sum(float(v.sum()) ** 2 for v in s.values()) / 2),
         by_variable={(role, kind, "threshold"): factors[role] * factor * v for role, v in s.items()},
     )
 

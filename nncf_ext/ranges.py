@@ -75,7 +75,7 @@ class RangeCollector:
         low, high = self._bounds()
         if self._symmetric:
             magnitude = np.maximum(np.abs(low), np.abs(high)) if self._kind != "mixed_min_max" else high
-            low = np.where(low < 0, -magnitude, 0 * magnitude)
+            low = np.where(self._is_signed(low), -magnitude, 0 * magnitude)
             high = magnitude
         low, high = (end.reshape(self._shape).astype(np.float32) for end in (low, high))
         return Range(low, high, None if self._kept is None else np.concatenate(self._kept, axis=1))
@@ -95,6 +95,10 @@ class RangeCollector:
         bounds = [_three_sigma(channel) for channel in values]
         return np.array([low for low, _ in bounds]), np.array([high for _, high in bounds])
 
+    def _is_signed(self, low: np.ndarray) -> np.ndarray:
+        """Whether negative values were seen: the bound of `threesigma` may be negative where none were."""
+        return low < 0 if self._kind != "threesigma" else np.min([values.min(1) for values in self._values], axis=0) < 0
+
     def _is_channel(self, axis: int, rank: int) -> bool:
         return self._axis is not None and axis == self._axis % rank
 
@@ -111,10 +115,10 @@ def _thinned(values: np.ndarray, most: int = _SAMPLE) -> np.ndarray:
 
 
 def _three_sigma(values: np.ndarray) -> tuple[float, float]:
-    """median -/+ 3 * 1.4826 * MAD over the non-zero values, never wider than what was seen."""
+    """median -/+ 3 * 1.4826 * MAD over the non-zero values, which may be wider than what was seen, as in NNCF 2.x."""
     nonzero: Any = values[values != 0]
     if nonzero.size == 0:
         return 0.0, 0.0
     median = np.median(nonzero)
     spread = 3 * 1.4826230 * np.median(np.abs(nonzero - median))
-    return float(max(median - spread, values.min())), float(min(median + spread, values.max()))
+    return float(median - spread), float(median + spread)

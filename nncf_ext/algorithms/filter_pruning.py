@@ -194,7 +194,7 @@ class FilterPruning(FilterPruningConfig, Algorithm):
         if params.schedule == "baseline":
             return params.target
         rise = exponential if params.schedule == "exponential" else exponential_with_bias
-        return rise(self.pruning_init, params.target, since, params.pruning_steps - 1)
+        return rise(self.pruning_init, params.target, since, max(params.pruning_steps - 1, 0))
 
     def compression_rate(self, training: Training, state: State) -> float:
         """Share that is pruned: of FLOPs with pruning_flops_target, else the level."""

@@ -119,5 +119,5 @@ class RBSparsity(RBSparsityConfig, ScheduledSparsity):
 
     def _draw(self, training: Training, step: int) -> None:
         sizes = [math.prod(training.graph.shape_of(edit.site)) for edit in training.edits]
-        for edit, rows in zip(training.edits, noise.draw(step, sizes), strict=True):
+        for edit, rows in zip(training.edits, noise.draw(step, sizes) if sizes else (), strict=True):
             training.attached.assign(edit, "rows", rows)

@@ -197,7 +197,9 @@ class ScheduledSparsity(Algorithm):
 
     def _steps(self, clock: Clock) -> int | None:
         """Optimizer steps in an epoch where the level is to rise with each of them; None where it is not, or they are unknown."""
-        return self.params.steps_per_epoch or clock.steps_per_epoch if self.params.update_per_optimizer_step else None
+        if not self.params.update_per_optimizer_step or self.params.schedule != "polynomial":
+            return None
+        return self.params.steps_per_epoch or clock.steps_per_epoch
 
     def _update(self, training: Training, clock: Clock, state: State) -> State:
         """The schedule's level. One that was set by hand stays; then only which weights are masked is decided anew."""

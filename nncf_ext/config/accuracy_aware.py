@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from nncf_ext.config.errors import choose, refusal
-from nncf_ext.config.section import Number, Section, Size
+from nncf_ext.config.section import Count, Number, Section
 
 
 class AccuracyAwareParams(Section):
@@ -16,31 +16,32 @@ class AccuracyAwareParams(Section):
 
     renamed = MappingProxyType({"maximal_accuracy_degradation": "maximal_relative_accuracy_degradation"})
 
-    maximal_relative_accuracy_degradation: Annotated[Number, Field(ge=0)] | None = None
-    """Tolerated loss in percent of the uncompressed model's accuracy; instead of the absolute one."""
+    maximal_relative_accuracy_degradation: Number | None = None
+    """Tolerated loss in percent of the uncompressed model's accuracy, a gain to reach where it is negative; instead of the
+    absolute one."""
 
-    maximal_absolute_accuracy_degradation: Annotated[Number, Field(ge=0)] | None = None
-    """Tolerated loss in the units of the metric; instead of the relative one."""
+    maximal_absolute_accuracy_degradation: Number | None = None
+    """Tolerated loss in the units of the metric, a gain to reach where it is negative; instead of the relative one."""
 
-    maximal_total_epochs: Size = 10000
+    maximal_total_epochs: Count = 10000
     """Epochs after which training ends in any case; early_exit requires it."""
 
-    initial_training_phase_epochs: Size | None = None
+    initial_training_phase_epochs: Count | None = None
     """adaptive_compression_level: epochs with the config's own schedule, before the search for the highest rate begins."""
 
-    patience_epochs: Size | None = None
-    """adaptive_compression_level: epochs that a rate may take to come back into the budget."""
+    patience_epochs: Count | None = None
+    """adaptive_compression_level: epochs that a rate may take to come back into the budget, one at least."""
 
-    initial_compression_rate_step: Annotated[Number, Field(gt=0, lt=1)] = 0.1
-    """adaptive_compression_level: first change of the rate."""
+    initial_compression_rate_step: Annotated[Number, Field(ge=0)] = 0.1
+    """adaptive_compression_level: first change of the rate; there is no search where it is below the minimal one."""
 
-    compression_rate_step_reduction_factor: Annotated[Number, Field(gt=0, lt=1)] = 0.5
+    compression_rate_step_reduction_factor: Annotated[Number, Field(ge=0, le=1)] = 0.5
     """adaptive_compression_level: factor on the change when the search turns round."""
 
-    lr_reduction_factor: Annotated[Number, Field(gt=0, le=1)] = 0.5
+    lr_reduction_factor: Annotated[Number, Field(ge=0)] = 0.5
     """adaptive_compression_level: factor on the learning rate when the search turns round."""
 
-    minimal_compression_rate_step: Annotated[Number, Field(gt=0, lt=1)] = 0.025
+    minimal_compression_rate_step: Annotated[Number, Field(ge=0)] = 0.025
     """adaptive_compression_level: the search ends when the change is smaller than this."""
 
     @model_validator(mode="after")
@@ -49,12 +50,6 @@ class AccuracyAwareParams(Section):
         if len(given) != 1:
             found = "both" if given else "neither of"
             raise refusal(f"found {found} {' and '.join(DEGRADATIONS)}, expected exactly one")
-        if self.initial_compression_rate_step < self.minimal_compression_rate_step:
-            raise refusal(
-                f"found {self.initial_compression_rate_step}, expected minimal_compression_rate_step "
-                f"{self.minimal_compression_rate_step} at least",
-                "initial_compression_rate_step",
-            )
         return self
 
 

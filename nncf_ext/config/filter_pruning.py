@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from nncf_ext.config.errors import refusal
 from nncf_ext.config.initialization import Initializer
-from nncf_ext.config.section import Boolean, Count, Level, Number, ScopedConfig, Section, Size
+from nncf_ext.config.section import Boolean, Count, Level, Number, ScopedConfig, Section, Size, without_effect
 
 
 class LegrParams(Section):
@@ -60,8 +60,8 @@ class FilterPruningParams(Section):
     num_init_steps: Count = 0
     """Epochs of training before pruning starts."""
 
-    pruning_steps: Size = 100
-    """Epochs in which the level rises to the target; after them the masks stay as they are."""
+    pruning_steps: Count = 100
+    """Epochs in which the level rises to the target; after them the masks stay as they are. 0, 1: the target at once."""
 
     filter_importance: Literal["L2", "L1", "geometric_median"] = "L2"
     """Which filters go first: those with the smallest L2 or L1 norm, or the smallest sum of distances to the others
@@ -117,7 +117,7 @@ class FilterPruningParams(Section):
     def _coefficients_are_of_learned_ranking(self) -> FilterPruningParams:
         for key in ("save_ranking_coeffs_path", "load_ranking_coeffs_path"):
             if getattr(self, key) is not None and self.interlayer_ranking_type != "learned_ranking":
-                raise refusal("found with unweighted_ranking, expected with learned_ranking only", key)
+                without_effect(key, "unweighted_ranking")
         return self
 
 

@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from nncf_ext.config.errors import refusal
-from nncf_ext.config.section import Number, Scope, Section
+from nncf_ext.config.section import Number, Scope, Section, without_effect
 
 
 class Padding(Section):
@@ -36,7 +35,7 @@ class OutputMatching(Section):
     @model_validator(mode="after")
     def _temperature_is_of_softmax(self) -> OutputMatching:
         if self.type == "mse" and "temperature" in self.model_fields_set:
-            raise refusal("found with type mse, expected with type softmax or kl only", "temperature")
+            without_effect("temperature", "type mse")
         return self
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -78,6 +79,14 @@ class MovementSparsityParams(Section):
             raise refusal(
                 f"the key 'steps_per_epoch' is missing, it is required with warmup_start_epoch {self.warmup_start_epoch:g}: "
                 "there is no epoch before to measure it in"
+            )
+        first, last = self.init_importance_threshold, self.final_importance_threshold
+        if first is not None and first >= last:
+            warnings.warn(
+                f"config: found init_importance_threshold {first:g}, expected less than final_importance_threshold {last:g}: "
+                "fewer weights are pruned from epoch to epoch",
+                UserWarning,
+                stacklevel=2,
             )
         return self
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from nncf_ext.config.errors import refusal
-from nncf_ext.config.section import Bits, Boolean, Count, Number, Scope, Section, Size
+from nncf_ext.config.section import Bits, Boolean, Count, Number, Scope, Section, Size, without_effect
 
 
 class PrecisionInit(Section):
@@ -59,7 +59,7 @@ class PrecisionInit(Section):
         for key in sorted(self.model_fields_set - {"type"}):
             users = [kind for kind, keys in _PRECISION_KEYS.items() if key in keys]
             if self.type not in users:
-                raise refusal(f"found with type {self.type}, expected with type {' or '.join(users)} only", key)
+                without_effect(key, f"type {self.type}, it belongs to type {' or '.join(users)}")
         if not self.bits:
             raise refusal("found [], expected numbers of bits", "bits")
         if self.type == "autoq" and self.iter_number is None:

@@ -40,6 +40,11 @@ def deprecated(sentence: str) -> None:
     warnings.warn(f"config: {sentence}", FutureWarning, stacklevel=2)  # Python shows users no DeprecationWarning of a library's
 
 
+def without_effect(key: str, beside: str) -> None:
+    """Tell of a key that NNCF 2.x takes and that changes nothing beside another one."""
+    warnings.warn(f"config: the key {key!r} has no effect with {beside}: take it out", UserWarning, stacklevel=2)
+
+
 # Bounds stand before the validator, so that they reach the JSON Schema.
 Count = Annotated[int, Strict(), Field(ge=0), BeforeValidator(whole)]
 Size = Annotated[int, Strict(), Field(ge=1), BeforeValidator(whole)]

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from nncf_ext.config.errors import refusal
 from nncf_ext.config.initialization import Initializer
-from nncf_ext.config.section import Boolean, Count, Level, LrMultiplier, Number, ScopedConfig, Section, Size
+from nncf_ext.config.section import Boolean, Count, Level, LrMultiplier, Number, ScopedConfig, Section, Size, without_effect
 
 
 class SparsityParams(Section):
@@ -52,7 +52,7 @@ class SparsityParams(Section):
     multistep_sparsity_levels: tuple[Level, ...] = (0.1, 0.5)
     """multistep: the levels, one more than there are epochs in multistep_steps."""
 
-    patience: Size = 1
+    patience: Count = 1
     """adaptive: epochs that the model has to be at the present level before it rises."""
 
     power: Annotated[Number, Field(gt=0)] = 0.9
@@ -68,8 +68,8 @@ class SparsityParams(Section):
             raise refusal(
                 f"found {levels} levels, expected {steps + 1}: one more than multistep_steps", "multistep_sparsity_levels"
             )
-        if self.schedule == "adaptive" and self.update_per_optimizer_step:
-            raise refusal("found with schedule adaptive, which looks at whole epochs", "update_per_optimizer_step")
+        if self.schedule != "polynomial" and self.update_per_optimizer_step:
+            without_effect("update_per_optimizer_step", f"schedule {self.schedule}, it belongs to schedule polynomial")
         return self
 
 

@@ -12,10 +12,12 @@ from pydantic import BaseModel
 
 from nncf_ext import ConfigError, NNCFConfig, __version__
 from nncf_ext.algorithms import ALGORITHMS, KNOWN_NOT_BUILT
+from nncf_ext.algorithms.filter_pruning import FilterPruning
 from nncf_ext.config import json_schema, validate_file
 from nncf_ext.config.loader import loads
 from nncf_ext.config.quantization import QuantizationConfig
 from nncf_ext.config.section import Section
+from nncf_ext.schedules import adaptive
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.json"))
 
@@ -34,6 +36,14 @@ def sparsity(**keys):
 
 def distillation(**keys):
     return compression(algorithm="knowledge_distillation", **keys)
+
+
+def pruning(**keys):
+    return compression(algorithm="filter_pruning", **keys)
+
+
+def precision(**keys):
+    return quantization(initializer={"precision": keys})
 
 
 def test_package_exports():
@@ -225,6 +235,68 @@ def test_scopes_of_the_top_level_are_merged_in():
     assert QuantizationConfig().where == ""
 
 
+# What NNCF 2.x takes: zero where it is a number of epochs or steps, and keys without effect
+
+
+@pytest.mark.parametrize(
+    ("content", "key"),
+    [
+        (sparsity(params={"schedule": "adaptive", "update_per_optimizer_step": True}), "'update_per_optimizer_step'"),
+        (sparsity(params={"schedule": "exponential", "update_per_optimizer_step": True}), "with schedule exponential"),
+        (distillation(type="mse", temperature=5), "'temperature' has no effect with type mse"),
+        (pruning(params={"save_ranking_coeffs_path": "x.json"}), "'save_ranking_coeffs_path'"),
+        (pruning(params={"load_ranking_coeffs_path": "x.json"}), "'load_ranking_coeffs_path' has no effect with unweighted_r"),
+        (precision(bits=[4]), "'bits' has no effect with type manual, it belongs to type hawq or autoq"),
+        (precision(type="hawq", bitwidth_per_scope=[]), "'bitwidth_per_scope' has no effect with type hawq"),
+    ],
+)
+def test_keys_without_effect_are_taken_with_a_warning(content, key):
+    with pytest.warns(UserWarning, match=f"config: .*{key}"):
+        NNCFConfig.from_dict(content)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"initial_training_phase_epochs": 0},
+        {"patience_epochs": 0},
+        {"maximal_total_epochs": 0},
+        {"initial_compression_rate_step": 0.01},
+        {"initial_compression_rate_step": 0},
+        {"minimal_compression_rate_step": 0},
+        {"compression_rate_step_reduction_factor": 1},
+        {"lr_reduction_factor": 2},
+        {"maximal_relative_accuracy_degradation": -1},
+    ],
+    ids=str,
+)
+def test_budgets_of_accuracy_aware_training_that_nncf_takes(params):
+    given = {
+        "initial_training_phase_epochs": 1,
+        "patience_epochs": 1,
+        "maximal_relative_accuracy_degradation": 1,
+        **params,
+    }
+    config = NNCFConfig.from_dict({"accuracy_aware_training": {"mode": "adaptive_compression_level", "params": given}})
+    settings = config.accuracy_aware_training
+    assert settings is not None
+    assert {key: getattr(settings.params, key) for key in params} == params
+
+
+def test_no_epochs_of_pruning_reach_the_target_at_once():
+    for schedule in ("baseline", "exponential", "exponential_with_bias"):
+        content = pruning(params={"schedule": schedule, "pruning_steps": 0, "pruning_target": 0.3, "num_init_steps": 1})
+        (algorithm,) = NNCFConfig.from_dict(content).algorithms()
+        assert isinstance(algorithm, FilterPruning)
+        assert [algorithm.level(epoch) for epoch in range(3)] == [0, 0.3, 0.3]
+
+
+def test_patience_of_none_raises_the_level_every_epoch():
+    (algorithm,) = NNCFConfig.from_dict(sparsity(params={"schedule": "adaptive", "patience": 0})).algorithms()
+    assert algorithm.params.patience == 0
+    assert adaptive(0.0, 0.2, 0.5, 0, 0) == (pytest.approx(0.25), 0)
+
+
 # What is rejected, and how
 
 
@@ -240,7 +312,6 @@ def test_scopes_of_the_top_level_are_merged_in():
         (sparsity(params={"eps": 0.1}), "compression.params.eps: unknown key"),
         (sparsity(params={"check_sparsity_masks": True}), "compression.params.check_sparsity_masks: unknown key"),
         (sparsity(compression_lr_multiplier=2), "compression.compression_lr_multiplier: unknown key"),
-        (sparsity(params={"schedule": "adaptive", "update_per_optimizer_step": True}), "params.update_per_optimizer_step: found"),
         (compression(algorithm="rb_sparsity", initializer={}), "compression.initializer: unknown key"),
         (compression(algorithm="rb_sparsity", params={"weight_importance": "abs"}), "compression.params.weight_importance: unkn"),
         (compression(algorithm="const_sparsity", params={}), "compression.params: unknown key"),
@@ -286,10 +357,6 @@ def test_scopes_of_the_top_level_are_merged_in():
         (
             sparsity(params={"schedule": "multistep", "multistep_steps": [1, 2], "multistep_sparsity_levels": [0.1]}),
             "compression.params.multistep_sparsity_levels: found 1 levels, expected 3",
-        ),
-        (
-            distillation(type="mse", temperature=2),
-            "compression.temperature: found with type mse, expected with type softmax or kl",
         ),
         (distillation(type="hint"), 'compression.type: found "hint", expected one of mse, softmax, kl'),
         (distillation(type="mse", ignored_scopes=[]), "compression.ignored_scopes: unknown key"),

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from nncf_ext import ConfigError, NNCFConfig
 from nncf_ext.config.loader import loads
 
+pytestmark = pytest.mark.filterwarnings("ignore:config.*:UserWarning")  # of keys that change nothing
+
 TEXTS = [path.read_text(encoding="utf-8") for path in sorted((Path(__file__).parents[2] / "configs").glob("*.json"))]
 CONTENTS = [loads(text) for text in TEXTS]
 

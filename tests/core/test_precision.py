@@ -244,8 +244,6 @@ def test_defaults_of_nncf():
 @pytest.mark.parametrize(
     "keys, message",
     [
-        ({"bits": [4]}, "precision.bits: found with type manual, expected with type hawq or autoq only"),
-        ({"type": "hawq", "bitwidth_per_scope": []}, "bitwidth_per_scope: found with type hawq, expected with type manual only"),
         ({"type": "autoq"}, "precision.iter_number: missing, expected the number of models to try"),
         ({"type": "autoq", "iter_number": 0}, "precision.iter_number: found 0, expected greater than or equal to 1"),
         ({"type": "hawk"}, "did you mean 'hawq'?"),

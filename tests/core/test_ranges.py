@@ -48,10 +48,30 @@ def test_percentiles():
     assert collect("mean_percentile", batches=[batch, batch + 10], percentiles=(10, 90)) == ([15], [95])
 
 
-def test_three_sigma_leaves_zeros_out_and_is_never_wider_than_the_data():
-    batch = np.array([[0.0, 0, 0, 1, 2, 3, 4, 5]])
-    assert collect("threesigma", batches=[batch]) == ([0], [5])
+def test_three_sigma_leaves_zeros_out_and_may_be_wider_than_the_data():
+    batch = np.array([[0.0, 0, 0, 1, 2, 3, 4, 5]])  # median 3, median absolute deviation 1
+    low, high = collect("threesigma", batches=[batch])
+    assert (low, high) == (pytest.approx([3 - 3 * 1.4826230]), pytest.approx([3 + 3 * 1.4826230]))
     outlier = np.concatenate([np.linspace(1, 3, 101), [1000.0]])[None]
     _, high = collect("threesigma", batches=[outlier])
     median, mad = np.median(outlier), np.median(np.abs(outlier - np.median(outlier)))
     assert high == pytest.approx([median + 3 * 1.4826230 * mad])
+
+
+def test_three_sigma_as_in_nncf():
+    """The numbers of NNCF 2.14's own test of it: 1 to 10000 times 1, -2 and 3 in three channels."""
+    ramp = np.arange(1, 10001, dtype=np.float32).reshape(1, 1, 100, 100)
+    weight = np.concatenate([ramp, -2 * ramp, 3 * ramp])
+
+    def found(axis, symmetric):
+        collector = RangeCollector("threesigma", axis, symmetric, True)
+        collector.update(weight)
+        return collector.result()
+
+    by_channel, whole = found(0, False), found(None, False)
+    np.testing.assert_allclose(by_channel.low.ravel(), (-6119.1719, -32240.3438, -18357.5156), rtol=1e-6)
+    np.testing.assert_allclose((by_channel.high - by_channel.low).ravel(), (22239.3438, 44478.6875, 66718.0312), rtol=1e-6)
+    np.testing.assert_allclose((whole.low.item(), (whole.high - whole.low).item()), (-26279.2871, 60059.5781), rtol=1e-6)
+    np.testing.assert_allclose(found(0, True).high.ravel(), (16120.1719, 32240.3438, 48360.5156), rtol=1e-6)
+    assert found(None, True).high.item() == pytest.approx(33780.2891, rel=1e-6)
+    assert (found(0, True).low.ravel() < 0).tolist() == [False, True, False]  # signed where negative values were seen

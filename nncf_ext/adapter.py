@@ -193,7 +193,8 @@ class Adapter(Protocol):
         ...
 
     def inputs(self, model: Any, inputs: Any) -> dict[str, Any]:
-        """The arrays in `inputs` as `tap` gives them, by name: of the argument, the key or the input layer."""
+        """The arrays in `inputs` as `tap` gives them, or in what the model was traced with, by name: of the argument, the key
+        or the input layer."""
         ...
 
     def on_host(
@@ -239,9 +240,21 @@ class Adapter(Protocol):
 
     def to_numpy(self, array: Any) -> np.ndarray: ...
 
-    def export_marked(self, attached: Any, example: Any, input_names: list[str] | None, output_names: list[str] | None) -> Any:
+    def resized(self, model: Any, inputs: Any, sizes: Mapping[str, Mapping[int, int]]) -> Any:
+        """`inputs` (one batch) with other sizes: by the names of `inputs()`, axis -> size. What is longer than before begins
+        again at the start."""
+        ...
+
+    def in_float32(self, attached: Any) -> AbstractContextManager[Attached]:
+        """The compressed model as it is deployed: with float32 weights (`attached` itself where it has these) and without the
+        mixed precision and compiled calls that training puts around it. Afterwards the model is as it was."""
+        ...
+
+    def export_marked(self, attached: Any, example: Any, free: Mapping[str, Mapping[int, str]]) -> Any:
         """The model in inference mode as an `onnx_ir.Model` in which every quantizer is one `nncf_ext::Quantizer` node.
 
         The node has a string attribute `key` (the edit's). Masks are already multiplied into the weights; weights are float.
+        Inputs have the names that `inputs()` gives them, outputs the model's own. free: axes that shall be of any size beside the
+        batch, by input; an axis for which the model has one size only keeps that.
         """
         ...

@@ -7,6 +7,7 @@ import os
 import re
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial, reduce
 from pathlib import Path
 from typing import Any
@@ -352,12 +353,15 @@ class Controller:
         save_format: str | None = None,
         input_names: list[str] | None = None,
         output_names: list[str] | None = None,
+        dynamic_shapes: Mapping[str, Mapping[int, str]] | None = None,
     ) -> Any:
         """Write an ONNX file with QuantizeLinear/DequantizeLinear, without the pruned channels, and compare it with the model.
 
-        save_format: `onnx` or None; `onnx_<opset>` for another opset of ONNX than the exporter's own. Returns the parity report
-        (`nncf_ext.export.Parity`): largest output difference on the calibration samples in ONNX Runtime, in absolute terms and
-        in quantization steps.
+        save_format: `onnx` or None; `onnx_<opset>` for another opset of ONNX than the exporter's own.
+        dynamic_shapes: axes of inputs that take any size, as the batch always does: input -> axis -> a name for the dimension,
+        `{"image": {2: "height", 3: "width"}}`. Inputs are named as the model's arguments or as in `input_names`.
+        Returns the parity report (`nncf_ext.export.Parity`): largest output difference on the calibration samples in ONNX
+        Runtime, in absolute terms and in quantization steps; with free axes, at a second size too.
         """
         from nncf_ext.export import export_onnx
 
@@ -365,18 +369,21 @@ class Controller:
         if opset is None:
             raise ValueError(f"save_format: found {save_format!r}, expected 'onnx' or 'onnx_<opset>', 'onnx_18' say")
         removals = self._removals()
-        attached = self._smaller(removals)[0] if removals else self._attached
-        return export_onnx(
-            self._adapter,
-            attached,
-            self.model,
-            Path(path),
-            self._example,
-            self._samples,
-            input_names,
-            output_names,
-            None if opset[1] is None else int(opset[1]),
-        )
+        with ExitStack() as stack:
+            ours = stack.enter_context(self._adapter.in_float32(self._attached))
+            smaller = stack.enter_context(self._adapter.in_float32(self._smaller(removals)[0])) if removals else ours
+            return export_onnx(
+                self._adapter,
+                smaller,
+                ours.model,
+                Path(path),
+                self._example,
+                self._samples,
+                input_names,
+                output_names,
+                None if opset[1] is None else int(opset[1]),
+                dynamic_shapes,
+            )
 
     def pack(self, path: str | os.PathLike[str]) -> None:
         """Write the plain model's tensors (see `strip`) entropy coded to a packed file: `nncf_ext.packed.load` reads it, in any

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from nncf_ext_tensorflow.attach import KerasAttached, attach, visiting
 from nncf_ext_tensorflow.batchnorm import adapt_batchnorm
 from nncf_ext_tensorflow.gradients import loss_gradients
 from nncf_ext_tensorflow.hessian import hessian_products
-from nncf_ext_tensorflow.naming import names_in
+from nncf_ext_tensorflow.naming import named_inputs, names_in
 from nncf_ext_tensorflow.saving import attached_to, refuse_compressed
 from nncf_ext_tensorflow.shrink import remove_channels
 from nncf_ext_tensorflow.trace import KerasTrace, trace
@@ -135,11 +135,7 @@ class KerasAdapter:
         return {".".join(map(str, path)): tuple(x.shape) for path, x in outputs if keras.backend.is_float_dtype(x.dtype)}
 
     def inputs(self, model: keras.Model, inputs: Any) -> dict[str, Any]:
-        own = [tensor.name for tensor in getattr(keras_private.functional_of(model), "inputs", ())]
-        found = keras.tree.flatten_with_path(inputs)
-        if len(own) != len(found) or any(isinstance(step, str) for path, _ in found for step in path):
-            own = [".".join(map(str, path)) for path, _ in found]
-        return {name: x for name, (_, x) in zip(own, found, strict=True)}
+        return named_inputs(model, inputs)
 
     def on_host(
         self, function: Callable[..., Sequence[np.ndarray]], arrays: Sequence[Any], like: Sequence[tuple[tuple[int, ...], str]]
@@ -191,12 +187,22 @@ class KerasAdapter:
         tensor: Any = keras.ops.convert_to_tensor(array)
         return np.asarray(tensor.numpy())
 
-    def export_marked(
-        self, attached: KerasAttached, example: Any, input_names: list[str] | None, output_names: list[str] | None
-    ) -> Any:
+    def resized(self, model: keras.Model, inputs: Any, sizes: Mapping[str, Mapping[int, int]]) -> Any:
+        resized: list[Any] = []
+        x: Any
+        for name, x in named_inputs(model, inputs).items():
+            for axis, size in sizes.get(name, {}).items():
+                x = keras.ops.take(x, np.arange(size) % int(x.shape[axis]), axis)
+            resized.append(x)
+        return keras.tree.pack_sequence_as(inputs, resized)
+
+    def in_float32(self, attached: KerasAttached) -> AbstractContextManager[KerasAttached]:
+        return nullcontext(attached)
+
+    def export_marked(self, attached: KerasAttached, example: Any, free: Mapping[str, Mapping[int, str]]) -> Any:
         from nncf_ext_tensorflow.export import export_marked
 
-        return export_marked(attached, example, input_names, output_names)
+        return export_marked(attached, example, free)
 
 
 def _named_variables(model: Any) -> dict[str, keras.Variable]:

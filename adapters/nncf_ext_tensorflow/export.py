@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -28,6 +29,7 @@ from nncf_ext.export.marked import marker
 from nncf_ext.export.rewiring import only_user, replace_node
 from nncf_ext_tensorflow.attach import KerasAttached
 from nncf_ext_tensorflow.keras_private import functional_of
+from nncf_ext_tensorflow.naming import named_inputs
 
 OPSET = 18
 _SLOPE = 1000.0  # slope of the first quantizer's LeakyRelu; the others count on from here
@@ -35,15 +37,13 @@ _END = 500.0  # slope of the LeakyRelu behind a product with numbers for channel
 _WEIGHT = "nncf_ext_weight_"  # names of the inputs that are quantized weights
 
 
-def export_marked(
-    attached: KerasAttached, example: Any, input_names: list[str] | None = None, output_names: list[str] | None = None
-) -> Any:
+def export_marked(attached: KerasAttached, example: Any, free: Mapping[str, Mapping[int, str]] = MappingProxyType({})) -> Any:
     """The model in inference mode as an `onnx_ir.Model`; masks are applied, quantizers are markers with their edit's key.
 
-    The batch axis is free. Inputs are named as in `input_names`, else as in the example or the model.
+    The batch axis is free, and those in `free` are. Inputs are named as `named_inputs` does, outputs as the model's.
     """
     model = attached.model
-    inputs, names = _input_specs(model, example)
+    inputs, names = _input_specs(model, example, free)
     quantizers = [edit for edit in attached.plan if edit.transform.has_grid]
     weights = _float_weights(attached, quantizers)
     known = _known(attached)
@@ -69,9 +69,9 @@ def export_marked(
     _check_operators(graph)
     by_name = {str(value.name).removesuffix(":0"): value for value in graph.inputs}
     graph.inputs[:] = [by_name[str(spec.name)] for spec in inputs if spec.name in by_name]
-    for value, name in zip(graph.inputs, input_names or names, strict=True):
+    for value, name in zip(graph.inputs, names, strict=True):
         value.name = name
-    given_names = output_names or getattr(functional_of(model), "output_names", None) or []
+    given_names = getattr(functional_of(model), "output_names", None) or []
     if len(given_names) != len(graph.outputs):
         given_names = [f"output_{index}" for index in range(len(graph.outputs))]
     for value, name in zip(graph.outputs, given_names, strict=True):
@@ -164,16 +164,14 @@ def _structure(model: Any, example: Any) -> Any:
     return functional._inputs_struct
 
 
-def _input_specs(model: Any, example: Any) -> tuple[list[tf.TensorSpec], list[str]]:
-    """Specifications of the model's inputs with a free batch axis, and their names."""
-    leaves = keras.tree.flatten_with_path(_structure(model, example))
-    own = [tensor.name for tensor in getattr(functional_of(model), "inputs", ())]
+def _input_specs(model: Any, example: Any, free: Mapping[str, Mapping[int, str]]) -> tuple[list[tf.TensorSpec], list[str]]:
+    """Specifications of the model's inputs with a free batch axis and the free axes, and their names."""
     specs, names = [], []
-    for index, (path, leaf) in enumerate(leaves):
+    for name, leaf in named_inputs(model, example).items():
         dtype = keras.backend.standardize_dtype(leaf.dtype)
-        specs.append(tf.TensorSpec((None, *leaf.shape[1:]), dtype, f"nncf_ext_input_{index}"))
-        by_path = path[-1] if path and isinstance(path[-1], str) else None
-        names.append(by_path or (own[index] if len(own) == len(leaves) else f"input_{index}"))
+        shape = [None if axis in free.get(name, {}) else size for axis, size in enumerate(leaf.shape)]
+        specs.append(tf.TensorSpec((None, *shape[1:]), dtype, f"nncf_ext_input_{len(specs)}"))
+        names.append(name)
     return specs, names
 
 

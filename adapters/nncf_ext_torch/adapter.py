@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import nn
 from nncf_ext.adapter import Attached, Values
 from nncf_ext.edits import Plan, Removal
 from nncf_ext.graph import Site
-from nncf_ext_torch import apply, batchnorm, hessian, observe, shrink, trace, xp
+from nncf_ext_torch import apply, arguments, batchnorm, hessian, observe, shrink, trace, xp
 from nncf_ext_torch.gradients import loss_gradients
 from nncf_ext_torch.sharding import of_first_rank, overwrite, whole
 from nncf_ext_torch.sites import parameter_name
@@ -113,7 +113,10 @@ class TorchAdapter:
         return {".".join(map(str, path)): tuple(tensor.shape) for path, tensor in found}
 
     def inputs(self, model: nn.Module, inputs: Any) -> dict[str, torch.Tensor]:
-        return observe.named_inputs(model, inputs)
+        return arguments.named_inputs(model, inputs)
+
+    def resized(self, model: nn.Module, inputs: Any, sizes: Mapping[str, Mapping[int, int]]) -> ExampleInput:
+        return arguments.resized(model, inputs, sizes)
 
     def on_host(
         self, function: Callable[..., Sequence[np.ndarray]], arrays: Sequence[Any], like: Sequence[tuple[tuple[int, ...], str]]
@@ -154,7 +157,12 @@ class TorchAdapter:
         array = whole(array.detach()).cpu()
         return (array.float() if array.dtype in (torch.bfloat16, torch.float16) else array).numpy()
 
-    def export_marked(self, attached: Any, example: Any, input_names: list[str] | None, output_names: list[str] | None) -> Any:
+    def in_float32(self, attached: Any) -> AbstractContextManager[Any]:
         from nncf_ext_torch import export
 
-        return export.export_marked(attached, example, input_names, output_names)
+        return export.in_float32(attached)
+
+    def export_marked(self, attached: Any, example: Any, free: Mapping[str, Mapping[int, str]]) -> Any:
+        from nncf_ext_torch import export
+
+        return export.export_marked(attached, example, free)

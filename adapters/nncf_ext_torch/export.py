@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
+import copy
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -15,40 +15,103 @@ from torch.utils import _pytree as pytree
 
 from nncf_ext.export.marked import DOMAIN, MARKER
 from nncf_ext_torch.apply import Applied, TorchAttached
+from nncf_ext_torch.arguments import by_argument, call_of, in_order, named_inputs, resized
 from nncf_ext_torch.module_classes import edited_modules
-from nncf_ext_torch.trace import ExampleInput, evaluating, on_device_of
+from nncf_ext_torch.trace import ExampleInput, evaluating, leaves, on_device_of
 
 OPSET = 18  # the exporter's own; ONNX Runtime 1.32 cannot load its QuantizeLinear from 21 on
+_HALF = (torch.float16, torch.bfloat16)
 _NOISY = ("torch.onnx._internal.exporter._registration", "onnxscript.optimizer._constant_folding")
 
 
 def export_marked(
-    attached: TorchAttached,
-    example: ExampleInput | Callable[[nn.Module], Any],
-    input_names: list[str] | None = None,
-    output_names: list[str] | None = None,
+    attached: TorchAttached, example: ExampleInput | Callable[[nn.Module], Any], free: Mapping[str, Mapping[int, str]]
 ) -> Any:
     """The model in inference mode as an `onnx_ir.Model`; masks are applied, quantizers are markers with their edit's key.
 
-    The first axis is the batch and of any size, where all inputs have the same and the model allows it.
+    The first axis is the batch and of any size, where all inputs have the same and the model allows it. Inputs are named as
+    `named_inputs` does, outputs by their keys; what holds no tensors (a cache) is left out.
     """
     model = attached.model
-    given = on_device_of(model, example) if isinstance(example, ExampleInput) else _arguments(model, example)
-    args, kwargs, shapes = _with_free_batch(model, tuple(given.args), dict(given.kwargs))
-    with _marked(attached), evaluating(model), torch.no_grad(), _quiet():
+    call = _with_free_sizes(model, in_order(model, on_device_of(model, call_of(model, example))), free)
+    outputs: list[str] = []
+    with _marked(attached), _flat_outputs(model, outputs), evaluating(model), torch.no_grad(), _quiet():
         program = torch.onnx.export(
             model,
-            args,
-            kwargs=kwargs,
-            input_names=input_names,
-            output_names=output_names,
+            tuple(call.args),
+            kwargs=dict(call.kwargs),
             opset_version=OPSET,
-            dynamic_shapes=shapes,
+            dynamic_shapes=_free_axes(model, call, free),
             dynamo=True,
             verbose=False,
         )
     assert program is not None
+    graph = program.model.graph
+    for value, name in zip(graph.inputs, named_inputs(model, call), strict=True):
+        value.name = name
+    for value, name in zip(graph.outputs, outputs, strict=True):
+        value.name = name
     return program.model
+
+
+@contextmanager
+def in_float32(attached: TorchAttached) -> Iterator[TorchAttached]:
+    """The compressed model with float32 weights (a copy where it has others), without autocast and compiled calls around it."""
+    with ExitStack() as stack:
+        for device in {parameter.device.type for parameter in attached.model.parameters()} - {"meta"}:
+            stack.enter_context(torch.autocast(device, enabled=False))
+        stack.enter_context(_plain_forwards(attached.model))
+        if any(parameter.dtype in _HALF for parameter in attached.model.parameters()):
+            attached = copy.deepcopy(attached)
+            attached.model.float()
+        yield attached
+
+
+@contextmanager
+def _plain_forwards(model: nn.Module) -> Iterator[None]:
+    """Without what stands around a module's forward on the instance (autocast: Accelerate's `prepare`, Trainer with bf16), and
+    without compiled calls (`model.compile()`): the file has the arithmetic of the class."""
+    taken: list[tuple[nn.Module, str, Any]] = []
+    for module in model.modules():
+        own = vars(module).get("forward")
+        if own is not None and type(module).forward in _wrapped_by(own):
+            taken.append((module, "forward", vars(module).pop("forward")))
+        if vars(module).get("_compiled_call_impl") is not None:
+            taken.append((module, "_compiled_call_impl", vars(module).pop("_compiled_call_impl")))
+    try:
+        yield
+    finally:
+        for module, name, value in taken:
+            vars(module)[name] = value
+
+
+def _wrapped_by(function: Any) -> Iterator[Any]:
+    """The functions that decorators have around each other, from the outermost to the innermost."""
+    while function is not None:
+        function = getattr(function, "__func__", function)
+        yield function
+        function = getattr(function, "__wrapped__", None)
+
+
+@contextmanager
+def _flat_outputs(model: nn.Module, names: list[str]) -> Iterator[None]:
+    """The model returns a tuple of the tensors in its outputs, and `names` becomes their names."""
+
+    def flat(_: nn.Module, args: Any, output: Any) -> tuple[torch.Tensor, ...]:
+        found = list(leaves(output))
+        names[:] = [_output_name(path) for path, _ in found]
+        return tuple(tensor for _, tensor in found)
+
+    hook = model.register_forward_hook(flat)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _output_name(path: tuple[int | str, ...]) -> str:
+    named = path if path and isinstance(path[0], str) else ("output", *path)
+    return "_".join(map(str, named))
 
 
 class _Marker:
@@ -118,39 +181,28 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _arguments(model: nn.Module, forward: Callable[[nn.Module], Any]) -> ExampleInput:
-    """What a `dummy_forward_fn` calls the model with."""
-    seen: list[ExampleInput] = []
-    hook = model.register_forward_pre_hook(lambda _, args, kwargs: seen.append(ExampleInput(args, kwargs)), with_kwargs=True)
-    try:
-        with evaluating(model), torch.no_grad():
-            forward(model)
-    finally:
-        hook.remove()
-    if not seen:
-        raise ValueError("dummy_forward_fn did not call the model: expected one forward, whose inputs the export takes")
-    return seen[0]
+def _with_free_sizes(model: nn.Module, call: ExampleInput, free: Mapping[str, Mapping[int, str]]) -> ExampleInput:
+    """The call with sizes of at least two at free axes: one would be taken for a constant."""
+    shapes = {name: tensor.shape for name, tensor in named_inputs(model, call).items()}
+    small = {
+        name: {axis: 2 for axis in {*free.get(name, {}), *((0,) if _has_batch(call) else ())} if shape[axis] == 1}
+        for name, shape in shapes.items()
+    }
+    return resized(model, call, small) if any(small.values()) else call
 
 
-def _with_free_batch(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Any] | None]:
-    """Arguments with a batch of at least two (a size of one would be taken for a constant), and which axes are free."""
-    tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-    sizes = {tensor.shape[0] if tensor.ndim else None for tensor in tensors}
-    if len(sizes) != 1 or None in sizes:
-        return args, kwargs, None
+def _has_batch(call: ExampleInput) -> bool:
+    """Whether all inputs have the same size in the first axis."""
+    tensors = [leaf for leaf in pytree.tree_leaves((call.args, dict(call.kwargs))) if isinstance(leaf, torch.Tensor)]
+    return len({tensor.shape[0] if tensor.ndim else None for tensor in tensors} | {None for t in tensors if not t.ndim}) == 1
 
-    def doubled(leaf: Any) -> Any:
-        return torch.cat([leaf, leaf]) if isinstance(leaf, torch.Tensor) and leaf.shape[0] == 1 else leaf
 
-    def free(leaf: Any) -> Any:
-        return {0: torch.export.Dim.AUTO} if isinstance(leaf, torch.Tensor) else None
+def _free_axes(model: nn.Module, call: ExampleInput, free: Mapping[str, Mapping[int, str]]) -> dict[str, Any]:
+    """For torch.export: by argument, in its structure, which axes of the tensors are free."""
+    axes = {id(tensor): {*free.get(name, {})} for name, tensor in named_inputs(model, call).items()}
+    batch = {0} if _has_batch(call) else set()
 
-    args, kwargs = pytree.tree_map(doubled, (args, kwargs))
-    named: Mapping[str, Any] = inspect.signature(model.forward).bind(*args, **kwargs).arguments
-    variadic = {p.name for p in inspect.signature(model.forward).parameters.values() if p.kind is p.VAR_KEYWORD}
-    flat = {name: value for name, value in named.items() if name not in variadic}
-    for name in variadic & set(named):
-        flat.update(named[name])
-    return args, kwargs, {name: pytree.tree_map(free, value) for name, value in flat.items()}
+    def of(leaf: Any) -> Any:
+        return dict.fromkeys(sorted(axes[id(leaf)] | batch), torch.export.Dim.AUTO) if isinstance(leaf, torch.Tensor) else None
+
+    return {name: pytree.tree_map(of, value) for name, value in by_argument(model, call).items()}

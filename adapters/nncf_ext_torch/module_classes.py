@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copyreg
 import functools
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,7 @@ class ModuleEdits:
     """What happens in one module: to its parameters by name, to its arguments and output, to functions called inside.
 
     label: the module's name for error messages. mode: run under a `FunctionMode` even if that has nothing to count.
+    forward: what stood on the instance instead of its class's forward (Accelerate's `prepare` puts an autocast there).
     """
 
     label: str
@@ -32,6 +34,7 @@ class ModuleEdits:
     whole: CallEdits = field(default_factory=CallEdits)
     functions: list[FunctionEdits] = field(default_factory=list)
     mode: bool = False
+    forward: Callable[..., Any] | None = None
 
     @property
     def wraps_forward(self) -> bool:
@@ -46,10 +49,7 @@ def install(model: nn.Module, edits: Mapping[str, ModuleEdits], attribute: str =
     try:
         for name, wanted in edits.items():
             module = model.get_submodule(name)
-            if wanted.wraps_forward and "forward" in vars(module):
-                raise ValueError(
-                    f"{wanted.label} has a forward of its own on the instance, which hides the compressed one: expected none"
-                )
+            wanted.forward = vars(module).pop("forward", None)
             subclass = _subclass(type(module), tuple(wanted.parameters), attribute)
             vars(module)[attribute] = wanted
             module.__class__ = subclass
@@ -61,8 +61,11 @@ def install(model: nn.Module, edits: Mapping[str, ModuleEdits], attribute: str =
 def uninstall(model: nn.Module, attribute: str = EDITS) -> None:
     """Give every edited module of `model` its own class back."""
     for module in model.modules():
-        if vars(module).pop(attribute, None) is not None and getattr(type(module), "_nncf_ext_attribute", None) == attribute:
+        edits = vars(module).pop(attribute, None)
+        if edits is not None and getattr(type(module), "_nncf_ext_attribute", None) == attribute:
             module.__class__ = type(module).__bases__[0]
+            if edits.forward is not None:
+                vars(module).setdefault("forward", edits.forward)
 
 
 def edited_modules(model: nn.Module, attribute: str = EDITS) -> Iterator[tuple[nn.Module, ModuleEdits]]:
@@ -117,7 +120,9 @@ def _parameter_property(name: str, attribute: str) -> property:
 def _forward(base: type[nn.Module], attribute: str) -> Callable[..., Any]:
     @functools.wraps(base.forward)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        edits: ModuleEdits = getattr(self, attribute)
+        edits: ModuleEdits | None = getattr(self, attribute, None)
+        if edits is None:  # called by what stands around it on the instance, after the class went
+            return base.forward(self, *args, **kwargs)
         given: Mapping[str, Any] = kwargs
         for argument, steps in edits.whole.inputs:
             args, given = edited_arguments(args, given, argument, steps, self.training)
@@ -133,11 +138,19 @@ def _forward(base: type[nn.Module], attribute: str) -> Callable[..., Any]:
         return output
 
     def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        edits: ModuleEdits = getattr(self, attribute)
         # FSDP frees whole parameters after the forward pass: there is nothing to compute a recipe from
         sharded = getattr(self, "_is_fsdp_managed_module", False)
-        if torch.compiler.is_compiling() or sharded or not getattr(self, attribute).parameters:
-            return base.forward(self, *args, **kwargs)
+        if torch.compiler.is_compiling() or sharded or not edits.parameters:
+            return plain(self, *args, **kwargs)
         with recipes_kept():
-            return base.forward(self, *args, **kwargs)
+            return plain(self, *args, **kwargs)
 
+    def plain(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        own = getattr(self, attribute).forward
+        return base.forward(self, *args, **kwargs) if own is None else own(*args, **kwargs)
+
+    # Accelerate unwraps as far as `__wrapped__` leads: to the class's own forward, which has no transforms
+    del forward.__wrapped__
+    forward.__signature__ = inspect.signature(base.forward)  # type: ignore[attr-defined]
     return forward

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import nn
 from nncf_ext.graph import Site
 from nncf_ext_torch.module_classes import install, uninstall
 from nncf_ext_torch.sites import module_edits, parameter_name
-from nncf_ext_torch.trace import ExampleInput, TorchTrace, evaluating, leaves, on_device_of
+from nncf_ext_torch.trace import ExampleInput, TorchTrace, evaluating, on_device_of
 
 _ATTRIBUTE = "_nncf_ext_observed"
 
@@ -41,19 +40,6 @@ def run(model: nn.Module, inputs: Any) -> Any:
     if isinstance(inputs, list | tuple):
         return model(*inputs)
     return inputs(model) if callable(inputs) else model(inputs)
-
-
-def named_inputs(model: nn.Module, inputs: Any) -> dict[str, torch.Tensor]:
-    """The tensors in a batch as `run` takes it, by the name of the argument and, inside of it, the items."""
-    if not isinstance(inputs, ExampleInput):
-        keywords = inputs if isinstance(inputs, dict) else {}
-        inputs = ExampleInput(() if keywords else tuple(inputs) if isinstance(inputs, list | tuple) else (inputs,), keywords)
-    signature = inspect.signature(model.forward)
-    arguments = dict(signature.bind_partial(*inputs.args, **inputs.kwargs).arguments)
-    for name, parameter in signature.parameters.items():
-        if parameter.kind is parameter.VAR_KEYWORD:
-            arguments |= arguments.pop(name, {})
-    return {".".join(map(str, path)): tensor for path, tensor in leaves(arguments)}
 
 
 def watching(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import is_dataclass
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from nncf_ext import reference
 from nncf_ext.adapter import Adapter, Attached
 from nncf_ext.edits import Edit
 from nncf_ext.export.bias import step_of
+from nncf_ext.export.free_axes import FreeAxes, free_axes, name_axes, other_sizes
 from nncf_ext.export.lower import lower
 from nncf_ext.export.marked import FloatGrid, Grid
 from nncf_ext.export.parity import Parity, parity
@@ -33,6 +33,7 @@ def export_onnx(
     input_names: list[str] | None = None,
     output_names: list[str] | None = None,
     opset: int | None = None,
+    dynamic_shapes: FreeAxes | None = None,
 ) -> Parity | None:
     """Write the compressed model to `path` with QuantizeLinear/DequantizeLinear and integer weights.
 
@@ -40,8 +41,21 @@ def export_onnx(
     samples: batches of model inputs for the parity check (where there are none, `example`). Returns what the check found; None
     where there is neither, or `example` is a function that runs the model.
     opset: ONNX's, where it is not the exporter's own. ValueError, and no file, for one in which the model cannot be written.
+    dynamic_shapes: axes of any size beside the batch, see `free_axes`; then the file is compared at a second size too.
     """
-    model = lower(adapter.export_marked(attached, example, input_names, output_names), grids(adapter, attached))
+    shapes = {name: tuple(array.shape) for name, array in adapter.inputs(attached.model, example).items()}
+    free = free_axes(dynamic_shapes or {}, shapes, input_names)
+    batches = list(samples) or ([] if example is None or callable(example) else [example])
+    answers = [adapter.infer(reference, batch) for batch in batches]
+    if free and batches:
+        batch, answer = _at_other_sizes(adapter, reference, batches[0], free)
+        batches, answers = [*batches, batch], [*answers, answer]
+    model = adapter.export_marked(attached, example, free)
+    name_axes(model.graph, free)
+    own = [str(value.name) for value in model.graph.inputs]
+    _rename("input_names", model.graph.inputs, input_names)
+    _rename("output_names", model.graph.outputs, output_names)
+    model = lower(model, grids(adapter, attached))
     needed = opset_of(model.graph)
     if opset is not None and opset < needed:
         raise ValueError(
@@ -49,13 +63,35 @@ def export_onnx(
         )
     if opset is not None or needed > model.opset_imports[""]:
         model = in_opset(model, needed if opset is None else opset)
-    names, step = [str(value.name) for value in model.graph.inputs], _output_step(model.graph)
+    step = _output_step(model.graph)
     write(model, path)
-    batches = list(samples) or ([] if example is None or callable(example) else [example])
     if not batches:
         return None
-    references = [[adapter.to_numpy(a) for a in adapter.flatten(adapter.infer(reference, batch))] for batch in batches]
-    return parity(path, [_inputs(adapter, batch, names) for batch in batches], references, step)
+    references = [[adapter.to_numpy(array) for array in adapter.flatten(answer)] for answer in answers]
+    return parity(path, [_inputs(adapter, attached.model, batch, own) for batch in batches], references, step)
+
+
+def _rename(argument: str, values: Sequence[ir.Value], names: Sequence[str] | None) -> None:
+    if names is None:
+        return
+    if len(names) != len(values) or len(set(names)) != len(names):
+        own = ", ".join(str(value.name) for value in values)
+        raise ValueError(f"{argument}: found {', '.join(names)}, expected {len(values)} different names, for {own}")
+    for value, name in zip(values, names, strict=True):
+        value.name = name
+
+
+def _at_other_sizes(adapter: Adapter, model: Any, batch: Any, free: FreeAxes) -> tuple[Any, Any]:
+    """(the batch with other sizes at the free axes, what the model answers). ValueError where it takes none that is tried."""
+    shapes = {name: tuple(array.shape) for name, array in adapter.inputs(model, batch).items()}
+    reasons = []
+    for sizes in other_sizes(free, shapes):
+        resized = adapter.resized(model, batch, sizes)
+        try:
+            return resized, adapter.infer(model, resized)
+        except Exception as error:  # the model's own words
+            reasons.append(f"{ {name: dict(free) for name, free in sizes.items()} }: {str(error).splitlines()[0]}")
+    raise ValueError(f"dynamic_shapes: the model itself does not run at other sizes ({'; '.join(reasons)})")
 
 
 def in_opset(model: ir.Model, opset: int) -> ir.Model:
@@ -103,22 +139,9 @@ def _output_step(graph: ir.Graph) -> float | None:
     return None if None in steps else float(max(step for step in steps if step is not None))
 
 
-def _inputs(adapter: Adapter, batch: Any, names: Sequence[str]) -> list[np.ndarray]:
-    """The arrays of a batch in the order of the file's inputs: by name where the batch has these names, else as they come."""
-    named = {name: array for name, array in _leaves(batch) if name in names}
-    chosen = [named[name] for name in names] if len(named) == len(names) else [array for _, array in _leaves(batch)]
-    return [adapter.to_numpy(array) for array in chosen]
-
-
-def _leaves(nested: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Arrays in nested mappings, sequences and dataclasses, each with the innermost name that leads to it."""
-    if is_dataclass(nested) and not isinstance(nested, type):
-        nested = vars(nested)
-    if isinstance(nested, Mapping):
-        for key, value in nested.items():
-            yield from _leaves(value, str(key))
-    elif isinstance(nested, list | tuple):
-        for value in nested:
-            yield from _leaves(value, name)
-    elif nested is not None:
-        yield name, nested
+def _inputs(adapter: Adapter, model: Any, batch: Any, names: Sequence[str]) -> list[np.ndarray]:
+    """The arrays of a batch for the file's inputs, by the model's own names for these."""
+    found = adapter.inputs(model, batch)
+    if missing := [name for name in names if name not in found]:
+        raise ValueError(f"samples: found {', '.join(found)}, expected {missing[0]} too, with which the model was traced")
+    return [adapter.to_numpy(found[name]) for name in names]

@@ -214,6 +214,10 @@ class Adapter(Protocol):
         """The floating-point arrays in a model's (nested) outputs, in a fixed order."""
         ...
 
+    def copied(self, attached: Any) -> Attached:
+        """The same plan in an independent copy of the compressed model. ValueError where the model cannot be copied."""
+        ...
+
     def strip(self, model: Any, do_copy: bool) -> Any:
         """The plain model (see `Attached.strip`): `model` itself, or a copy that leaves `model` compressed."""
         ...

@@ -98,6 +98,8 @@ class Controller:
         self._example, self._samples = example, tuple(samples)
         self._extras = extras or {}
         self._teacher: Any = None
+        self._stripped: Any = None  # the model, once it is plain in place: from then on `_attached` is a copy that is compressed
+        self._not_copied = ""  # why there is no such copy
         self._outputs: dict[int, Outputs] = {}  # by thread: replicas of a model in one process have one each
         self._states = {a.algorithm: a.start() for a in self._algorithms}
         self.clock = Clock()
@@ -109,7 +111,21 @@ class Controller:
 
     @property
     def model(self) -> Any:
-        return self._attached.model
+        return self._attached.model if self._stripped is None else self._stripped
+
+    @property
+    def _live(self) -> Attached:
+        """The plan in the model, or in the copy of it that is left once it was stripped in place. ValueError where none is."""
+        if self._not_copied:
+            raise ValueError(
+                f"the model was stripped in place, and no compressed copy of it could be kept ({self._not_copied}): "
+                "export, save and pack it before"
+            )
+        return self._attached
+
+    def _refuse_stripped(self, what: str) -> None:
+        if self._stripped is not None:
+            raise ValueError(f"{what}: the model was stripped in place, so that nothing in it is compressed any more")
 
     @property
     def plan(self) -> Plan:
@@ -133,6 +149,7 @@ class Controller:
 
     def advance(self, clock: Clock, event: str) -> None:
         """Move the clock and let every algorithm act on `event` (`epoch_step` or `step`)."""
+        self._refuse_stripped(event)
         self.settle()
         self.clock = clock
         for algorithm in self._algorithms:
@@ -160,6 +177,7 @@ class Controller:
     def _command(
         self, algorithm: Algorithm, name: str, *args: Any, run_batchnorm_adaptation: bool = False, **kwargs: Any
     ) -> None:
+        self._refuse_stripped(name)
         self._states[algorithm.algorithm] = getattr(algorithm, name)(*self._seen_by(algorithm), *args, **kwargs)
         if run_batchnorm_adaptation:
             adapt_batchnorm(self._adapter, self.model, [algorithm], self._extras)
@@ -176,6 +194,7 @@ class Controller:
 
     @compression_rate.setter
     def compression_rate(self, rate: float) -> None:
+        self._refuse_stripped("compression_rate")
         algorithm = self._rated()
         highest = self.maximal_compression_rate
         if not 0 <= rate <= highest:
@@ -188,6 +207,7 @@ class Controller:
 
     def freeze(self, freeze: bool = True) -> None:
         """Hold masks and scores as they are, or let the schedules go on."""
+        self._refuse_stripped("freeze")
         self._update("freeze", freeze)
 
     def disable_scheduler(self) -> None:
@@ -293,10 +313,11 @@ class Controller:
     def save_checkpoint(self, path: str | os.PathLike[str]) -> None:
         """Weights, transform variables and compression state in one safetensors file, written atomically."""
         state = self.get_compression_state()  # first: it may change the tensors
-        save_checkpoint(path, self._adapter.tensors(self.model), state)
+        save_checkpoint(path, self._adapter.tensors(self._live.model), state)
 
     def load_checkpoint(self, path: str | os.PathLike[str]) -> None:
         """Restore what `save_checkpoint` wrote. CheckpointError, and nothing changed, where it is of another model or plan."""
+        self._refuse_stripped("load_checkpoint")
         tensors, state = load_checkpoint(path)
         ours, theirs = self._attached.plan.to_json()["edits"], plan_in(state)["edits"]
         if theirs != ours:
@@ -328,16 +349,33 @@ class Controller:
         """The plain model, its weights masked and rounded to the quantizers' grids, without the channels that were pruned.
 
         With `do_copy=False` it is the model itself: an optimizer of it is of no use where channels were removed, make a new one.
+        A compressed copy stays behind, so that statistics, checkpoints and exports are had from the controller as before.
         ConfigError, and the model still compressed, where it does not work without the channels.
         """
+        if self._stripped is not None and not do_copy:
+            return self._stripped
         removals = self._removals()
-        if not removals:
-            return self._adapter.strip(self.model, do_copy)
-        smaller = self._without(removals, self._adapter.strip(self.model, True))
-        return smaller if do_copy else self._without(removals, self._adapter.strip(self.model, False))
+        if do_copy or removals:
+            plain = self._without(removals, self._adapter.strip(self._live.model, True))
+            if do_copy:
+                return plain
+        attached, model = self._attached, self.model
+        try:
+            self._attached = self._adapter.copied(attached)
+        except ValueError as error:
+            self._not_copied = str(error)
+        try:
+            self._without(removals, self._adapter.strip(model, False))
+        except BaseException:
+            self._attached, self._not_copied = attached, ""
+            raise
+        self._stripped = model
+        return model
 
     def strip_model(self, model: Any, do_copy: bool = False) -> Any:
         """The plain model of `model`, which is this controller's or a copy of it; see `strip`."""
+        if model is self.model:
+            return self.strip(do_copy)
         return self._adapter.strip(model, do_copy)
 
     def prepare_for_export(self) -> None:
@@ -370,7 +408,7 @@ class Controller:
             raise ValueError(f"save_format: found {save_format!r}, expected 'onnx' or 'onnx_<opset>', 'onnx_18' say")
         removals = self._removals()
         with ExitStack() as stack:
-            ours = stack.enter_context(self._adapter.in_float32(self._attached))
+            ours = stack.enter_context(self._adapter.in_float32(self._live))
             smaller = stack.enter_context(self._adapter.in_float32(self._smaller(removals)[0])) if removals else ours
             return export_onnx(
                 self._adapter,
@@ -405,11 +443,13 @@ class Controller:
         return joint(removal for a in self._algorithms for removal in a.removals(*self._seen_by(a)))
 
     def _without(self, removals: Sequence[Removal], plain: Any) -> Any:
+        if not removals:
+            return plain
         return self._adapter.remove_channels(plain, removals, self._adapter.trace(plain, self._example))
 
     def _smaller(self, removals: Sequence[Removal]) -> tuple[Attached, Graph]:
         """A copy of the model without the pruned channels, in which the quantizers stand as in the model; and its graph."""
-        model = self._without(removals, self._adapter.strip(self.model, True))
+        model = self._without(removals, self._adapter.strip(self._live.model, True))
         traced = self._adapter.trace(model, self._example)
         edits = [edit for edit in self.plan if edit.transform.stage == QUANTIZE or not edit.site.is_parameter]
         edits = [edit for edit in edits if not edit.transform.looks_on]
@@ -427,7 +467,7 @@ class Controller:
         )
 
     def _plain(self) -> tuple[Any, Any]:
-        plain = self._adapter.strip(self.model, True)
+        plain = self._adapter.strip(self._live.model, True)
         return plain, self._adapter.trace(plain, self._example)
 
     def _seen_by(self, algorithm: Algorithm) -> tuple[Training, State]:

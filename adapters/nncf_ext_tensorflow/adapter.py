@@ -152,6 +152,15 @@ class KerasAdapter:
     def flatten(self, outputs: Any) -> list[Any]:
         return [x for x in keras.tree.flatten(outputs) if keras.ops.is_tensor(x) and keras.backend.is_float_dtype(x.dtype)]
 
+    def copied(self, attached: KerasAttached) -> KerasAttached:
+        """ValueError where the model cannot be built from its config."""
+        try:
+            copy = keras_private.built_again(attached.model)
+        except Exception as error:
+            raise ValueError(f"model {attached.model.name!r} cannot be built from its config") from error
+        self.load_tensors(copy, self.tensors(attached.model))
+        return attached_to(copy)
+
     def strip(self, model: keras.Model, do_copy: bool) -> keras.Model:
         attached = attached_to(model)
         if not do_copy:

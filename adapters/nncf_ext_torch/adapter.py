@@ -134,6 +134,12 @@ class TorchAdapter:
     def flatten(self, outputs: Any) -> list[torch.Tensor]:
         return [tensor for _, tensor in leaves(outputs) if tensor.is_floating_point()]
 
+    def copied(self, attached: Any) -> Attached:
+        try:
+            return copy.deepcopy(attached)
+        except (RuntimeError, TypeError) as error:  # tensors with a history, locks
+            raise ValueError(f"{type(attached.model).__name__} cannot be copied: {error}") from error
+
     def strip(self, model: nn.Module, do_copy: bool) -> nn.Module:
         model = copy.deepcopy(model) if do_copy else model
         apply.strip(model)

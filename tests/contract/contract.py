@@ -225,8 +225,17 @@ def check_strip(driver: Driver, case: Case) -> None:
     for name, value in reference.stripped().items():
         np.testing.assert_allclose(got[name], value, err_msg=name, **CLOSE)
     assert (driver.outputs(controller.model, data(9)[0], False) == before).all()
+    told = _told(controller)
     in_place = controller.strip(do_copy=False)
     assert in_place is controller.model
+    assert _told(controller) == told  # what a controller tells stays after the model became plain in place
+    controller.prepare_for_export()
+    assert controller.strip(do_copy=False) is in_place
+    again = driver.weights(controller.strip())
+    assert all((value == got[name]).all() for name, value in again.items())
+    for what in (controller.scheduler.epoch_step, controller.scheduler.step, controller.freeze):
+        with pytest.raises(ValueError, match="stripped in place"):
+            what()
     for name, value in driver.weights(in_place).items():
         assert (value == got[name]).all(), name
     plain = driver.build({name: value for name, value in got.items()})
@@ -234,3 +243,10 @@ def check_strip(driver: Driver, case: Case) -> None:
     np.testing.assert_allclose(
         driver.outputs(in_place, data(9)[0], False), driver.outputs(plain, data(9)[0], False), rtol=1e-6, atol=1e-6
     )
+
+
+def _told(controller: Any) -> tuple[Any, ...]:
+    """What a controller tells of its model."""
+    rate = controller.compression_rate if hasattr(controller, "compression_rate") else None
+    state = controller.get_compression_state()
+    return str(controller.statistics()), rate, controller.compression_stage(), state, controller.loss_values()

@@ -131,6 +131,8 @@ class Step:
 
     def meet(self, tensors: Sequence[Tensor], shape: Shape) -> Tensor:
         """Tensors that are combined element by element, with numpy's broadcasting, have the same units at the same places."""
+        if any(len(x.shape) > len(shape) for x in tensors):  # no broadcasting: one is there for its type or size only
+            raise NotFollowed
         aligned = [_aligned(x, len(shape)) for x in tensors]
         met = np.full((1,) * len(shape), -1)
         for x in aligned:

@@ -43,8 +43,10 @@ def run(graph: Graph, units: Units) -> dict[tuple[str, int], np.ndarray]:
 
 def _as_traced(x: Tensor, shape: Shape) -> bool:
     """Whether the tensor has the shape that the trace shows, as far as that is known."""
+    if not len(x.ids.shape) == len(x.shape) == len(shape):
+        return False
     fits = all(n in (1, size) for n, size in zip(x.ids.shape, x.shape, strict=True))
-    return fits and len(x.shape) == len(shape) and all(size < 0 or size == n for size, n in zip(shape, x.shape, strict=True))
+    return fits and all(size < 0 or size == n for size, n in zip(shape, x.shape, strict=True))
 
 
 def _needed(graph: Graph) -> set[str]:

@@ -57,7 +57,7 @@ class RangeCollector:
         if self._kind == "mean_percentile":
             low, high = np.percentile(_thinned(self._by_channel(x)), self._percentiles, axis=1)
         elif self._kind == "mixed_min_max":
-            samples = x.reshape(x.shape[0], -1)
+            samples = x.reshape(x.shape[0] if x.ndim > 1 else 1, -1)  # of one axis: values, and no batch of samples
             low, high = samples.min(1), samples.max(1)
             if self._symmetric:
                 high = np.maximum(high, -low)

@@ -69,9 +69,9 @@ def name_axes(graph: ir.Graph, free: FreeAxes) -> None:
             other = renamed.setdefault(str(found.value), dimension)
             if other != dimension:
                 raise ValueError(f"{where}: the model takes it only in the size of {other!r}, expected the same name for both")
-    batch = {str(value.shape[0]) if value.shape else "" for value in graph.inputs}
-    if len(batch) == 1 and not (symbol := batch.pop()).isdigit():
-        renamed.setdefault(symbol, "batch")
+    firsts = [value.shape[0] if value.shape else 0 for value in graph.inputs]
+    if not any(isinstance(size, int) for size in firsts):
+        renamed = {str(getattr(size, "value", None)): "batch" for size in firsts} | renamed
     values: list[Any] = [*graph.inputs, *graph.outputs, *(output for node in graph for output in node.outputs)]
     for value in values:
         if value.shape is not None:

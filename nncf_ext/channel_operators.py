@@ -70,6 +70,15 @@ def _opaque(step: Step) -> dict[int, Tensor]:
     return _without_units(step)
 
 
+def _recurrent(step: Step) -> dict[int, Tensor]:
+    """Gates, states and outputs count the same channels, in several parameters and from step to step: all of them stay."""
+    for x in step.inputs.values():
+        step.units.block(x.ids, f"{step} is recurrent, and keeps the channels that it reads")
+    for parameter in step.node.parameters:
+        step.units.keep(parameter.name)
+    return _without_units(step)
+
+
 def _without_units(step: Step) -> dict[int, Tensor]:
     return {port: plain(known(shape)) for port, shape in step.shapes.items()}
 
@@ -664,6 +673,7 @@ _OPERATORS: Mapping[str, Callable[[Step], Tensor | dict[int, Tensor]]] = {
     **dict.fromkeys(("MatMul", "Gemm"), _matmul),
     "Einsum": lambda step: _einsum(step, step.attr("equation")),
     "Attention": _attention,
+    **dict.fromkeys(ops.RECURRENT, _recurrent),
     "Gather": _gather,
     "BatchNormalization": _batch_norm,
     "InstanceNormalization": _instance_norm,

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nncf_ext.graph import INPUT, Graph, Node
-from nncf_ext.ops import STATISTICS, has_weight, output_axes
+from nncf_ext.graph import INPUT, Graph, Node, Parameter, Site
+from nncf_ext.ops import RECURRENT, STATISTICS, output_axes, weights
 
 Removed = Mapping[tuple[str, int], int]  # (name of a parameter, axis) -> how many indices are gone
 
@@ -45,8 +45,7 @@ class CostModel:
                     self._row[parameter.name] = len(shapes)
                     shapes.append(parameter.shape)
                     uses.append(0)
-            weight = node.parameter("weight")
-            if weight is not None and has_weight(node) and node.op != "Gather":
+            for weight in multiplied(node):
                 positions, is_known = _positions(graph, node, batch)
                 uses[self._row[weight.name]] += positions
                 if not is_known:
@@ -66,14 +65,19 @@ class CostModel:
         return Cost(int(2 * (sizes * self._uses).sum()), int(sizes.sum()))
 
 
-def flops(graph: Graph) -> dict[str, int]:
-    """The same count for each node that multiplies with a weight of its own, by node name."""
+def flops(graph: Graph) -> dict[Site, int]:
+    """The same count for each weight that a node multiplies with."""
     batch = _batch_size(graph)
     return {
-        node.name: 2 * math.prod(weight.shape) * _positions(graph, node, batch)[0]
+        Site(node.name, weight.slot): 2 * math.prod(weight.shape) * _positions(graph, node, batch)[0]
         for node in graph.nodes
-        if has_weight(node) and node.op != "Gather" and (weight := node.parameter("weight")) is not None
+        for weight in multiplied(node)
     }
+
+
+def multiplied(node: Node) -> tuple[Parameter, ...]:
+    """The weights that a node multiplies with: not those that it looks up in."""
+    return () if node.op == "Gather" else weights(node)
 
 
 def _batch_size(graph: Graph) -> int:
@@ -85,6 +89,8 @@ def _batch_size(graph: Graph) -> int:
 
 def _positions(graph: Graph, node: Node, batch: int) -> tuple[int, bool]:
     """How often one sample uses each element of the node's weight, and whether all sizes in that are known."""
+    if node.op in RECURRENT:
+        return _steps(graph, node, batch)
     edges = (graph.inputs_of if node.op == "ConvTranspose" else graph.outputs_of).get(node.name, ())
     shape = edges[0].shape if edges else ()
     if not shape:
@@ -97,3 +103,12 @@ def _positions(graph: Graph, node: Node, batch: int) -> tuple[int, bool]:
     made = math.prod(weight.shape[axis] for axis in output_axes(node))
     known = math.prod(max(size, 1) for size in shape)
     return max(known // made // batch, 1), all(size > 0 for size in shape[1:])
+
+
+def _steps(graph: Graph, node: Node, batch: int) -> tuple[int, bool]:
+    """The length of the sequence that a recurrent operator reads; 1 for one step."""
+    read = next((edge.shape for edge in graph.inputs_of.get(node.name, ()) if edge.target_port == 0), ())
+    if not read:
+        return 1, False
+    known = math.prod(max(size, 1) for size in read[:-1])
+    return max(known // batch, 1), sum(size < 0 for size in read[:-1]) <= 1

@@ -27,6 +27,11 @@ class Site:
     def __str__(self) -> str:
         return f"{self.node}|{self.slot}"
 
+    @property
+    def label(self) -> str:
+        """What people are told of the weight at a site: its node and, where that has several weights, which one."""
+        return self.node if self.slot == "weight" else str(self)
+
     @classmethod
     def parse(cls, text: str) -> Site:
         node, _, slot = text.rpartition("|")
@@ -46,12 +51,13 @@ class Site:
 class Parameter:
     """A weight that a node owns.
 
-    slot: its name in the layer (`weight`, `kernel`, ...); always `weight` for the main one and `bias` for the bias;
-        `operand` for one that is only laid out for another operator (a class token that is expanded).
+    slot: `weight` for the main one and `bias` for the bias; `operand` for one that is only laid out for another operator (a
+        class token that is expanded). A recurrent layer has several weights, and calls them by their names in the layer.
     name: the framework's own full name. Two nodes that share a parameter show the same name.
     channel_axis: axis of the output channels in `shape` (for an embedding: the axis of the embedding vector).
-    input_axis: axis of a Conv's, Gemm's or MatMul's input channels.
-    port: the input port that ONNX's operator gives this parameter (Conv, Gemm, MatMul 1, Gather 0; bias 2).
+    input_axis: axis of the input channels, of a Conv's, Gemm's, MatMul's or recurrent operator's weight.
+    port: the input port that ONNX's operator gives this parameter (Conv, Gemm, MatMul 1, Gather 0; bias 2; of a recurrent one
+        1 for inputs, 2 for the recurrence).
     """
 
     slot: str

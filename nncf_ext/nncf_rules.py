@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Literal
 
 from nncf_ext import ops
@@ -71,9 +72,8 @@ def allowed(graph: Graph, target_device: str, of_weights: bool) -> dict[str, fro
         return {}
     with _quiet_nncf():
         from nncf import TargetDevice
-        from nncf.onnx.hardware.config import ONNXHWConfig
 
-        table = ONNXHWConfig(TargetDevice(target_device)).get_metatype_vs_quantizer_configs_map(for_weights=of_weights)
+        table = _table_class()(TargetDevice(target_device)).get_metatype_vs_quantizer_configs_map(for_weights=of_weights)
         return {
             node.name: frozenset((c.num_bits, c.mode.value, c.per_channel) for c in table[_metatype(node)] or ())
             for node in graph.nodes
@@ -107,15 +107,15 @@ def _quantizer_setup(
 ) -> Any:
     import onnx
     from nncf import IgnoredScope, ModelType, QuantizationPreset, TargetDevice
+    from nncf.common.quantization.quantizer_propagation.structs import QuantizationTrait
     from nncf.onnx.graph.metatypes import onnx_metatypes
-    from nncf.onnx.hardware.config import ONNXHWConfig
     from nncf.quantization.advanced_parameters import QuantizationParameters
     from nncf.quantization.algorithms.min_max.algorithm import MinMaxQuantization
     from nncf.quantization.algorithms.min_max.onnx_backend import ONNXMinMaxAlgoBackend
 
     asked = [_attributes(constraints) for constraints in {activations, *of_operators.values()}]
 
-    class Table(ONNXHWConfig):
+    class Table(_table_class()):  # type: ignore[misc]
         def get_metatype_vs_quantizer_configs_map(self, for_weights: bool = False) -> Any:
             table = super().get_metatype_vs_quantizer_configs_map(for_weights)
             return table if for_weights else {metatype: _extended(configs, asked) for metatype, configs in table.items()}
@@ -124,6 +124,12 @@ def _quantizer_setup(
         @property
         def noop_metatypes(self) -> list[Any]:  # seen through, as NNCF's torch backend does
             return [onnx_metatypes.ONNXIdentityMetatype, onnx_metatypes.ONNXDropoutMetatype]
+
+        @property
+        def quant_trait_op_dict(self) -> Any:
+            traits = super().quant_trait_op_dict
+            known = [*traits[QuantizationTrait.INPUTS_QUANTIZABLE], *_sequences().values()]
+            return {**traits, QuantizationTrait.INPUTS_QUANTIZABLE: known}
 
         @property
         def hw_config(self) -> Any:
@@ -192,7 +198,7 @@ def _nncf_graph(graph: Graph) -> Any:
     result = NNCFGraph()
     ids = {node.name: index for index, node in enumerate(graph.nodes)}
     for node in graph.nodes:
-        weight = node.parameter("weight") if ops.has_weight(node) else None
+        weight = next(iter(ops.weights(node)), None)  # of several, which have one point, the first
         attributes = {ops.weight_port(node): {"name": weight.name, "shape": weight.shape}} if weight else None
         result.add_nncf_node(
             node_name=node.name,
@@ -233,6 +239,44 @@ def _metatype(node: Node) -> Any:
         return onnx_metatypes.ONNXDepthwiseConvolutionMetatype
     if ops.is_embedding(node):
         return onnx_metatypes.ONNXEmbeddingMetatype
+    if node.op in ops.RECURRENT:
+        return (_cells() if node.attrs.get("cell") else _sequences())[node.op]
     special = {INPUT: InputNoopMetatype, OUTPUT: OutputNoopMetatype}
     op = _TREATED_AS.get(node.op, node.op)
     return special.get(op) or onnx_metatypes.ONNX_OPERATION_METATYPES.get_operator_metatype_by_op_name(op)
+
+
+@cache
+def _sequences() -> Mapping[str, Any]:
+    """Classes for recurrent operators by type: NNCF's tables have rows for them, and its ONNX backend, in 3.4, no class.
+
+    Of what they read it is the sequence that is quantized, not the first states.
+    """
+    return {op: _recurrent(op, ignored=range(1, 64)) for op in ops.RECURRENT}
+
+
+@cache
+def _cells() -> Mapping[str, Any]:
+    """Classes for one step of them. Only their weights are quantized: a step is run as often as a sequence is long."""
+    return {op: _recurrent(f"{op}Cell", ignored=range(64)) for op in ops.RECURRENT}
+
+
+def _recurrent(name: str, ignored: Iterable[int]) -> Any:
+    from nncf.common.hardware.opset import HWOpName
+    from nncf.onnx.graph.metatypes.onnx_metatypes import ONNXOpWithWeightsMetatype
+
+    row = HWOpName.GRU_SEQUENCE if name.startswith("GRU") else HWOpName.LSTM_SEQUENCE
+    body = {"name": name, "op_names": [name], "hw_config_names": [row], "weight_port_ids": [1, 2], "weight_channel_axis": 1}
+    return type(f"{name}Metatype", (ONNXOpWithWeightsMetatype,), {**body, "ignored_input_ports": list(ignored)})
+
+
+@cache
+def _table_class() -> Any:
+    from nncf.onnx.hardware.config import ONNXHWConfig
+
+    class Table(ONNXHWConfig):
+        def _get_available_operator_metatypes_for_matching(self) -> Any:
+            known = super()._get_available_operator_metatypes_for_matching()
+            return [*known, *_sequences().values(), *_cells().values()]
+
+    return Table

@@ -5,29 +5,40 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from nncf_ext.graph import INPUT, OUTPUT, Node
+from nncf_ext.graph import INPUT, OUTPUT, Node, Parameter
 
 # Operator type -> input port that ONNX gives the weight, where the graph states no other.
 _WEIGHT_PORTS: Mapping[str, int] = MappingProxyType({"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "Gather": 0})
+
+# Layers over a sequence, or one step of one: each of their matrices is a weight, of whatever name.
+RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 
 # Slots of parameters that hold what a normalization measured: no part of its arithmetic that is learned.
 STATISTICS = frozenset({"mean", "variance"})
 
 
+def weights(node: Node) -> tuple[Parameter, ...]:
+    """The parameters that the node multiplies with, or looks up in: one, but for recurrent operators."""
+    if node.op in RECURRENT:
+        return tuple(parameter for parameter in node.parameters if parameter.input_axis is not None)
+    weight = node.parameter("weight") if node.op in _WEIGHT_PORTS else None
+    return () if weight is None else (weight,)
+
+
 def has_weight(node: Node) -> bool:
     """Whether the node multiplies with, or looks up in, a weight of its own."""
-    return node.op in _WEIGHT_PORTS and node.parameter("weight") is not None
+    return bool(weights(node))
 
 
 def weight_port(node: Node) -> int:
     """Input port of the weight, of a node that has one (a MatMul may have it on either side)."""
-    weight = node.parameter("weight")
-    return _WEIGHT_PORTS[node.op] if weight is None or weight.port is None else weight.port
+    port = weights(node)[0].port
+    return _WEIGHT_PORTS[node.op] if port is None else port
 
 
 def output_axes(node: Node) -> tuple[int, ...]:
-    """Axes of the weight, of a node that has one, that reach the output: together they are its channels. The others are summed
-    over, or are those of a kernel."""
+    """Axes of the weight, of a node that has one and is not recurrent, that reach the output: together they are its channels.
+    The others are summed over, or are those of a kernel."""
     weight = node.parameter("weight")
     equation = node.attrs.get("equation")  # "abc,cde->abde"
     if equation is not None:

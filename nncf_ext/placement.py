@@ -122,7 +122,7 @@ def _placements(graph: Graph, setup: Any, weights: Constraints) -> tuple[Placeme
         node, chosen = point.insertion_point.target_node_name, point.qconfig
         spec = QuantizerSpec(chosen.num_bits, chosen.mode.value, chosen.signedness_to_force, chosen.per_channel)
         if point.is_weight_quantization_point():
-            sites = (Site(node, "weight"),)
+            sites = tuple(Site(node, weight.slot) for weight in ops.weights(graph[node]))
             spec = spec.constrained(weights)
         else:
             sites = _activation_sites(graph, node, point.insertion_point.input_port_id)

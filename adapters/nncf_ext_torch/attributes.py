@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 
+from nncf_ext.ops import RECURRENT
 from nncf_ext_torch.operators import lookup_name
+from nncf_ext_torch.recurrent import CELLS
 
 # Arguments of the functions that are looked into, in order (those of the same name whichever way they are called).
 _ARGUMENTS = {
@@ -64,6 +66,8 @@ def attributes(
     name = lookup_name(function)
     if op in ("Conv", "ConvTranspose"):
         return _convolution(op, arguments)
+    if op in RECURRENT:
+        return {"cell": True} if name in CELLS else {}
     if op in ("Gemm", "MatMul"):
         return {"transB": 1} if "weight" in arguments else {}  # torch.nn.functional.linear: (out, in)
     given = dict(zip(_ARGUMENTS.get(name, "").split(), args, strict=False))

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from nncf_ext_torch import recurrent
 from nncf_ext_torch.trace import Argument, is_bookkeeping, unfolded
 
 Step = Callable[[torch.Tensor, bool], torch.Tensor]  # (tensor, training) -> tensor
@@ -52,7 +53,8 @@ class FunctionMode(TorchFunctionMode):
         self.table = table
         self.training = training
         self.counts = [0] * len(table)
-        self.looked_for = {torch.nn.functional.multi_head_attention_forward, *(entry.function for entry in table)}
+        unfolding = (torch.nn.functional.multi_head_attention_forward, *recurrent.FUNCTIONS)
+        self.looked_for = {*unfolding, *(entry.function for entry in table)}
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -60,7 +62,7 @@ class FunctionMode(TorchFunctionMode):
         kwargs = kwargs or {}
         if not torch.compiler.is_compiling() and func not in self.looked_for:
             return func(*args, **kwargs)
-        body = unfolded(func)
+        body = unfolded(func, args)
         if body is not None:
             with self:
                 return body(*args, **kwargs)

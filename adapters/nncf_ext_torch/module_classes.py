@@ -66,6 +66,8 @@ def uninstall(model: nn.Module, attribute: str = EDITS) -> None:
             module.__class__ = type(module).__bases__[0]
             if edits.forward is not None:
                 vars(module).setdefault("forward", edits.forward)
+            if isinstance(module, nn.RNNBase):
+                module._init_flat_weights()  # its list of parameters, some of which may have been replaced
 
 
 def edited_modules(model: nn.Module, attribute: str = EDITS) -> Iterator[tuple[nn.Module, ModuleEdits]]:
@@ -77,6 +79,8 @@ def edited_modules(model: nn.Module, attribute: str = EDITS) -> Iterator[tuple[n
 @functools.cache
 def _subclass(base: type[nn.Module], parameters: tuple[str, ...], attribute: str) -> type[nn.Module]:
     namespace: dict[str, Any] = {name: _parameter_property(name, attribute) for name in parameters}
+    if issubclass(base, nn.RNNBase):
+        namespace |= {"_flat_weights": property(_flat_weights, _set_flat_weights), "flatten_parameters": _leave_as_they_are}
 
     def reduce(self: nn.Module, protocol: Any) -> Any:
         # the subclass is not importable: copies and pickles are told how to make it again
@@ -115,6 +119,23 @@ def _parameter_property(name: str, attribute: str) -> property:
         return value
 
     return property(read)
+
+
+def _flat_weights(self: nn.RNNBase) -> list[torch.Tensor | None]:
+    """The list that recurrent layers compute with, which torch keeps beside the attributes: as these are read now."""
+    kept: list[torch.Tensor | None] = vars(self)["_flat_weights"]
+    if len(kept) != len(self._flat_weights_names):  # while the layer is being made
+        return kept
+    return [getattr(self, name, None) for name in self._flat_weights_names]
+
+
+def _set_flat_weights(self: nn.RNNBase, value: list[torch.Tensor | None]) -> None:
+    names = self._flat_weights_names
+    vars(self)["_flat_weights"] = [self._parameters.get(name) for name in names] if len(value) == len(names) else value
+
+
+def _leave_as_they_are(self: nn.RNNBase) -> None:
+    """In place of `flatten_parameters`, which moves weights into one piece of memory for cuDNN: transformed ones are new ones."""
 
 
 def _forward(base: type[nn.Module], attribute: str) -> Callable[..., Any]:

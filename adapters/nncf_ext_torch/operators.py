@@ -20,6 +20,9 @@ _NAMES_BY_TYPE = {
     "Gemm": "addmm",
     "Gather": "embedding index_select",
     "Attention": "scaled_dot_product_attention",
+    "LSTM": "lstm lstm_cell",
+    "GRU": "gru gru_cell",
+    "RNN": "rnn_tanh rnn_relu rnn_tanh_cell rnn_relu_cell",
     # normalization
     "BatchNormalization": "batch_norm",
     "LayerNormalization": "layer_norm",

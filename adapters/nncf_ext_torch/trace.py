@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from nncf_ext.graph import INPUT, OUTPUT, Edge, Graph, Node, Parameter
-from nncf_ext_torch import operators
+from nncf_ext_torch import operators, recurrent
 from nncf_ext_torch.attributes import attributes
 
 
@@ -136,9 +136,11 @@ _attention_forward = types.FunctionType(
 )
 
 
-def unfolded(function: Callable[..., Any]) -> Callable[..., Any] | None:
-    """The Python body of a function that is made of operators, to be run under the mode again; None for an operator."""
-    return _attention_forward if function is torch.nn.functional.multi_head_attention_forward else None
+def unfolded(function: Callable[..., Any], args: Sequence[Any]) -> Callable[..., Any] | None:
+    """The Python body of a call that is made of operators, to be run under the mode again; None for an operator."""
+    if function is torch.nn.functional.multi_head_attention_forward:
+        return _attention_forward
+    return recurrent.one_call_each(function, args)
 
 
 def is_bookkeeping(function: Callable[..., Any], args: Sequence[Any]) -> bool:
@@ -230,7 +232,7 @@ class _Recorder(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        body = unfolded(func)
+        body = unfolded(func, args)
         if body is not None:
             with self:
                 return body(*args, **kwargs)
@@ -247,6 +249,8 @@ class _Recorder(TorchFunctionMode):
         produced = list(leaves(result))
         if not produced or (isinstance(result, torch.Tensor) and result in self.constants):
             return output
+        if recurrent.is_recurrent(function, args):
+            return self._record_recurrent(function, args, output, counts)
         inputs, arguments = _inputs(function, args, kwargs)
         given = result if any(result is tensor for _, tensor, _ in inputs.values()) else None
         if given is not None and output is given:
@@ -292,6 +296,31 @@ class _Recorder(TorchFunctionMode):
             self.producers[tensor] = (name, port)
         if given is not None and _in_place(function):
             self.producers[given], self.overwritten[given] = (name, 0), recorded
+        return output
+
+    def _record_recurrent(self, function: Any, args: tuple[Any, ...], output: Any, counts: dict[str, int]) -> Any:
+        frame, name = self.stack[-1], self._name(self.stack[-1].name, operators.function_name(function))
+        read, ports, parameters = recurrent.operands(function, args), {}, []
+        for operand in read.activations:
+            ports[operand.port] = Argument(operand.position, item=operand.item)
+            self._connect(operand.tensor, name, operand.port)
+        for index, (port, tensor, *_) in enumerate(read.parameters):
+            full, shape = self.constants.get(tensor), tuple(tensor.shape)
+            if full is None:
+                self._connect(tensor, name, recurrent.port_of_made(index))
+            else:
+                axes = (0, 1) if len(shape) == 2 else (0, None)  # (gates * channels, inputs)
+                parameters.append(Parameter(full.rpartition(".")[2], full, shape, axes[0], port, tensor.requires_grad, axes[1]))
+        op = operators.operator_type(function, {}, args, output)
+        attrs = attributes(op, function, {}, args, {}, output, lambda tensor: tensor not in self.producers)
+        node = Node(name, op, frame.name, tuple(parameters), types.MappingProxyType(attrs))
+        produced = list(leaves(output))
+        where = produced[0][0] if len(produced) == 1 else None
+        recorded = _Recorded(node, function, counts, ports, {}, where, id(output))
+        self.recorded.append(recorded)
+        frame.operators.append(recorded)
+        for port, (_, tensor) in enumerate(produced):
+            self.producers[tensor] = (name, port)
         return output
 
     def _parameter(self, slot: str, tensor: torch.Tensor, function: Any, formal: str | None, port: int) -> Parameter:

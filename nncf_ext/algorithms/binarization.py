@@ -95,13 +95,13 @@ class Binarization(BinarizationConfig, StagedQuantizers):
         weights: dict[str, list[Site]] = {}
         edits, skipped = [], []
         for node in graph.nodes:
-            weight = node.parameter("weight")
-            if weight is None or not has_weight(node):
+            if not has_weight(node):
                 continue
+            weight = node.parameter("weight")
             activation = Site(node.name, "input:0")
             if not considered(node.name, self.ignored_scopes, self.target_scopes):
                 skipped.append((node.name, "outside the scopes of binarization"))
-            elif node.op != "Conv" or len(weight.shape) != 4:
+            elif node.op != "Conv" or weight is None or len(weight.shape) != 4:
                 skipped.append((node.name, f"{node.op}: only two-dimensional convolutions are binarized"))
             else:
                 weights.setdefault(weight.name, []).append(Site(node.name, "weight"))

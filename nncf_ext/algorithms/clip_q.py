@@ -16,7 +16,7 @@ from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, 
 from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.config.clip_q import ClipQConfig, ClipQLayer
 from nncf_ext.edits import SHARE, Edit, Plan, Range, Transform, Var
-from nncf_ext.graph import Graph, Node
+from nncf_ext.graph import Graph, Node, Parameter
 from nncf_ext.ops import has_weight
 from nncf_ext.report import progress
 from nncf_ext.schedules import Clock
@@ -114,7 +114,7 @@ class ClipQCompression(ClipQConfig, Algorithm):
         for scope in self.params.by_scope:
             matched_by(scope, names, self._at("params.by_scope"), self.validate_scopes, "compressed layer")
 
-        def transform(node: Node) -> ClipQ:
+        def transform(node: Node, weight: Parameter) -> ClipQ:
             own = self._own(node.name)
             return ClipQ(pruning=own.pruning, bits=own.bits) if own else ClipQ(pruning=self.params.pruning, bits=self.params.bits)
 
@@ -142,7 +142,7 @@ class ClipQCompression(ClipQConfig, Algorithm):
                         tried[choice] = score(model) + settings.trade_off * _saved(*choice)
                 return tried[choice]
 
-            rounds = progress(range(settings.trials), settings.trials, f"models tried for {edit.site.node}", lambda _: 1)
+            rounds = progress(range(settings.trials), settings.trials, f"models tried for {edit.site.label}", lambda _: 1)
             search(reward, SEARCHED, start, rounds, settings.warmup_trials)
             found[edit.key] = _with(edit, *max(tried, key=lambda choice: tried[choice]))
         return _only(plan, self.algorithm, found)
@@ -176,7 +176,7 @@ class ClipQCompression(ClipQConfig, Algorithm):
             values = transform.apply(reference, training.reaching(edit.site), {"begun": np.ones((), np.float32)}, False)
             nonzero = values[values != 0]
             share = 1 - nonzero.size / max(values.size, 1)
-            layers.append(ClippedLayer(edit.site.node, transform.pruning, transform.bits, share, int(np.unique(nonzero).size)))
+            layers.append(ClippedLayer(edit.site.label, transform.pruning, transform.bits, share, int(np.unique(nonzero).size)))
             kept, size = kept + nonzero.size * transform.bits, size + values.size
         return ClipQStatistics(state["begun"], size, 1 - kept / (FLOAT_BITS * size) if size else 0.0, tuple(layers))
 

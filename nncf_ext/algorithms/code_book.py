@@ -112,7 +112,7 @@ class CodedWeights(Algorithm):
             codes = np.where(training.reaching(edit.site) == 0, 0, training.variable(edit, "codes"))
             counts = np.bincount(codes.reshape(-1), minlength=1)
             own = entropy(counts)
-            layers.append(CodedLayer(edit.site.node, int(np.count_nonzero(counts[1:])), own, float(counts[0]) / codes.size))
+            layers.append(CodedLayer(edit.site.label, int(np.count_nonzero(counts[1:])), own, float(counts[0]) / codes.size))
             bits, size = bits + own * codes.size, size + codes.size
         return CodeBookStatistics(state["coded"], size, bits / max(size, 1), tuple(layers))
 
@@ -157,7 +157,7 @@ def _own(together: Coded, codes: np.ndarray) -> Coded:
 def _place(training: Training, edit: Edit, found: Coded, where: str) -> None:
     weight = training.reaching(edit.site)
     if found.codes.size and not found.codes.any():
-        raise ConfigError(f"{where}: all {weight.size} weights of {edit.site.node} would be zero, expected more bits")
+        raise ConfigError(f"{where}: all {weight.size} weights of {edit.site.label} would be zero, expected more bits")
     codes = np.zeros(weight.shape, np.int32)
     codes[weight != 0] = found.codes
     assert isinstance(edit.transform, CodeBook)

@@ -121,7 +121,7 @@ class Corad(CoradConfig, Algorithm):
         grouped = self.regularization is not None and self.regularization.type == "group_lasso"
         edits = []
         for edit in plan:
-            weight = graph[edit.site.node].parameter("weight")
+            weight = graph[edit.site.node].parameter(edit.site.slot)
             axis = 0 if weight is None or weight.channel_axis is None else weight.channel_axis
             edits.append(replace(edit, transform=Shrinkage(channel_axis=axis, grouped=grouped)))
         return replace(plan, edits=tuple(edits))
@@ -227,7 +227,7 @@ class Corad(CoradConfig, Algorithm):
         if settings.type == "entropy":
             return regularizers.entropy(xp, weights, settings.delta)
         if settings.type == "latency":
-            times = [sum(state["latency"].get(site.node, 0.0) for site in edit.sites) for edit in training.edits]
+            times = [sum(state["latency"].get(site.label, 0.0) for site in edit.sites) for edit in training.edits]
             return regularizers.latency(xp, weights, axes, times, settings.delta)
         quantized = [(q, edit) for edit in training.edits for q in _quantizers(training, edit)]
         grids = [q.transform.grid(xp, training.variables(q)) for q, _ in quantized]  # type: ignore[attr-defined]
@@ -235,10 +235,10 @@ class Corad(CoradConfig, Algorithm):
         return regularizers.bit_width(xp, [grid.step * grid.intervals for grid in grids], sizes, settings.delta)
 
     def _latencies(self, graph: Graph) -> dict[str, float]:
-        """By node name. ConfigError where the table is none, or has no number for a layer that is regularised."""
+        """By weight (`Site.label`). ConfigError where the table is none, or has no number for a layer that is regularised."""
         assert self.regularization is not None
         if self.regularization.latency_table is None:
-            return {name: float(count) for name, count in flops(graph).items()}
+            return {site.label: float(count) for site, count in flops(graph).items()}
         where, path = f"{self.where}.regularization.latency_table", Path(self.regularization.latency_table)
         try:
             table = json.loads(path.read_text(encoding="utf-8"))
@@ -247,7 +247,8 @@ class Corad(CoradConfig, Algorithm):
         wrong = not isinstance(table, dict) or any(isinstance(v, bool) or not isinstance(v, int | float) for v in table.values())
         if wrong or any(v < 0 for v in table.values()):
             raise ConfigError(f"{where}: {path}: expected an object with a number, 0 or more, by node name")
-        unknown = next((name for name in table if name not in graph.by_name), None)
+        labels = {site.label for site in flops(graph)}
+        unknown = next((name for name in table if name not in graph.by_name and name not in labels), None)
         if unknown is not None:
             raise ConfigError(f"{where}: {path}: {unknown!r} is no node of the model")
         return {name: float(value) for name, value in table.items()}

@@ -27,7 +27,7 @@ from nncf_ext.config.dynamic_sparse_training import DynamicSparseTrainingConfig
 from nncf_ext.connections import Structure, densities, drop_and_grow, first_units, random_scores
 from nncf_ext.edits import MASK, Edit, Plan, Range, Transform, Var
 from nncf_ext.flops import flops
-from nncf_ext.graph import Graph, Node
+from nncf_ext.graph import Graph, Node, Parameter
 from nncf_ext.schedules import Clock, polynomial
 from nncf_ext.selection import n_of_m
 from nncf_ext.weight_matrix import WeightMatrix, weight_matrix
@@ -105,26 +105,24 @@ class DynamicSparseTraining(DynamicSparseTrainingConfig, Algorithm):
         self._densities(graph, plan.edits)
         return plan
 
-    def _why_not(self, node: Node) -> str | None:
+    def _why_not(self, node: Node, weight: Parameter) -> str | None:
         if node.attrs.get("depthwise"):
             return "depthwise convolution: stays dense"
-        structure = self._structure(node)
+        structure = self._structure(node, weight)
         return structure if isinstance(structure, str) else None
 
-    def _mask(self, node: Node) -> Transform:
+    def _mask(self, node: Node, weight: Parameter) -> Transform:
         if self.params.method == "top_kast":
             return ForwardBackwardMask()
         if self.params.method != "sr_ste":
             return ConnectionMask()
-        structure = self._structure(node)
+        structure = self._structure(node, weight)
         assert isinstance(structure, Structure) and self.params.ratio is not None
         n, m = self.params.ratio
         return NOfMMask(n=n, m=m, working=structure.working, output_axis=structure.output_axis, input_axis=structure.input_axis)
 
-    def _structure(self, node: Node) -> Structure | str:
-        """How the weight of `node` is made of units, or why it is not."""
-        weight = node.parameter("weight")
-        assert weight is not None
+    def _structure(self, node: Node, weight: Parameter) -> Structure | str:
+        """How a weight of `node` is made of units, or why it is not."""
         kind = "n:m" if self.params.ratio is not None else self.params.structure
         rank = len(weight.shape)
         if weight.input_axis is not None and weight.channel_axis is not None and "equation" not in node.attrs:
@@ -164,7 +162,7 @@ class DynamicSparseTraining(DynamicSparseTrainingConfig, Algorithm):
         """Of the edits' weights at `level`, by default the target's. ConfigError where a layer cannot have such a density."""
         level = self.params.level if level is None else level
         where = f"{self.where}.params" if self.where else "params"
-        names = [edit.site.node for edit in edits]
+        names = [edit.site.label for edit in edits]
         distribution = self.params.distribution if self.params.ratio is None else "uniform"
         shapes = {name: graph.shape_of(edit.site) for name, edit in zip(names, edits, strict=True)}
         density = densities(distribution, shapes, level, f"{where}.distribution", self.validate_scopes)
@@ -180,7 +178,8 @@ class DynamicSparseTraining(DynamicSparseTrainingConfig, Algorithm):
         return density
 
     def _structures(self, graph: Graph, edits: Sequence[Edit]) -> list[Structure]:
-        found = [self._structure(graph[edit.site.node]) for edit in edits]
+        nodes = [(graph[edit.site.node], graph[edit.site.node].parameter(edit.site.slot)) for edit in edits]
+        found = [self._structure(node, weight) for node, weight in nodes if weight is not None]
         return [structure for structure in found if isinstance(structure, Structure)]
 
     def outlook(self, graph: Graph, edits: Sequence[Edit]) -> Outlook:
@@ -358,11 +357,11 @@ class DynamicSparseTraining(DynamicSparseTrainingConfig, Algorithm):
 
     def _flops(self, graph: Graph, edits: Sequence[Edit], masks: Sequence[np.ndarray]) -> tuple[float, float]:
         """Shares of the dense model's FLOPs in a forward, and in a training step on average with the connections as they are."""
-        by_node = flops(graph)
-        dense = sum(by_node.values())
+        by_site = flops(graph)
+        dense = sum(by_site.values())
         sparse, besides = float(dense), 0.0
         for edit, mask in zip(edits, masks, strict=True):
-            own = sum(by_node.get(site.node, 0) for site in edit.sites)
+            own = sum(by_site.get(site, 0) for site in edit.sites)
             absent = 1 - np.count_nonzero(mask) / mask.size
             sparse -= own * absent
             besides += own * min(self.params.extra_density, absent)

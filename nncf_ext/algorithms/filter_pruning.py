@@ -21,7 +21,7 @@ from nncf_ext.graph import Graph, Node, Site
 from nncf_ext.importance import norm, unit_importance
 from nncf_ext.initialization import LeGRInitArgs
 from nncf_ext.learned_ranking import Coefficients, TrialController, learn_ranking, load_coefficients, save_coefficients
-from nncf_ext.ops import STATISTICS, has_weight, output_axes
+from nncf_ext.ops import RECURRENT, STATISTICS, has_weight, output_axes
 from nncf_ext.prunable import (
     Keep,
     PrunableModel,
@@ -34,6 +34,9 @@ from nncf_ext.prunable import (
 )
 from nncf_ext.schedules import Clock, exponential, exponential_with_bias
 from nncf_ext.scopes import MARKER, Inherited, considered, matches, select
+
+_NONE = "has no channels that could be pruned"
+_RECURRENT = "is recurrent: its gates, its states and its outputs have as many channels, and none can go alone"
 
 
 class FilterMask(Transform):
@@ -337,7 +340,7 @@ class FilterPruning(FilterPruningConfig, Algorithm):
         """The groups to prune; and why not, for every node with a weight that has no channel in them."""
         first = graph.first_reached(lambda node: node.op == "Conv")
         groups: list[ChannelGroup] = []
-        refused = {node.name: "has no channels that could be pruned" for node in graph.nodes if has_weight(node)}
+        refused = {node.name: _RECURRENT if node.op in RECURRENT else _NONE for node in graph.nodes if has_weight(node)}
         chosen: set[str] = set()
         for group in channel_groups(graph):
             nodes = {member.site.node for member in group.members if member.role != "input"}

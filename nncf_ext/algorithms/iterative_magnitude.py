@@ -92,7 +92,7 @@ class IterativeMagnitude(IterativeMagnitudeConfig, Algorithm):
             if not mask.any():
                 raise ConfigError(
                     f"{self.where or self.algorithm}: round {number + 1} leaves none of the {mask.size} weights of "
-                    f"{edit.site.node}, expected at least one: ask for less, or leave it out with ignored_scopes"
+                    f"{edit.site.label}, expected at least one: ask for less, or leave it out with ignored_scopes"
                 )
         for edit in training.edits:
             training.attached.assign(edit, "mask", masks[_parameter(training.graph, edit.site)].astype(np.float32))
@@ -100,7 +100,7 @@ class IterativeMagnitude(IterativeMagnitudeConfig, Algorithm):
     def _levels(self, graph: Graph, edits: Sequence[Edit]) -> list[float]:
         """Shares of zeros after the last round; 0 where `quality` decides."""
         where = f"{self.where}.params.distribution" if self.where else "params.distribution"
-        shapes = {edit.site.node: graph.shape_of(edit.site) for edit in edits}
+        shapes = {edit.site.label: graph.shape_of(edit.site) for edit in edits}
         target = self.params.sparsity_target or 0.0
         return [1 - d for d in densities(self.params.distribution, shapes, target, where, self.validate_scopes)]
 

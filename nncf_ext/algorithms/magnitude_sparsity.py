@@ -46,8 +46,7 @@ class MagnitudeSparsity(MagnitudeSparsityConfig, ScheduledSparsity):
         """Masks at the levels: over all layers that have none of their own together (`global`), else in each by itself."""
         xp, attached = training.xp, training.attached
         weights = [xp.stop_gradient(attached.parameter(edit.site)) for edit in training.edits]
-        own = state.get("own_levels", {})
-        alone = [any(site.node in own for site in edit.sites) for edit in training.edits]
+        alone = [level is not None for level in self.own_levels(training, state)]
         if self.params.sparsity_level_setting_mode == "local":
             alone = [True] * len(weights)
         importance = self.params.weight_importance
@@ -62,7 +61,7 @@ class MagnitudeSparsity(MagnitudeSparsityConfig, ScheduledSparsity):
         for edit, mask in zip(training.edits, masks, strict=True):
             weight = training.adapter.to_numpy(training.attached.parameter(edit.site))
             gone = _importance(reference, weight, self.params.weight_importance)[mask == 0]
-            thresholds.append(LayerThreshold(edit.site.node, float(gone.max()) if gone.size else 0.0))
+            thresholds.append(LayerThreshold(edit.site.label, float(gone.max()) if gone.size else 0.0))
         return MagnitudeSparsityStatistics(
             **measured(training, masks), target_sparsity_level=state["level"], thresholds=tuple(thresholds)
         )

@@ -20,7 +20,7 @@ from nncf_ext.config import ConfigError
 from nncf_ext.config.movement_sparsity import MovementSparsityConfig, SparseStructure
 from nncf_ext.edits import MASK, Edit, Plan, Range, Removal, Transform, Var
 from nncf_ext.graph import Graph, Node, Parameter, Site
-from nncf_ext.ops import has_weight
+from nncf_ext.ops import weights
 from nncf_ext.schedules import Clock, polynomial
 from nncf_ext.scopes import considered, select
 from nncf_ext.weight_matrix import WeightMatrix, weight_matrix
@@ -119,10 +119,9 @@ class MovementSparsity(MovementSparsityConfig, Algorithm):
         nodes: dict[str, list[Node]] = {}
         skipped: list[tuple[str, str]] = []
         for node in graph.nodes:
-            if not has_weight(node):
+            if not weights(node):
                 continue
-            weight = node.parameter("weight")
-            assert weight is not None
+            weight = weights(node)[0]
             if not considered(node.name, self.ignored_scopes, self.target_scopes):
                 skipped.append((node.name, "outside the scopes of movement_sparsity"))
             elif (why := _why_not(graph, node, weight)) is not None:

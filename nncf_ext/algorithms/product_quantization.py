@@ -113,7 +113,13 @@ class ProductQuantization(ProductQuantizationConfig, Algorithm):
         names = [node.name for node in graph.nodes]
         for scope in self.params.by_scope:
             matched_by(scope, names, f"{self._params}.by_scope", self.validate_scopes)
-        return plan_weights(graph, self, self.algorithm, self._quantizer, lambda node: self._why_not(graph, node))
+        return plan_weights(
+            graph,
+            self,
+            self.algorithm,
+            lambda node, weight: self._quantizer(node),
+            lambda node, weight: self._why_not(graph, node),
+        )
 
     @property
     def _params(self) -> str:
@@ -214,6 +220,8 @@ def _weight(node: Node) -> Parameter:
 
 def _unfit(graph: Graph, node: Node) -> str | None:
     """Why the weight of a node cannot have a product code."""
+    if node.op not in ("Conv", "Gemm", "MatMul"):
+        return f"{node.op}: product codes are for linear layers and convolutions"
     weight = _weight(node)
     if node.op == "Conv":
         if is_depthwise(node) or node.attrs.get("groups", 1) != 1:
@@ -224,10 +232,8 @@ def _unfit(graph: Graph, node: Node) -> str | None:
         if weight.shape[weight.input_axis] not in (shape[1:2] + shape[-1:]):
             return "a convolution in groups: its outputs do not read the same inputs"
         return None
-    if node.op in ("Gemm", "MatMul"):
-        matrix = weight_matrix(node, weight)
-        return matrix if isinstance(matrix, str) else None
-    return f"{node.op}: product codes are for linear layers and convolutions"
+    matrix = weight_matrix(node, weight)
+    return matrix if isinstance(matrix, str) else None
 
 
 def _read(graph: Graph, node: Node) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from nncf_ext.config.quantization import QuantizationConfig, QuantizationSetting
 from nncf_ext.edits import Edit, Plan, Transform
 from nncf_ext.graph import INPUT, Graph, Node, Site
 from nncf_ext.nncf_rules import Constraints
-from nncf_ext.ops import has_weight, is_embedding
+from nncf_ext.ops import has_weight, is_embedding, weights
 from nncf_ext.placement import Placement, model_type_of, place, reads_model_input
 from nncf_ext.precision.choice import choose_bits, manual_bits
 from nncf_ext.quantizer_settings import Wish, check_device, of_operators, overridden, range_inits, unified, wishes
@@ -93,7 +93,7 @@ class Quantization(QuantizationConfig, StagedQuantizers):
             bits = manual_bits(precision, edits, graph, target_device, f"{self.where}.initializer.precision")
             edits = tuple(_with_bits(edit, bits[edit.key], half) if edit.key in bits else edit for edit in edits)
         self.range_inits(graph, edits)  # an entry of an array that is about nothing, or two about one, is told now
-        quantized = {site.node for edit in edits for site in edit.sites if site.is_parameter}
+        quantized = {site for edit in edits for site in edit.sites if site.is_parameter}
         skipped = tuple(
             (
                 node.name,
@@ -102,7 +102,7 @@ class Quantization(QuantizationConfig, StagedQuantizers):
                 else f"{node.op}: not quantized on {target_device}",
             )
             for node in graph.nodes
-            if has_weight(node) and node.name not in quantized
+            if any(Site(node.name, weight.slot) not in quantized for weight in weights(node))
         )
         return Plan(edits, skipped)
 
@@ -242,7 +242,7 @@ class Quantization(QuantizationConfig, StagedQuantizers):
             return ()
         if self.overflow_fix == "enable":
             return graph.by_name
-        return graph.first_reached(lambda node: node.parameter("weight") is not None)
+        return graph.first_reached(lambda node: node.parameter("weight") is not None or has_weight(node))
 
 
 def _with_bits(edit: Edit, bits: int, half: Collection[str]) -> Edit:

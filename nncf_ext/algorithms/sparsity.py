@@ -56,6 +56,11 @@ class SparsityStatistics:
         return self.layers
 
 
+def _names(edit: Edit) -> tuple[str, ...]:
+    """What the weight of an edit may be called in `set_sparsity_level`; its own name before that of a node with several."""
+    return (*(site.label for site in edit.sites), *(site.node for site in edit.sites))
+
+
 @dataclass(frozen=True)
 class PlannedSparsity:
     """target: share of zeros in the end among the weights that are masked, where the config says it."""
@@ -75,7 +80,7 @@ def measured(training: Training, masks: Sequence[np.ndarray]) -> dict[str, Any]:
     total = sum(mask.size for mask in masks)
     zeros = [mask.size - int(np.count_nonzero(mask)) for mask in masks]
     layers = tuple(
-        LayerSparsity(edit.site.node, mask.shape, gone / max(mask.size, 1), mask.size / total)
+        LayerSparsity(edit.site.label, mask.shape, gone / max(mask.size, 1), mask.size / total)
         for edit, mask, gone in zip(training.edits, masks, zeros, strict=True)
     )
     return {
@@ -89,7 +94,7 @@ class ScheduledSparsity(Algorithm):
     """A sparsity level that a schedule raises, until its masks are frozen.
 
     State: level (share of zeros that is wanted), frozen, scheduled (False once a level was set by hand), bad_epochs (of the
-    adaptive schedule), and where some layers have a level of their own, own_levels by their node's name.
+    adaptive schedule), and where some layers have a level of their own, own_levels by what they are called.
     """
 
     family: ClassVar[str] = "sparsity"
@@ -161,7 +166,7 @@ class ScheduledSparsity(Algorithm):
             state = {**others, "level": sparsity_level, "scheduled": False}
         else:
             layer = layer_info if isinstance(layer_info, str) else layer_info.name
-            if layer not in (site.node for edit in training.edits for site in edit.sites):
+            if not any(layer in _names(edit) for edit in training.edits):
                 raise ValueError(f"{self.algorithm}: found layer {layer!r}, expected the node of a weight that it masks")
             state = {**state, "own_levels": {**state.get("own_levels", {}), layer: sparsity_level}}
         frozen = state["frozen"]
@@ -192,8 +197,12 @@ class ScheduledSparsity(Algorithm):
 
     def levels(self, training: Training, state: State) -> list[float]:
         """The level that is wanted of each edit."""
+        return [state["level"] if own is None else own for own in self.own_levels(training, state)]
+
+    def own_levels(self, training: Training, state: State) -> list[float | None]:
+        """The level that was set for each edit by itself, if any."""
         own = state.get("own_levels", {})
-        return [next((own[site.node] for site in edit.sites if site.node in own), state["level"]) for edit in training.edits]
+        return [next((own[name] for name in _names(edit) if name in own), None) for edit in training.edits]
 
     def _steps(self, clock: Clock) -> int | None:
         """Optimizer steps in an epoch where the level is to rise with each of them; None where it is not, or they are unknown."""

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from nncf_ext.config.section import ScopedConfig
 from nncf_ext.edits import Edit, Plan, Transform
-from nncf_ext.graph import Graph, Node, Site
-from nncf_ext.ops import has_weight
+from nncf_ext.graph import Graph, Node, Parameter, Site
+from nncf_ext.ops import weights
 from nncf_ext.scopes import considered, select
 
 
@@ -15,28 +15,26 @@ def plan_weights(
     graph: Graph,
     config: ScopedConfig,
     algorithm: str,
-    transform: Transform | Callable[[Node], Transform],
-    why_not: Callable[[Node], str | None] = lambda node: None,
+    transform: Transform | Callable[[Node, Parameter], Transform],
+    why_not: Callable[[Node, Parameter], str | None] = lambda node, weight: None,
 ) -> Plan:
-    """`transform` on the weight of every node in the scopes of `config`; a weight that nodes share gets one for all.
+    """`transform` on the weights of every node in the scopes of `config`; a weight that nodes share gets one for all.
 
-    transform: one for all nodes, or what each has. why_not: why a node is left out, or None.
+    transform: one for all weights, or what each has. why_not: why a weight is left out, or None.
     """
     select([node.name for node in graph.nodes], config.ignored_scopes, config.target_scopes, config.validate_scopes, config.where)
-    sites: dict[str, list[Site]] = {}
-    skipped = []
+    found: dict[str, list[tuple[Node, Parameter]]] = {}
+    skipped: dict[tuple[str, str], None] = {}
     for node in graph.nodes:
-        weight = node.parameter("weight")
-        if weight is None or not has_weight(node):
-            continue
         inside = considered(node.name, config.ignored_scopes, config.target_scopes)
-        reason = why_not(node) if inside else f"outside the scopes of {algorithm}"
-        if reason is None:
-            sites.setdefault(weight.name, []).append(Site(node.name, "weight"))
-        else:
-            skipped.append((node.name, reason))
+        for weight in weights(node):
+            reason = why_not(node, weight) if inside else f"outside the scopes of {algorithm}"
+            if reason is None:
+                found.setdefault(weight.name, []).append((node, weight))
+            else:
+                skipped[node.name, reason] = None
     edits = []
-    for shared in sites.values():
-        own = transform if isinstance(transform, Transform) else transform(graph[shared[0].node])
-        edits.append(Edit(tuple(shared), own, algorithm))
+    for owners in found.values():
+        own = transform if isinstance(transform, Transform) else transform(*owners[0])
+        edits.append(Edit(tuple(Site(node.name, weight.slot) for node, weight in owners), own, algorithm))
     return Plan(tuple(edits), tuple(skipped))

@@ -123,7 +123,7 @@ def choices_for(
     activations = [edit.key for edit in quantizers if not edit.site.is_parameter]
     uses = {
         edit.key: tuple(
-            Use(cost.get(site.node, 0), tuple(key for key in activations if site.node in operators[key])) for site in edit.sites
+            Use(cost.get(site, 0), tuple(key for key in activations if site.node in operators[key])) for site in edit.sites
         )
         for edit in quantizers
         if edit.site.is_parameter

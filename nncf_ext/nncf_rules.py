@@ -127,7 +127,7 @@ def _quantizer_setup(
 
         @property
         def quant_trait_op_dict(self) -> Any:
-            traits = super().quant_trait_op_dict
+            traits: Any = super().quant_trait_op_dict
             known = [*traits[QuantizationTrait.INPUTS_QUANTIZABLE], *_sequences().values()]
             return {**traits, QuantizationTrait.INPUTS_QUANTIZABLE: known}
 

@@ -21,6 +21,7 @@ import keras
 
 from nncf_ext.graph import Site
 from nncf_ext_tensorflow import keras_private
+from nncf_ext_tensorflow.recurrent import cells_of
 from nncf_ext_tensorflow.trace import KerasTrace, Place, is_tensor, names_of, signature_of, symbolic_call, tensors_in
 
 Function = Callable[[Any], Any]  # of one tensor
@@ -28,11 +29,13 @@ _RECORD = "_nncf_ext"  # key in the __dict__ of a patched layer
 
 
 class _Running(threading.local):
-    """What is being run right now in this thread: how often each owner was called in this forward, and patched calls underway."""
+    """What is being run right now in this thread: how often each owner was called in this forward, patched calls underway, and
+    weights that were transformed for all steps of one, by owner and attribute."""
 
     def __init__(self) -> None:
         self.counts: Counter[int] | None = None
         self.calls: dict[int, int] = {}
+        self.held: dict[tuple[int, str], Any] = {}
 
 
 _running = _Running()
@@ -97,6 +100,21 @@ class PatchedLayer:
         with _calling(self, call):
             outputs = _run_program(self, record, call, args, kwargs) if record.runs_program else original(*args, **kwargs)
         return record.outputs(call, "output", outputs)
+
+
+class PatchedRecurrent:
+    """Mixin for a layer that runs cells step by step: their weights are transformed once for all steps."""
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        before = dict(_running.held)
+        if not keras_private.in_symbolic_scope():
+            for _, cell in cells_of(self) or ():
+                for attribute in record_of(cell).weights if _RECORD in vars(cell) else ():
+                    _running.held[id(cell), attribute] = _transformed(cell, attribute)
+        try:
+            return super().call(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            _running.held = before
 
 
 class PatchedActivation:
@@ -239,19 +257,25 @@ def _calling(owner: Any, call: int) -> Iterator[None]:
             _running.calls[id(owner)] = before
 
 
+def _transformed(layer: Any, attribute: str) -> Any:
+    variable = vars(layer)[attribute]
+    with keras_private.without_autocast():
+        weight = keras.ops.convert_to_tensor(variable)
+    for function in record_of(layer).weights.get(attribute, ()):
+        weight = function(weight)
+    return keras.ops.cast(weight, variable.dtype)
+
+
 def _weight_property(attribute: str) -> property:
     def get(self: Any) -> Any:
         try:
             variable = vars(self)[attribute]
         except KeyError:
             raise AttributeError(attribute) from None
-        if id(self) not in _running.calls:
-            return variable
-        with keras_private.without_autocast():
-            weight = keras.ops.convert_to_tensor(variable)
-        for function in record_of(self).weights.get(attribute, ()):
-            weight = function(weight)
-        return keras.ops.cast(weight, variable.dtype)
+        held = _running.held.get((id(self), attribute))
+        if held is not None:
+            return held
+        return variable if id(self) not in _running.calls else _transformed(self, attribute)
 
     def set_(self: Any, value: Any) -> None:
         vars(self)[attribute] = value
@@ -305,7 +329,10 @@ def _match(layer: Any, record: Record, nodes: Iterable[Any]) -> dict[int, str]:
 
 # Patching -----------------------------------------------------------------------------------------------------------------
 
-_MIXINS: list[type] = [PatchedModel, PatchedFunctional, PatchedLayer, PatchedActivation, PatchedSeparableConv, PatchedAttention]
+_MIXINS: list[type] = [
+    *(PatchedModel, PatchedFunctional, PatchedLayer, PatchedRecurrent),
+    *(PatchedActivation, PatchedSeparableConv, PatchedAttention),
+]
 _classes: dict[tuple[Any, ...], type] = {}
 
 
@@ -366,6 +393,10 @@ class Patch:
         layer, attribute, _ = self._traced.variables[site]
         self.record(layer).weights.setdefault(attribute, []).append(function)
         self._swap(layer)
+        for outer in self._traced.around.get(id(layer), ()):
+            self.record(outer)
+            self._mixins[id(outer)].add(PatchedRecurrent)
+            self._swap(outer)
 
     def _at_root(self, place: Place) -> Place:
         if place.owner is not self._model:

@@ -16,12 +16,13 @@ from typing import Any
 import keras
 
 from nncf_ext.graph import INPUT, OUTPUT, Edge, Graph, Node, Parameter, Site
-from nncf_ext_tensorflow import keras_private
+from nncf_ext_tensorflow import keras_private, recurrent
 from nncf_ext_tensorflow.attributes import operation_attributes
 from nncf_ext_tensorflow.naming import Names, join, names_in
 from nncf_ext_tensorflow.operators import Stage, operand_axes, operation_op, stages_of, tf_function_op
 
 Path = tuple[Any, ...]
+_FIRST_STATE = 5  # ONNX's port of a recurrent operator's first state
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,14 @@ class KerasTrace:
     """places: for activation sites. variables: for parameter sites, the layer, its attribute and the Keras variable.
 
     programs: by id of every layer whose `call` was traced symbolically, the kinds of the operations in it, in order.
-    example: what the model was traced with.
+    around: by id of every recurrent cell, the layers that run it step by step. example: what the model was traced with.
     """
 
     graph: Graph
     places: Mapping[Site, Place]
     variables: Mapping[Site, tuple[Any, str, keras.Variable]]
     programs: Mapping[int, tuple[str, ...]]
+    around: Mapping[int, Sequence[Any]]
     example: Any = None
 
 
@@ -192,6 +194,7 @@ class _Tracer:
     places: dict[Site, Place] = field(default_factory=dict)
     variables: dict[Site, tuple[Any, str, keras.Variable]] = field(default_factory=dict)
     programs: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    around: dict[int, list[Any]] = field(default_factory=dict)
     calls: Counter[int] = field(default_factory=Counter)
 
     def run(self) -> None:
@@ -209,7 +212,7 @@ class _Tracer:
 
     def result(self, example: Any) -> KerasTrace:
         graph = Graph(tuple(self.nodes.values()), tuple(self.edges))
-        return KerasTrace(graph, self.places, self.variables, self.programs, example)
+        return KerasTrace(graph, self.places, self.variables, self.programs, self.around, example)
 
     # Layers ---------------------------------------------------------------------------------------------------------------
 
@@ -287,6 +290,9 @@ class _Tracer:
             return self._stages(layer, name, call, stages, tensors, node.outputs)
         if isinstance(layer, keras.layers.MultiHeadAttention) and _plain_attention(layer):
             return self._attention(layer, name, call, tensors, node)
+        cells = recurrent.cells_of(layer)
+        if cells is not None:
+            return self._recurrent(layer, name, call, cells, tensors, node.outputs)
         if keras_private.functional_of(layer) is None and keras_private.is_part_of_keras(layer):
             made = self._opaque(layer, name, [t for _, t in tensors], len(node.outputs))
             self._place_ends(layer, name, call, tensors, len(node.outputs))
@@ -368,6 +374,34 @@ class _Tracer:
         made = [project(layer.output_dense, context)]
         return [*made, weights][: len(node.outputs)]
 
+    def _recurrent(
+        self,
+        layer: Any,
+        name: str,
+        call: int,
+        cells: recurrent.Cells,
+        tensors: list[tuple[Path, _Tensor]],
+        outputs: Sequence[Any],
+    ) -> list[_Tensor]:
+        """One node, whatever the layer stacks or runs in two directions: nothing passes between these that could be reached.
+
+        The sequence is on port 0; first states, a mask and constants, which nothing is placed on, from ONNX's port of states on.
+        """
+        weights = [(cell, weight) for start, cell in cells for weight in recurrent.weights_of(start, cell)]
+        parameters = tuple(self._parameter(cell, name, weight) for cell, weight in weights)
+        for _, cell in cells if not recurrent.is_step(layer) else ():
+            self.around.setdefault(id(cell), []).append(layer)
+        attrs: dict[str, Any] = {"cell": True} if recurrent.is_step(layer) else {}
+        if len(outputs) > 1 or attrs:
+            attrs["scattered_output"] = True
+        others = range(_FIRST_STATE, _FIRST_STATE + len(tensors))
+        inputs = [(port, tensor) for port, (_, tensor) in zip((0, *others), tensors, strict=False)]
+        self._add_operator(recurrent.operator_of(cells), name, layer, parameters, attrs, inputs)
+        self.places[Site(name, "input:0")] = Place(layer, call, "input", tensors[0][0])
+        if len(outputs) == 1:
+            self.places[Site(name, "output")] = Place(layer, call, "output", (0,))
+        return [_Tensor(name, port, x.shape, x.dtype) for port, x in enumerate(outputs)]
+
     def _opaque(self, layer: Any, name: str, tensors: Sequence[_Tensor], outputs: int = 1) -> list[_Tensor]:
         """One node for what is not known, with the known layers inside of it hanging on it."""
         name = name or layer.name
@@ -381,6 +415,13 @@ class _Tracer:
             shape = keras_private.build_shape(child)
             simple = isinstance(shape, (list, tuple)) and all(d is None or isinstance(d, int) for d in shape)
             stages = stages_of(child, tuple(shape)) if simple and not self.calls[id(child)] else None
+            cells = recurrent.cells_of(child) if simple and child.built and not self.calls[id(child)] else None
+            if cells is not None and not recurrent.is_step(child):
+                self.calls[id(child)] += 1
+                given = [((0, 0), _Tensor(source, 0, (None, *shape[1:])))]
+                made = keras.tree.flatten(child.compute_output_spec(keras.KerasTensor((None, *shape[1:]))))
+                self._recurrent(child, self.names.layers[id(child)], 0, cells, given, made)
+                continue
             if stages is None or not child.built or not any(stage.weights for stage in stages):
                 self._inner_layers(child, source)
                 continue

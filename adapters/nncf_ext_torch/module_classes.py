@@ -79,7 +79,7 @@ def edited_modules(model: nn.Module, attribute: str = EDITS) -> Iterator[tuple[n
 @functools.cache
 def _subclass(base: type[nn.Module], parameters: tuple[str, ...], attribute: str) -> type[nn.Module]:
     namespace: dict[str, Any] = {name: _parameter_property(name, attribute) for name in parameters}
-    if issubclass(base, nn.RNNBase):
+    if nn.RNNBase in base.__mro__:
         namespace |= {"_flat_weights": property(_flat_weights, _set_flat_weights), "flatten_parameters": _leave_as_they_are}
 
     def reduce(self: nn.Module, protocol: Any) -> Any:

@@ -315,8 +315,8 @@ class _Recorder(TorchFunctionMode):
         attrs = attributes(op, function, {}, args, {}, output, lambda tensor: tensor not in self.producers)
         node = Node(name, op, frame.name, tuple(parameters), types.MappingProxyType(attrs))
         produced = list(leaves(output))
-        where = produced[0][0] if len(produced) == 1 else None
-        recorded = _Recorded(node, function, counts, ports, {}, where, id(output))
+        # of several results none is passed on alone; and a step of a loop of any length has no place by its number
+        recorded = _Recorded(node, function, counts, ports, {}, None, id(output))
         self.recorded.append(recorded)
         frame.operators.append(recorded)
         for port, (_, tensor) in enumerate(produced):

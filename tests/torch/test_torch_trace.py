@@ -164,7 +164,13 @@ class Opaque(nn.Module):
 def test_unknown_operators_are_opaque_and_attention_is_unfolded() -> None:
     graph = trace(Opaque(), ExampleInput((torch.ones(1, 3, 4),))).graph
     lstm = graph["Opaque/LSTM[lstm]/lstm_0"]
-    assert (lstm.op, lstm.parameters) == ("lstm", ())
+    axes = {p.slot: (p.port, p.channel_axis, p.input_axis) for p in lstm.parameters}
+    assert (lstm.op, axes["weight_ih_l0"], axes["weight_hh_l0"], axes["bias_ih_l0"]) == (
+        "LSTM",
+        (1, 0, 1),
+        (2, 0, 1),
+        (3, 0, None),
+    )
     assert graph["Opaque/roll_0"].op == "roll"
     projections = [p.name for node in graph.nodes if node.op == "Gemm" for p in node.parameters if p.slot == "weight"]
     assert projections == ["attention.in_proj_weight", "attention.out_proj.weight"]

@@ -223,9 +223,40 @@ def test_multi_head_attention_is_projections_products_and_a_softmax():
     assert sources_of(graph, "mha/context") == ["mha/softmax", "mha/value"]
 
 
-@pytest.mark.parametrize("layer", [L.LSTM(4), L.GRU(4), L.Bidirectional(L.LSTM(4)), L.TimeDistributed(L.Dense(4))])
-def test_layers_that_are_not_known_are_opaque(layer):
+@pytest.mark.parametrize(
+    "layer, op, slots",
+    [
+        (L.LSTM(4), "LSTM", "kernel recurrent_kernel bias"),
+        (
+            L.RNN([L.LSTMCell(4), L.GRUCell(5, use_bias=False)]),
+            "GRU",
+            "0/kernel 0/recurrent_kernel 0/bias 1/kernel 1/recurrent_kernel",
+        ),
+        (
+            L.Bidirectional(L.SimpleRNN(4, use_bias=False)),
+            "RNN",
+            "forward/kernel forward/recurrent_kernel backward/kernel backward/recurrent_kernel",
+        ),
+    ],
+)
+def test_recurrent_layers_are_one_operator_with_the_weights_of_their_cells(layer, op, slots):
     graph = trace(keras.Sequential([keras.Input((6, 8)), layer, L.Dense(2, name="last")])).graph
+    node = graph[layer.name]
+    assert node.op == op and sources_of(graph, "last") == [layer.name]
+    assert [p.slot for p in node.parameters] == slots.split()
+    axes = {p.slot.rpartition("/")[2]: (p.port, p.channel_axis, p.input_axis) for p in node.parameters}
+    assert axes["kernel"] == (1, 1, 0) and axes["recurrent_kernel"] == (2, 1, 0)
+
+
+class OwnCell(L.LSTMCell):
+    def call(self, inputs, states, training=False):
+        return super().call(inputs, states, training)
+
+
+@pytest.mark.parametrize("layer", [L.ConvLSTM1D(4, 3), L.RNN(OwnCell(4)), L.TimeDistributed(L.Dense(4))])
+def test_layers_that_are_not_known_are_opaque(layer):
+    shape = (6, 8, 2) if isinstance(layer, L.ConvLSTM1D) else (6, 8)
+    graph = trace(keras.Sequential([keras.Input(shape), layer, L.Dense(2, name="last")])).graph
     assert graph[layer.name].op == type(layer).__name__
     assert sources_of(graph, "last") == [layer.name]
 

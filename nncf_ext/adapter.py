@@ -135,6 +135,11 @@ class Adapter(Protocol):
         """Run `batches` (model inputs) in inference mode; call `visit(site, array)` for every tensor that passes a site."""
         ...
 
+    def batch_statistics(self, model: Any) -> AbstractContextManager[int]:
+        """Within, each BatchNorm whose statistics training re-estimates normalises with those of its batch, as in training; all
+        else is as before, and the statistics are afterwards what they were. Gives the number of these layers."""
+        ...
+
     def adapt_batchnorm(self, model: Any, batches: Iterable[Any]) -> None:
         """Re-estimate the BatchNorm statistics of `model` on `batches`; nothing else changes."""
         ...

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -12,12 +14,15 @@ from nncf_ext.config import ConfigError
 from nncf_ext.config.initialization import RangeInit
 from nncf_ext.edits import Edit, Range
 from nncf_ext.graph import Site
-from nncf_ext.initialization import running_on_data, samples_wanted, samples_with_progress
+from nncf_ext.initialization import InitializationWarning, running_on_data, samples_wanted, samples_with_progress
 from nncf_ext.ranges import RangeCollector
 
 Batches = Callable[[], Iterable[Any]]
 Observe = Callable[[Iterable[Site], Iterable[Any], Callable[[Site, Any], None]], None]
+BatchStatistics = Callable[[], AbstractContextManager[int]]
 _WHAT = "range initialisation"
+_COMPARED = 32  # samples, rounded up to whole batches, on which inference is compared with training
+_WIDER, _NARROWER = 2.0, 0.25  # magnitudes in training, as shares of those in inference, beyond which BatchNorm does not fit
 
 
 def ranges_of(
@@ -26,35 +31,84 @@ def ranges_of(
     starts: Mapping[str, RangeInit],
     parameter: Callable[[Site], np.ndarray],
     observe: Observe,
+    batch_statistics: BatchStatistics,
     batches: Batches | None,
 ) -> dict[str, Range]:
     """Ranges by edit key, for those in `starts`: weights' from their values, activations' from `batches` (none without them).
 
-    Of several processes, all get the first one's.
-    parameter(site): a weight as its quantizer sees it. observe(sites, batches, visit): see `Adapter.observe`.
+    Activations are seen in inference mode, as NNCF 2.x does, where BatchNorm's statistics fit the data. Where they do not (a
+    network, a part of it, or data that is new), such ranges would cut off what training computes: they are taken with the
+    statistics of each batch, with an InitializationWarning. Of several processes, all get the first one's.
+    parameter(site): a weight as its quantizer sees it. observe(sites, batches, visit), batch_statistics(): see `Adapter`.
     """
     edits = [edit for edit in edits if edit.key in starts]
     wanted = dict.fromkeys(starts, 0)
     if batches is not None:
         wanted = dict(zip(starts, samples_wanted(adapter, batches, list(starts.values()), _WHAT), strict=True))
-    collectors: dict[str, RangeCollector] = {}
-    at_site: dict[Site, list[tuple[RangeCollector, int]]] = {}
+    found: dict[str, Range] = {}
     for edit in edits:
-        collector = collectors[edit.key] = _collector(edit, starts[edit.key])
         if edit.site.is_parameter:
+            collector = _collector(edit, starts[edit.key])
             collector.update(edit.transform.observed(parameter(edit.site)))
-        elif wanted[edit.key]:
+            found[edit.key] = collector.result()
+    looked_at = [edit for edit in edits if not edit.site.is_parameter and wanted[edit.key]]
+    if looked_at and batches is not None:
+        found |= _of_activations(adapter, looked_at, starts, wanted, observe, batch_statistics, batches)
+    return adapter.of_first_rank(found)
+
+
+def _of_activations(
+    adapter: Adapter,
+    edits: Iterable[Edit],
+    starts: Mapping[str, RangeInit],
+    wanted: Mapping[str, int],
+    observe: Observe,
+    batch_statistics: BatchStatistics,
+    batches: Batches,
+) -> dict[str, Range]:
+    def collected(samples: Mapping[str, int]) -> tuple[dict[str, RangeCollector], dict[Site, float]]:
+        collectors = {edit.key: _collector(edit, starts[edit.key]) for edit in edits}
+        at_site: dict[Site, list[tuple[RangeCollector, int]]] = {}
+        for edit in edits:
             for site in edit.sites:
-                at_site.setdefault(site, []).append((collector, wanted[edit.key]))
-    if at_site and batches is not None:
-        _collect(adapter, observe, at_site, batches)
-    return adapter.of_first_rank({key: collector.result() for key, collector in collectors.items() if not collector.is_empty})
+                at_site.setdefault(site, []).append((collectors[edit.key], samples[edit.key]))
+        return collectors, _collect(adapter, observe, at_site, batches)
+
+    collectors, in_inference = collected(wanted)
+    with batch_statistics() as layers:
+        if layers:
+            _, in_training = collected({key: min(n, _COMPARED) for key, n in wanted.items()})
+            apart = [site for site, size in in_training.items() if not _alike(size, in_inference.get(site, size))]
+            if adapter.of_first_rank(bool(apart)):
+                collectors, _ = collected(wanted)
+                _warn_of_statistics(apart, in_inference, in_training)
+    return {key: collector.result() for key, collector in collectors.items() if not collector.is_empty}
+
+
+def _alike(in_training: float, in_inference: float) -> bool:
+    return _NARROWER * in_inference <= in_training <= _WIDER * in_inference
+
+
+def _warn_of_statistics(apart: list[Site], in_inference: Mapping[Site, float], in_training: Mapping[Site, float]) -> None:
+    if not apart:  # another process warns
+        return
+    worst = max(apart, key=lambda site: abs(np.log((in_training[site] + 1e-30) / (in_inference[site] + 1e-30))))
+    warnings.warn(
+        f"{_WHAT}: BatchNorm's statistics do not fit the data, as in a network, or a new part of one, that has not been trained: "
+        f"{worst} reaches {in_training[worst]:.3g} in training and {in_inference[worst]:.3g} in inference ({len(apart)} of "
+        f"{len(in_training)} tensors differ so much). Ranges are taken as training sees them; train in floating point "
+        "first where that was not intended",
+        InitializationWarning,
+        stacklevel=2,
+    )
 
 
 def _collect(
     adapter: Adapter, observe: Observe, at_site: Mapping[Site, list[tuple[RangeCollector, int]]], batches: Batches
-) -> None:
+) -> dict[Site, float]:
+    """Show the collectors at each site as many samples as they want. The largest magnitudes in the first `_COMPARED` ones."""
     not_finite: list[Site] = []
+    largest: dict[Site, float] = {}
     seen = 0  # samples in the batches before the present one
 
     def counted() -> Iterator[Any]:
@@ -67,6 +121,8 @@ def _collect(
         values = adapter.to_numpy(array)
         if not np.isfinite(values).all():
             not_finite.append(site)
+        if seen < _COMPARED:
+            largest[site] = max(largest.get(site, 0.0), float(np.abs(values).max(initial=0)))
         for collector, wanted in at_site[site] if not not_finite else ():
             if seen < wanted:
                 collector.update(values)
@@ -75,8 +131,9 @@ def _collect(
         observe(at_site, counted(), visit)
     if not_finite:
         raise ConfigError(f"{_WHAT}: {not_finite[0]} saw NaN or infinite values: check the data and the model's weights")
-    if all(collector.is_empty for group in at_site.values() for collector, _ in group):
+    if not seen:
         raise ConfigError(f"{_WHAT}: the data loader gave no batch")
+    return largest
 
 
 def _collector(edit: Edit, start: RangeInit) -> RangeCollector:

@@ -15,11 +15,12 @@ from nncf_ext.algorithms.algorithm import Algorithm, Prospect
 from nncf_ext.calibration import ranges_of
 from nncf_ext.checkpoint import check_plan_fits, plan_from_json, plan_in
 from nncf_ext.config import NNCFConfig
+from nncf_ext.config.initialization import RangeInit
 from nncf_ext.controller import Controller
 from nncf_ext.drawing import write_graphs
 from nncf_ext.edits import Plan, Range, Var, compose
 from nncf_ext.graph import Graph
-from nncf_ext.initialization import QuantizationRangeInitArgs, adapt_batchnorm, registered_batches
+from nncf_ext.initialization import QuantizationRangeInitArgs, adapt_batchnorm, check_registered, registered_batches
 from nncf_ext.ops import is_opaque
 from nncf_ext.teacher_cache import TeacherCache
 
@@ -55,9 +56,14 @@ def compress(
         plan, values = _calibrated(plan, traced.graph, {})
     else:
         plan = united(planned(algorithms, traced.graph, config), traced.graph)
-        starts = {key: start for a in algorithms for key, start in a.range_inits(traced.graph, plan.of(a.algorithm)).items()}
+        starts: dict[str, RangeInit] = {}
+        for algorithm in algorithms:
+            edits = plan.of(algorithm.algorithm)
+            starts |= (own := algorithm.range_inits(traced.graph, edits))
+            of_data = {edit.key: own[edit.key] for edit in edits if edit.key in own and not edit.site.is_parameter}
+            check_registered(algorithm, of_data, config.get_all_extra_structs())
         parameter, observe = partial(adapter.parameter, model, traced), partial(adapter.observe, model, traced)
-        ranges = ranges_of(adapter, plan, starts, parameter, observe, range_batches)
+        ranges = ranges_of(adapter, plan, starts, parameter, observe, partial(adapter.batch_statistics, model), range_batches)
         plan = _refined(adapter, model, traced, config, algorithms, plan, ranges, lambda: adapter.trace(teacher, example).graph)
         plan, values = _calibrated(plan, traced.graph, ranges)
     samples = list(islice(range_batches(), _KEPT_SAMPLES)) if range_batches is not None else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,10 @@ from nncf_ext.adapter import Adapter
 from nncf_ext.config import ConfigError, NNCFConfig
 from nncf_ext.config.initialization import BatchnormAdaptation, RangeInit
 from nncf_ext.report import progress
+
+
+class InitializationWarning(UserWarning):
+    """What is initialised before training starts from something that may not have been meant."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,36 @@ def batchnorm_settings(algorithms: Sequence[Any]) -> list[BatchnormAdaptation]:
     """What the algorithms' configs say of re-estimating BatchNorm statistics."""
     found = [getattr(getattr(a, "initializer", None), "batchnorm_adaptation", None) for a in algorithms]
     return [settings for settings in found if settings is not None]
+
+
+def check_registered(algorithm: Any, starts: Mapping[str, RangeInit], extras: Mapping[str, Any]) -> None:
+    """ConfigError where the algorithm's config asks for an initialisation whose data nobody registered. Where it does not ask,
+    and ranges start at 1 for want of data, an InitializationWarning. starts: how those of its activations start, by edit key."""
+    initializer = getattr(algorithm, "initializer", None)
+    if initializer is None:
+        return
+    asked, advice = initializer.model_fields_set, "register_default_init_args(config, data loader) before"
+    adaptation = initializer.batchnorm_adaptation
+    if "batchnorm_adaptation" in asked and adaptation.amount and BNAdaptationInitArgs.__name__ not in extras:
+        raise ConfigError(
+            f"{algorithm.where}.initializer.batchnorm_adaptation: found no data to run {adaptation.amount} of, expected {advice} "
+            "(or num_bn_adaptation_samples 0)"
+        )
+    missing = {key: start for key, start in starts.items() if start.amount}
+    if not missing or QuantizationRangeInitArgs.__name__ in extras:
+        return
+    for key, start in missing.items():
+        if "range" in asked or start is not initializer.range:
+            raise ConfigError(
+                f"{algorithm.where}.initializer.range: found no data to run {start.amount} of for {key.partition('|')[0]}, "
+                f"expected {advice} (or num_init_samples 0)"
+            )
+    warnings.warn(
+        f"{algorithm.where}: no data are registered, so the ranges of {len(missing)} activations start at 1, whatever passes "
+        f"there: {advice}, or num_init_samples 0 where training may find them",
+        InitializationWarning,
+        stacklevel=2,
+    )
 
 
 def adapt_batchnorm(adapter: Adapter, model: Any, algorithms: Sequence[Any], extras: Mapping[str, Any]) -> None:

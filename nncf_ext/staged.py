@@ -72,6 +72,7 @@ def init_ranges(training: Training, groups: Collection[str], starts: Mapping[str
         starts,
         training.reaching,
         partial(attached.observe, off=edits),
+        partial(training.adapter.batch_statistics, attached.model),
         data.batches if data is not None else None,
     )
     for edit in edits:

@@ -17,7 +17,7 @@ from nncf_ext.graph import Site
 from nncf_ext_tensorflow import keras_private, xp
 from nncf_ext_tensorflow.apply import Patch
 from nncf_ext_tensorflow.attach import KerasAttached, attach, visiting
-from nncf_ext_tensorflow.batchnorm import adapt_batchnorm
+from nncf_ext_tensorflow.batchnorm import adapt_batchnorm, batch_statistics
 from nncf_ext_tensorflow.gradients import loss_gradients
 from nncf_ext_tensorflow.hessian import hessian_products
 from nncf_ext_tensorflow.naming import named_inputs, names_in
@@ -61,6 +61,9 @@ class KerasAdapter:
                 model(batch, training=False)
         finally:
             patch.remove()
+
+    def batch_statistics(self, model: keras.Model) -> AbstractContextManager[int]:
+        return batch_statistics(names_in(model).batch_norms)
 
     def adapt_batchnorm(self, model: keras.Model, batches: Iterable[Any]) -> None:
         adapt_batchnorm(model, names_in(model).batch_norms, batches)

@@ -46,6 +46,9 @@ class TorchAdapter:
     ) -> None:
         observe.observe(model, traced, sites, batches, visit)
 
+    def batch_statistics(self, model: nn.Module) -> AbstractContextManager[int]:
+        return batchnorm.batch_statistics(model)
+
     def adapt_batchnorm(self, model: nn.Module, batches: Iterable[Any]) -> None:
         batchnorm.adapt_batchnorm(model, batches)
         for name, statistic in of_first_rank(dict(model.named_buffers())).items():

@@ -1,8 +1,9 @@
-"""Re-estimation of BatchNorm statistics."""
+"""BatchNorm as in training, and re-estimation of its statistics."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,8 +19,8 @@ def adapt_batchnorm(model: nn.Module, batches: Iterable[Any]) -> None:
 
     Without a batch, and on an error, the statistics stay as they were. Modes, momentum and batch counters stay in any case.
     """
-    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats and m.running_mean is not None]
-    before = [{name: tensor.clone() for name, tensor in layer.named_buffers(recurse=False)} for layer in layers]
+    layers = _tracking(model)
+    before = _buffers(layers)
     momenta = [layer.momentum for layer in layers]
     adapted = False
     with evaluating(model), torch.no_grad():
@@ -40,3 +41,33 @@ def adapt_batchnorm(model: nn.Module, batches: Iterable[Any]) -> None:
                 for name, tensor in buffers.items():
                     if not adapted or name == "num_batches_tracked":
                         layer.get_buffer(name).copy_(tensor)
+
+
+@contextmanager
+def batch_statistics(model: nn.Module) -> Iterator[int]:
+    """See `Adapter.batch_statistics`. One value per channel, which has no variance, is normalised as in inference."""
+    layers = _tracking(model)
+    modes, before = [layer.training for layer in layers], _buffers(layers)
+
+    def as_in_training(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        layer.training = inputs[0].numel() > inputs[0].shape[1]
+
+    hooks = [layer.register_forward_pre_hook(as_in_training) for layer in layers]
+    try:
+        yield len(layers)
+    finally:
+        for layer, hook, training, buffers in zip(layers, hooks, modes, before, strict=True):
+            hook.remove()
+            layer.training = training
+            for name, tensor in buffers.items():
+                layer.get_buffer(name).copy_(tensor)
+
+
+def _tracking(model: nn.Module) -> list[_BatchNorm]:
+    """The layers that training gives statistics: not those that are in inference mode while the model around them is not."""
+    found = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats and m.running_mean is not None]
+    return [layer for layer in found if layer.training or not model.training]
+
+
+def _buffers(layers: list[_BatchNorm]) -> list[dict[str, torch.Tensor]]:
+    return [{name: tensor.clone() for name, tensor in layer.named_buffers(recurse=False)} for layer in layers]

@@ -171,8 +171,13 @@ class Adapter(Protocol):
         """The one tensor in a file of the framework's own kind. ValueError where it is none, or cannot be read safely."""
         ...
 
-    def frozen_copy(self, model: Any) -> Any:
-        """An independent copy in inference mode without gradients (a teacher)."""
+    def frozen_copy(self, model: Any, example: Any = None) -> Any:
+        """An independent copy in inference mode without gradients (a teacher). ValueError where none can be made that computes
+        the same. example: what the model was traced with."""
+        ...
+
+    def check_copyable(self, model: Any, example: Any = None) -> None:
+        """ValueError where `strip` of this model, which is plain yet, could not make a copy."""
         ...
 
     def tap(self, model: Any, after_forward: Callable[[Any, Any], None]) -> None:

@@ -46,7 +46,9 @@ def compress(
     algorithms = config.algorithms()
     traced = adapter.trace(model, example)
     if teacher is None and any(a.needs_teacher for a in algorithms):
-        teacher = adapter.frozen_copy(model)
+        teacher = adapter.frozen_copy(model, example)
+    if any(a.needs_copy for a in algorithms):
+        adapter.check_copyable(model, example)
     if isinstance(teacher, TeacherCache):
         for algorithm in algorithms:
             algorithm.check_cache(teacher)

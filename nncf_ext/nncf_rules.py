@@ -206,7 +206,7 @@ def _nncf_graph(graph: Graph) -> Any:
             node_metatype=_metatype(node),
             layer_attributes=ONNXLayerAttributes(weight_attrs=attributes),
             node_id_override=ids[node.name],
-            is_integer_input=node.op == INPUT and not all(_is_float(e.dtype) for e in graph.outputs_of.get(node.name, ())),
+            is_integer_input=node.op == INPUT and not any(_is_float(e.dtype) for e in graph.outputs_of.get(node.name, ())),
         )
     for edge in graph.edges:
         result.add_edge_between_nncf_nodes(

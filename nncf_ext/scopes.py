@@ -2,7 +2,8 @@
 
 A scope is the exact name of a node, or, with the marker `{re}` anywhere in it, a regular expression that is searched in the name.
 NNCF 2.x put "NNCF" before the class names of wrapped layers (`NNCFConv2d[conv1]`), and an underscore behind the names of
-functions that layers call in place (`ReLU[relu]/relu__0`); our names have neither, so scopes are also tried without.
+functions that layers call in place (`ReLU[relu]/relu__0`); its TensorFlow backend numbered the calls of a shared layer from
+`conv^0` on. Our names have none of these, so scopes are also tried without.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from nncf_ext.config.errors import ConfigError, nearest
 MARKER = "{re}"
 _WRAPPED_CLASS = re.compile(r"(?<!\w)NNCF(?=[A-Z(.\[\\])")
 _IN_PLACE = re.compile(r"(?<=[A-Za-z0-9])__(?=\d|\\d)")
+_FIRST_CALL = re.compile(r"\^0(?=/|$)")
+_FIRST_CALL_PATTERN = re.compile(r"\\\^0(?!\d)")  # as it stands in a regular expression
 
 
 class Inherited(str):
@@ -34,7 +37,8 @@ def compile_scope(pattern: str) -> Callable[[str], bool]:
     plain = unwrapped(pattern)
     forms = {pattern, plain, _IN_PLACE.sub("_", plain)}
     if MARKER not in pattern:
-        return forms.__contains__
+        return {*forms, _FIRST_CALL.sub("", plain)}.__contains__
+    forms.add(_FIRST_CALL_PATTERN.sub("(?=/|$)", plain))
     searches = [re.compile(form.replace(MARKER, "")).search for form in forms]
     return lambda name: any(search(name) for search in searches)
 

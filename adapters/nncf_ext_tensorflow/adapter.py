@@ -18,6 +18,7 @@ from nncf_ext_tensorflow import keras_private, xp
 from nncf_ext_tensorflow.apply import Patch
 from nncf_ext_tensorflow.attach import KerasAttached, attach, visiting
 from nncf_ext_tensorflow.batchnorm import adapt_batchnorm, batch_statistics
+from nncf_ext_tensorflow.copies import check_copyable, copy_of, refresh_state
 from nncf_ext_tensorflow.gradients import loss_gradients
 from nncf_ext_tensorflow.hessian import hessian_products
 from nncf_ext_tensorflow.naming import named_inputs, names_in
@@ -91,20 +92,14 @@ class KerasAdapter:
     def read_tensor(self, path: Path) -> np.ndarray:
         raise ValueError("Keras has no files of one tensor: expected .npy, .safetensors or .json")
 
-    def frozen_copy(self, model: keras.Model) -> keras.Model:
+    def frozen_copy(self, model: keras.Model, example: Any = None) -> keras.Model:
         """ValueError where the model cannot be built from its config."""
-        try:
-            copy = keras_private.built_again(model)
-            if not copy.built:
-                raise ValueError("its variables are unknown before it has run")
-            copy.set_weights(model.get_weights())
-        except Exception as error:
-            raise ValueError(
-                f"model {model.name!r} cannot be copied from its config ({str(error).splitlines()[0]}): "
-                "pass a teacher, or give it a get_config and build it before compressing"
-            ) from None
+        copy = copy_of(model, example)
         copy.trainable = False
         return copy
+
+    def check_copyable(self, model: keras.Model, example: Any = None) -> None:
+        check_copyable(model, example)
 
     def tap(self, model: keras.Model, after_forward: Callable[[Any, Any], None]) -> None:
         attached_to(model).tap(after_forward)
@@ -170,13 +165,11 @@ class KerasAdapter:
             attached.strip()
             return model
         with attached.lifted():
-            copy = keras_private.built_again(model)
-            copy.set_weights(model.get_weights())
-        names = names_in(copy).variables
-        by_name = {name: variable for variable, name in ((v, names.get(id(v))) for v in copy.variables) if name}
-        ours = names_in(model).variables
+            copy = copy_of(model, attached.traced.example)
+            counterparts = {id(ours): theirs for ours, theirs in zip(model.variables, copy.variables, strict=True)}
         for variable, value in attached.transformed_parameters():
-            by_name[ours[id(variable)]].assign(value)
+            counterparts[id(variable)].assign(value)
+        refresh_state(copy, copy.variables)
         return copy
 
     def remove_channels(self, model: keras.Model, removals: Sequence[Removal], traced: Any) -> keras.Model:
@@ -190,6 +183,7 @@ class KerasAdapter:
         variables = _named_variables(model)
         for name, value in tensors.items():
             variables[name].assign(value)
+        refresh_state(model, [variables[name] for name in tensors])
 
     def of_first_rank(self, value: Any) -> Any:
         """`value`: a strategy of tf.distribute that is supported has one process."""

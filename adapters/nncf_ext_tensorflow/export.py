@@ -200,6 +200,25 @@ def _check_operators(graph: ir.Graph) -> None:
             )
 
 
+class _WithoutCaptures:
+    """A traced function of which tf2onnx is told the arguments alone: it takes the eager tensors that a layer keeps (tables of
+    positions, an adapted Normalization), which freezing makes constants, for inputs too.
+    """
+
+    def __init__(self, concrete: Any, arguments: int):
+        self._concrete, self._arguments = concrete, arguments
+
+    def get_concrete_function(self, *signature: Any) -> Any:
+        return self
+
+    @property
+    def inputs(self) -> list[Any]:
+        return self._concrete.inputs[: self._arguments]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._concrete, name)
+
+
 def _through_tf2onnx(function: Callable[..., Any], signature: list[tf.TensorSpec]) -> ir.Model:
     import tf2onnx
 
@@ -209,7 +228,8 @@ def _through_tf2onnx(function: Callable[..., Any], signature: list[tf.TensorSpec
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            proto, _ = tf2onnx.convert.from_function(tf.function(function), input_signature=signature, opset=OPSET)
+            concrete = _WithoutCaptures(tf.function(function).get_concrete_function(*signature), len(signature))
+            proto, _ = tf2onnx.convert.from_function(concrete, input_signature=signature, opset=OPSET)
     finally:
         logger.setLevel(level)
     return ir.from_proto(proto)

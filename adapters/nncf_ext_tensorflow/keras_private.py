@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import threading
+import types
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
@@ -15,6 +18,7 @@ from keras.src.backend.common.symbolic_scope import in_symbolic_scope  # noqa: F
 from keras.src.models.functional import Functional
 from keras.src.ops.numpy import BroadcastTo, GetItem, Reshape, Split
 from keras.src.saving import object_registration
+from keras.src.utils import python_utils
 from keras.src.utils.naming import to_snake_case
 from tensorflow.python.util import dispatch
 
@@ -84,8 +88,28 @@ def attributes(layer: Any) -> Iterator[tuple[str, Any]]:
 
 def own_variables(layer: Any) -> list[keras.Variable]:
     """Variables that `layer` holds itself: weights, statistics and the states of its random generators."""
-    seeds = [generator.state for generator in layer._seed_generators]
-    return [*layer._trainable_variables, *layer._non_trainable_variables, *seeds]
+    return [*layer._trainable_variables, *layer._non_trainable_variables, *seeds(layer)]
+
+
+def seeds(layer: Any) -> list[keras.Variable]:
+    """The states of the random generators that `layer` holds itself."""
+    return [generator.state for generator in layer._seed_generators]
+
+
+def states(layer: Any) -> list[keras.Variable]:
+    """The variables that `layer` itself may change when it runs."""
+    return [*layer._non_trainable_variables, *seeds(layer)]
+
+
+def keeps_constants(layer: Any) -> bool:
+    """Whether loading variables does more in `layer` than to assign them: an adapted Normalization makes constants of them."""
+    own = unpatched_class(layer).load_own_variables is not keras.Layer.load_own_variables
+    return own and (not is_part_of_keras(layer) or hasattr(layer, "finalize_state"))
+
+
+def has_assets(layer: Any) -> bool:
+    """Whether `layer` has state that Keras saves in files of its own: vocabularies."""
+    return layer.built and hasattr(layer, "save_assets") and hasattr(layer, "load_assets")
 
 
 def automatic_name(layer: Any) -> str:
@@ -261,9 +285,51 @@ def config_without_compilation(model: Any) -> dict[str, Any]:
     return config
 
 
-def built_again(model: Any) -> Any:
-    """Another model of the same config, not compiled, with weights of its own."""
-    return keras.saving.deserialize_keras_object(config_without_compilation(model), custom_objects=users_classes(model))
+def built_again(layer: Any) -> Any:
+    """Another layer or model of the same config, not compiled, with weights of its own."""
+    classes = {name: _taking_what_it_can(cls) for name, cls in users_classes(layer).items()}
+    with _named_lambdas(layer) as functions, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`build\(\)` was called on layer", UserWarning)  # what stays unbuilt runs once then
+        return keras.saving.deserialize_keras_object(
+            config_without_compilation(layer), custom_objects={**classes, **functions}, safe_mode=False
+        )
+
+
+def _taking_what_it_can(cls: type) -> Any:
+    """`cls`, for a config that Keras made by itself: without the keys for which `__init__` has no argument."""
+    parameters = inspect.signature(cls.__init__).parameters
+    takes_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    if takes_all or not python_utils.is_default(cls.get_config):  # pyright: ignore[reportAttributeAccessIssue]
+        return cls
+
+    class Constructor:
+        @staticmethod
+        def from_config(config: dict[str, Any]) -> Any:
+            return cls(**{key: value for key, value in config.items() if key in parameters})
+
+    return Constructor
+
+
+@contextmanager
+def _named_lambdas(layer: Any) -> Iterator[dict[str, Callable[..., Any]]]:
+    """The functions of Lambda layers by names that they have meanwhile, so that a config can refer to them.
+
+    Keras would write their code down, which comes back without the names of its module.
+    """
+    before: dict[Any, str] = {}
+    functions: dict[str, Callable[..., Any]] = {}
+    for each in layer._flatten_layers():
+        if isinstance(each, keras.layers.Lambda):
+            for function in (each.function, each._output_shape, each.mask):
+                if isinstance(function, types.FunctionType) and function not in before:
+                    before[function] = function.__name__
+                    function.__name__ = f"nncf_ext_function_{len(before)}"
+                    functions[function.__name__] = function
+    try:
+        yield functions
+    finally:
+        for function, name in before.items():
+            function.__name__ = name
 
 
 def users_classes(model: Any) -> dict[str, type]:

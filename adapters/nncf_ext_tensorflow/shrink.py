@@ -23,14 +23,14 @@ from nncf_ext.graph import Site
 from nncf_ext_tensorflow import keras_private
 from nncf_ext_tensorflow.apply import Patch
 from nncf_ext_tensorflow.changes import Changes
+from nncf_ext_tensorflow.comparison import TOLERANCE, largest_difference, outputs_of
+from nncf_ext_tensorflow.example_inputs import made_up_inputs
 from nncf_ext_tensorflow.layer_sizes import attention_sizes, head_size, queries_factor, sizes_in_users_layer, sizes_of
 from nncf_ext_tensorflow.naming import names_in
 from nncf_ext_tensorflow.operation_sizes import fit_operations
 from nncf_ext_tensorflow.shapes import Shapes
 from nncf_ext_tensorflow.shrunk_model import config_before, remember
 from nncf_ext_tensorflow.trace import KerasTrace, trace
-
-_TOLERANCE = {"float16": 1e-2, "bfloat16": 5e-2}  # of the largest output; for any other compute dtype 1e-4
 
 
 def remove_channels(model: Any, removals: Sequence[Removal], traced: KerasTrace) -> Any:
@@ -41,8 +41,8 @@ def remove_channels(model: Any, removals: Sequence[Removal], traced: KerasTrace)
     """
     if not _kept(removals, traced):
         return model
-    example = traced.example if traced.example is not None else _made_up_inputs(model)
-    expected, config = _outputs(model, example), config_before(model)
+    example = traced.example if traced.example is not None else made_up_inputs(model)
+    expected, config = outputs_of(model, example), config_before(model)
     refusals: list[ConfigError] = []
     for users_sizes in ("own", "all", "none") if keras_private.users_layers(model) else ("own",):
         try:
@@ -60,7 +60,7 @@ def remove_channels(model: Any, removals: Sequence[Removal], traced: KerasTrace)
 def shrink_unchecked(model: Any, removals: Sequence[Removal], users_sizes: str, example: Any) -> None:
     """The same for a model that has no weights yet, and of which is known which `users_sizes` change (`sizes_in_users_layer`)."""
     traced = trace(model, example)
-    _shrink(model, removals, traced, users_sizes, _made_up_inputs(model) if example is None else example, Changes())
+    _shrink(model, removals, traced, users_sizes, made_up_inputs(model) if example is None else example, Changes())
 
 
 def _try(
@@ -71,9 +71,9 @@ def _try(
     try:
         with keras_private.whole_tracebacks():
             _shrink(model, removals, traced, users_sizes, example, changes)
-            found = _outputs(model, example)
-        tolerance = _TOLERANCE.get(model.compute_dtype, 1e-4)
-        if max(map(_difference, expected, found), default=0) > tolerance:
+            found = outputs_of(model, example)
+        tolerance = TOLERANCE.get(model.compute_dtype, 1e-4)
+        if max(map(largest_difference, expected, found), default=0) > tolerance:
             raise _refusal(_first_difference(model, traced, example, changes, tolerance), "it computes something else then")
     except BaseException as error:
         changes.undo()
@@ -189,31 +189,6 @@ def _blaming(layer: Any) -> Iterator[None]:
         raise _CannotShrink(layer, str(error)) from None
 
 
-def _outputs(model: Any, example: Any) -> list[np.ndarray]:
-    return [np.asarray(keras.ops.convert_to_numpy(x)) for x in keras.tree.flatten(model(example, training=False))]
-
-
-def _made_up_inputs(model: Any) -> Any:
-    """Inputs for a model that knows their shapes: two samples, and 32 for what is unknown."""
-    rng = np.random.default_rng(0)
-
-    def array(x: keras.KerasTensor) -> np.ndarray:
-        shape = tuple(32 if size is None else size for size in (2, *x.shape[1:]))
-        made = rng.standard_normal(shape) if keras.backend.is_float_dtype(x.dtype) else rng.integers(0, 2, shape)
-        return made.astype(x.dtype)
-
-    return keras.tree.map_structure(array, keras_private.graph_of(model)._inputs_struct)
-
-
-def _difference(before: np.ndarray, after: np.ndarray) -> float:
-    """Largest difference, as a part of the largest value."""
-    if before.shape != after.shape or (np.isfinite(before) != np.isfinite(after)).any():
-        return np.inf
-    finite = np.isfinite(before)
-    a, b = (np.where(finite, x, 0).astype(np.float64) for x in (before, after))
-    return float(np.abs(a - b).max(initial=0) / max(np.abs(a).max(initial=0), 1e-6))
-
-
 def _first_difference(model: Any, traced: KerasTrace, example: Any, changes: Changes, tolerance: float) -> str:
     """The first operator that computes something else; `changes` are undone afterwards."""
     small = _intermediates(model, traced, example)
@@ -221,7 +196,7 @@ def _first_difference(model: Any, traced: KerasTrace, example: Any, changes: Cha
     large = _intermediates(model, traced, example)
     for node in traced.graph.nodes:
         a, b = large.get(node.name), small.get(node.name)
-        if a is not None and b is not None and a.shape == b.shape and _difference(a, b) > tolerance:
+        if a is not None and b is not None and a.shape == b.shape and largest_difference(a, b) > tolerance:
             return node.name
     return model.name
 

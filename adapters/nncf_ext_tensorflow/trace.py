@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import keras
@@ -196,6 +196,7 @@ class _Tracer:
     programs: dict[int, tuple[str, ...]] = field(default_factory=dict)
     around: dict[int, list[Any]] = field(default_factory=dict)
     calls: Counter[int] = field(default_factory=Counter)
+    several: list[Site] = field(default_factory=list)
 
     def run(self) -> None:
         tensors = []
@@ -205,6 +206,8 @@ class _Tracer:
             self.places[Site(name, "output")] = Place(self.model, 0, "input", (index,))
             tensors.append(_Tensor(name, 0, x.shape, x.dtype))
         outputs = self._container(self.model, "", (self.inputs,), {}, tensors)
+        if outputs is None:
+            outputs = self._opaque(self.model, "", tensors, _output_specs(self.model, tensors))
         for index, tensor in enumerate(outputs):
             name = f"/nncf_model_output_{index}"
             self._add(Node(name, OUTPUT), [(0, tensor)])
@@ -212,14 +215,19 @@ class _Tracer:
 
     def result(self, example: Any) -> KerasTrace:
         graph = Graph(tuple(self.nodes.values()), tuple(self.edges))
+        for site in self.several:
+            place = self.places.pop(site)
+            ports = {edge.source_port for edge in graph.outputs_of.get(site.node, ())}
+            if len(ports) == 1:
+                self.places[site] = replace(place, at=(ports.pop(),))
         return KerasTrace(graph, self.places, self.variables, self.programs, self.around, example)
 
     # Layers ---------------------------------------------------------------------------------------------------------------
 
     def _container(
         self, layer: Any, path: str, args: Any, kwargs: Mapping[str, Any], tensors: Sequence[_Tensor]
-    ) -> list[_Tensor]:
-        """Trace what runs inside of a layer; `tensors` are those in (args, kwargs), in order."""
+    ) -> list[_Tensor] | None:
+        """Trace what runs inside of a layer; `tensors` are those in (args, kwargs), in order. None where that cannot be told."""
         functional = keras_private.functional_of(layer)
         if functional is not None:
             known = {id(x): tensor for x, tensor in zip(functional.inputs, tensors, strict=False)}
@@ -240,7 +248,7 @@ class _Tracer:
         try:
             nodes, outputs = symbolic_call(layer, args, kwargs)
         except Exception:  # whatever a user's `call` may raise on symbolic tensors
-            return self._opaque(layer, path, tensors)
+            return None
         self.programs.setdefault(
             id(layer), tuple(signature_of(n.operation) for n in nodes if not isinstance(n.operation, keras.Layer))
         )
@@ -287,18 +295,22 @@ class _Tracer:
         shape = tensors[0][1].shape if tensors else ()
         stages = stages_of(layer, shape)
         if stages is not None:
+            if stages[0].op == "Gather":  # an Embedding casts what it gets to whole numbers
+                tensors = [(at, replace(tensor, dtype="int32")) for at, tensor in tensors]
             return self._stages(layer, name, call, stages, tensors, node.outputs)
         if isinstance(layer, keras.layers.MultiHeadAttention) and _plain_attention(layer):
             return self._attention(layer, name, call, tensors, node)
         cells = recurrent.cells_of(layer)
         if cells is not None:
             return self._recurrent(layer, name, call, cells, tensors, node.outputs)
-        if keras_private.functional_of(layer) is None and keras_private.is_part_of_keras(layer):
-            made = self._opaque(layer, name, [t for _, t in tensors], len(node.outputs))
-            self._place_ends(layer, name, call, tensors, len(node.outputs))
-            return made
         inner = [tensor for _, tensor in tensors]
-        return self._container(layer, name, node.arguments.args, node.arguments.kwargs, inner)
+        if keras_private.functional_of(layer) is not None or not keras_private.is_part_of_keras(layer):
+            made = self._container(layer, name, node.arguments.args, node.arguments.kwargs, inner)
+            if made is not None:
+                return made
+        made = self._opaque(layer, name, inner, node.outputs)
+        self._place_ends(layer, name, call, tensors, len(node.outputs))
+        return made
 
     def _stages(
         self,
@@ -402,13 +414,12 @@ class _Tracer:
             self.places[Site(name, "output")] = Place(layer, call, "output", (0,))
         return [_Tensor(name, port, x.shape, x.dtype) for port, x in enumerate(outputs)]
 
-    def _opaque(self, layer: Any, name: str, tensors: Sequence[_Tensor], outputs: int = 1) -> list[_Tensor]:
+    def _opaque(self, layer: Any, name: str, tensors: Sequence[_Tensor], outputs: Sequence[keras.KerasTensor]) -> list[_Tensor]:
         """One node for what is not known, with the known layers inside of it hanging on it."""
         name = name or layer.name
         self._add(Node(name, keras_private.unpatched_class(layer).__name__, name), list(enumerate(tensors)))
         self._inner_layers(layer, name)
-        shapes = _output_shapes(layer, tensors) or [()] * outputs
-        return [_Tensor(name, port, shape) for port, shape in enumerate(shapes)]
+        return [_Tensor(name, port, x.shape, x.dtype) for port, x in enumerate(outputs)]
 
     def _inner_layers(self, layer: Any, source: str) -> None:
         for child in keras_private.sublayers(layer):
@@ -433,8 +444,13 @@ class _Tracer:
     def _place_ends(self, layer: Any, name: str, call: int, tensors: list[tuple[Path, _Tensor]], outputs: int) -> None:
         for port, (at, _) in enumerate(tensors):
             self.places[Site(name, f"input:{port}")] = Place(layer, call, "input", at)
-        if outputs == 1:
-            self.places[Site(name, "output")] = Place(layer, call, "output", (0,))
+        self._place_outputs(name, layer, call, "output", outputs)
+
+    def _place_outputs(self, name: str, owner: Any, call: int, point: str, count: int) -> None:
+        """The site `output` of a node. That of several tensors is the one that is used, if one alone is: known in the end."""
+        self.places[Site(name, "output")] = Place(owner, call, point, (0,))
+        if count > 1:
+            self.several.append(Site(name, "output"))
 
     # Operations -----------------------------------------------------------------------------------------------------------
 
@@ -467,8 +483,7 @@ class _Tracer:
         for port, (at, tensor) in enumerate(tensors):
             if tensor.source:
                 self.places[Site(name, f"input:{port}")] = Place(owner, call, f"{prefix}input", at)
-        if len(node.outputs) == 1:
-            self.places[Site(name, "output")] = Place(owner, call, f"{prefix}output", (0,))
+        self._place_outputs(name, owner, call, f"{prefix}output", len(node.outputs))
         return [_Tensor(name, port, x.shape, x.dtype) for port, x in enumerate(node.outputs)]
 
     def _operand(self, node: str, op: str, operation: Any, port: int, variable: Any) -> Parameter | None:
@@ -545,11 +560,11 @@ def _einsum_shape(equation: str, a: Sequence[int | None], b: Sequence[int | None
     return tuple(sizes[label] for label in output)
 
 
-def _output_shapes(layer: Any, tensors: Sequence[_Tensor]) -> list[tuple[int | None, ...]]:
-    """Output shapes of a layer that cannot be called symbolically, as far as it tells them."""
+def _output_specs(layer: Any, tensors: Sequence[_Tensor]) -> list[keras.KerasTensor]:
+    """Outputs of a layer that cannot be called symbolically, as far as it tells them."""
     try:
         specs = [keras.KerasTensor(t.shape, t.dtype) for t in tensors]
         outputs = layer.compute_output_spec(*specs) if len(specs) > 1 else layer.compute_output_spec(specs[0])
     except Exception:  # a layer that does not say
-        return []
-    return [tuple(x.shape) for x in keras.tree.flatten(outputs)]
+        return [keras.KerasTensor(())]
+    return keras.tree.flatten(outputs)

@@ -92,8 +92,11 @@ class TorchAdapter:
             raise ValueError(f"found a {type(found).__name__}, expected a tensor")
         return self.to_numpy(found)
 
-    def frozen_copy(self, model: nn.Module) -> nn.Module:
+    def frozen_copy(self, model: nn.Module, example: Any = None) -> nn.Module:
         return copy.deepcopy(model).eval().requires_grad_(False)
+
+    def check_copyable(self, model: nn.Module, example: Any = None) -> None:
+        """Nothing: whatever `copy.deepcopy` takes is copied."""
 
     def tap(self, model: nn.Module, after_forward: Callable[[Any, Any], None]) -> None:
         apply.remove_taps(model)

@@ -148,6 +148,11 @@ class Algorithm:
         return False
 
     @property
+    def needs_copy(self) -> bool:
+        """Whether the training, `strip` in place or an export will need a plain copy of the model."""
+        return False
+
+    @property
     def weight_of_task(self) -> float:
         """Factor of the task's own loss, beside which the algorithm's stands."""
         return 1.0

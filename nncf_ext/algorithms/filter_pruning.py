@@ -118,6 +118,10 @@ class FilterPruning(FilterPruningConfig, Algorithm):
 
     _prunable: PrunableModel | None = PrivateAttr(None)  # of the model compressed last: finding the groups takes a while
 
+    @property
+    def needs_copy(self) -> bool:
+        return True
+
     def plan(self, graph: Graph, target_device: str) -> Plan:
         select([node.name for node in graph.nodes], self.ignored_scopes, self.target_scopes, self.validate_scopes, self.where)
         groups, refused = self._divided(graph)

@@ -46,6 +46,10 @@ class IterativeMagnitude(IterativeMagnitudeConfig, Algorithm):
     family: ClassVar[str] = "sparsity"
     transforms: ClassVar[tuple[type[Transform], ...]] = (BinaryMask,)
 
+    @property
+    def needs_copy(self) -> bool:
+        return self.params.remove_dead_neurons
+
     def plan(self, graph: Graph, target_device: str) -> Plan:
         plan = plan_weights(graph, self, self.algorithm, BinaryMask())
         self._levels(graph, plan.edits)  # a scope that matches nothing is told here

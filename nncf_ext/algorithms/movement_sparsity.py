@@ -112,6 +112,10 @@ class MovementSparsity(MovementSparsityConfig, Algorithm):
     family: ClassVar[str] = "sparsity"
     transforms: ClassVar[tuple[type[Transform], ...]] = (MovementMask,)
 
+    @property
+    def needs_copy(self) -> bool:
+        return self.params.enable_structured_masking
+
     def plan(self, graph: Graph, target_device: str) -> Plan:
         names = [node.name for node in graph.nodes]
         select(names, self.ignored_scopes, self.target_scopes, self.validate_scopes, self.where)

@@ -167,9 +167,12 @@ def _structure(model: Any, example: Any) -> Any:
 def _input_specs(model: Any, example: Any, free: Mapping[str, Mapping[int, str]]) -> tuple[list[tf.TensorSpec], list[str]]:
     """Specifications of the model's inputs with a free batch axis and the free axes, and their names."""
     specs, names = [], []
-    for name, leaf in named_inputs(model, example).items():
+    leaves = named_inputs(model, example)
+    own = getattr(functional_of(model), "inputs", ())  # say which sizes are unknown; examples do not
+    declared = own if len(own) == len(leaves) else leaves.values()
+    for (name, leaf), tensor in zip(leaves.items(), declared, strict=True):
         dtype = keras.backend.standardize_dtype(leaf.dtype)
-        shape = [None if axis in free.get(name, {}) else size for axis, size in enumerate(leaf.shape)]
+        shape = [None if axis in free.get(name, {}) else size for axis, size in enumerate(tensor.shape)]
         specs.append(tf.TensorSpec((None, *shape[1:]), dtype, f"nncf_ext_input_{len(specs)}"))
         names.append(name)
     return specs, names

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+_NUMPY_TYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(int32)": np.int32, "tensor(int64)": np.int64}
+
 
 @dataclass(frozen=True)
 class Parity:
@@ -88,5 +90,9 @@ def session(path: Path, optimize: bool = True, save_to: Path | None = None) -> A
 
 
 def run(runner: Any, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-    names = [value.name for value in runner.get_inputs()]
-    return [np.asarray(out) for out in runner.run(None, dict(zip(names, inputs, strict=True)))]
+    """Outputs for arrays in the order of the file's inputs, cast to the types of these as a framework casts its own inputs."""
+    feeds = {
+        value.name: array.astype(_NUMPY_TYPES.get(value.type, array.dtype), copy=False)
+        for value, array in zip(runner.get_inputs(), inputs, strict=True)
+    }
+    return [np.asarray(out) for out in runner.run(None, feeds)]

@@ -23,6 +23,7 @@ from nncf_ext.graph import Graph
 from nncf_ext.initialization import QuantizationRangeInitArgs, adapt_batchnorm, check_registered, registered_batches
 from nncf_ext.ops import is_opaque
 from nncf_ext.teacher_cache import TeacherCache
+from nncf_ext.untouched import unknown_weights
 
 _KEPT_SAMPLES = 4  # calibration batches kept for the parity check at export
 
@@ -94,7 +95,8 @@ def planned(algorithms: Sequence[Algorithm], graph: Graph, config: NNCFConfig) -
 def united(plans: Mapping[str, Plan], graph: Graph) -> Plan:
     """One plan out of those of the algorithms. ValueError where two edits collide."""
     plan = compose(plans.values())
-    return replace(plan, skipped=plan.skipped + opaque(graph))
+    takes_weights = any(edit.site.is_parameter for edit in plan)
+    return replace(plan, skipped=plan.skipped + opaque(graph) + (unknown_weights(graph) if takes_weights else ()))
 
 
 def _with_lr_multiplier(plan: Plan, algorithm: Algorithm, config: NNCFConfig) -> Plan:

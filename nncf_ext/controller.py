@@ -27,6 +27,7 @@ from nncf_ext.report import CompressionStatistics
 from nncf_ext.schedules import Clock
 from nncf_ext.soup.running import WeightAverage
 from nncf_ext.teacher_cache import TeacherCache
+from nncf_ext.untouched import untouched
 
 STATE_FORMAT = 1
 
@@ -267,7 +268,7 @@ class Controller:
     def statistics(self, quickly_collected_only: bool = False) -> CompressionStatistics:
         """What was compressed, per algorithm and layer. `str()` of it is a readable table."""
         reports = {a.algorithm: a.report(self._training(a), self.clock, self._states[a.algorithm]) for a in self._algorithms}
-        return CompressionStatistics(reports, self.plan.skipped)
+        return CompressionStatistics(reports, self.plan.skipped, untouched(self._graph, self.plan))
 
     def get_compression_state(self) -> dict[str, Any]:
         """Plan and schedules as plain JSON data, to be saved beside the model's weights."""

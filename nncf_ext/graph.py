@@ -109,10 +109,14 @@ class Edge:
 
 @dataclass(frozen=True)
 class Graph:
-    """Nodes in execution order and the tensors between them. Inputs and outputs of the model are nodes too."""
+    """Nodes in execution order and the tensors between them. Inputs and outputs of the model are nodes too.
+
+    unowned: shapes of the parameters that the model has and no node owns, by name.
+    """
 
     nodes: tuple[Node, ...]
     edges: tuple[Edge, ...]
+    unowned: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: MappingProxyType({}))
 
     @cached_property
     def by_name(self) -> Mapping[str, Node]:

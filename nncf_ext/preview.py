@@ -9,12 +9,13 @@ from typing import Any
 from rich.table import Table
 
 from nncf_ext.adapter import Adapter
-from nncf_ext.compress import opaque, planned, united
+from nncf_ext.compress import planned, united
 from nncf_ext.config import NNCFConfig
 from nncf_ext.edits import Plan
 from nncf_ext.graph import Graph, Node
 from nncf_ext.initialization import batchnorm_settings
 from nncf_ext.report import render, rows, tables
+from nncf_ext.untouched import Untouched, untouched
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,16 @@ class PreviewedLayer:
 
 @dataclass(frozen=True)
 class Preview:
-    """left_alone: (node, algorithm or `all`, reason). totals: dataclasses by algorithm. by_data: (who asks, what data decide)."""
+    """left_alone: (node or parameter, algorithm or `all`, reason). totals: dataclasses by algorithm. by_data: (who asks, what data
+    decide). untouched: see `CompressionStatistics`.
+    """
 
     plan: Plan
     layers: tuple[PreviewedLayer, ...]
     left_alone: tuple[tuple[str, str, str], ...]
     totals: Mapping[str, Any]
     by_data: tuple[tuple[str, str], ...]
+    untouched: Untouched | None = None
 
     def tables(self) -> list[Table]:
         layers = [
@@ -48,6 +52,8 @@ class Preview:
         found = [rows("layers", ["layer", "operator", "weight", "what happens to it"], layers, lines=True)]
         if self.left_alone:
             found.append(rows("left alone", ["node", "by", "reason"], self.left_alone, lines=True))
+        if self.untouched is not None:
+            found += tables("weights that stay as they are", self.untouched)
         found += [table for name, report in self.totals.items() for table in tables(name, report)]
         if self.by_data:
             found.append(rows("decided by data, when the model is compressed", ["for", "what"], self.by_data))
@@ -80,10 +86,11 @@ def preview(adapter: Adapter, model: Any, config: NNCFConfig, example: Any) -> P
         tuple(_layer(node, words.get(node.name, {})) for node in graph.nodes if node.parameters or node.name in words),
         (
             *((node, name, reason) for name, own in plans.items() for node, reason in own.skipped),
-            *((node, "all", reason) for node, reason in opaque(graph)),
+            *((node, "all", reason) for node, reason in plan.skipped[sum(len(own.skipped) for own in plans.values()) :]),
         ),
         {name: outlook.report for name, outlook in outlooks.items() if outlook.report is not None},
         tuple(by_data),
+        untouched(graph, plan),
     )
 
 

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from nncf_ext.untouched import Untouched
+
 T = TypeVar("T")
 
 
@@ -28,11 +30,13 @@ def progress(items: Iterable[T], total: int, what: str, size_of: Callable[[T], i
 class CompressionStatistics:
     """Reports by algorithm name, each also an attribute: `statistics().magnitude_sparsity.sparsity_level`.
 
-    skipped: nodes that are not compressed, each with the reason.
+    skipped: nodes, and parameters that no node owns, which are not compressed, each with the reason. untouched: how much of the
+    model's weights that is; None where algorithms take all of them, or none is about weights.
     """
 
     reports: Mapping[str, Any]
     skipped: tuple[tuple[str, str], ...] = ()
+    untouched: Untouched | None = None
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name == "reports" or name not in self.reports:
@@ -41,6 +45,8 @@ class CompressionStatistics:
 
     def to_str(self) -> str:
         found = [table for name, report in self.reports.items() if report is not None for table in tables(name, report)]
+        if self.untouched is not None:
+            found += tables("weights that stay as they are", self.untouched)
         if self.skipped:
             found.append(rows("not compressed", ["node", "reason"], self.skipped))
         return "\n".join(render(table) for table in found)

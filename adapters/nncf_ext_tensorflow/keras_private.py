@@ -112,6 +112,12 @@ def has_assets(layer: Any) -> bool:
     return layer.built and hasattr(layer, "save_assets") and hasattr(layer, "load_assets")
 
 
+def learned_variables(model: Any) -> list[keras.Variable]:
+    """What a model and the layers in it learn, or would if they were not frozen, each once."""
+    layers = [model, *model._flatten_layers(include_self=False)]
+    return list({id(v): v for layer in layers for v in layer._trainable_variables}.values())
+
+
 def automatic_name(layer: Any) -> str:
     """What Keras calls a layer that got no name; but for the first one it adds a running number, which differs between builds."""
     return to_snake_case(unpatched_class(layer).__name__)

@@ -214,7 +214,10 @@ class _Tracer:
             self.places[Site(name, "input:0")] = Place(self.model, 0, "output", (index,))
 
     def result(self, example: Any) -> KerasTrace:
-        graph = Graph(tuple(self.nodes.values()), tuple(self.edges))
+        owned = {parameter.name for node in self.nodes.values() for parameter in node.parameters}
+        shapes = {self.names.variables[id(v)]: tuple(v.shape) for v in keras_private.learned_variables(self.model)}
+        others = {name: shape for name, shape in shapes.items() if name not in owned}
+        graph = Graph(tuple(self.nodes.values()), tuple(self.edges), others)
         for site in self.several:
             place = self.places.pop(site)
             ports = {edge.source_port for edge in graph.outputs_of.get(site.node, ())}

@@ -353,7 +353,9 @@ class _Recorder(TorchFunctionMode):
             calls[entry.node.name] = Call(container, entry.function, entry.counts[container], whole, inputs, entry.output)
         nodes = tuple(_keeping_heads(_stating_scattered_output(entry), self.model) for entry in self.recorded)
         totals = {key: count for key, count in self.totals.items() if self.runs[key[0]] == 1}
-        return TorchTrace(Graph(nodes, tuple(self.edges)), calls, totals, example)
+        owned = {parameter.name for node in nodes for parameter in node.parameters}
+        others = {name: tuple(p.shape) for name, p in self.model.named_parameters() if name not in owned}
+        return TorchTrace(Graph(nodes, tuple(self.edges), types.MappingProxyType(others)), calls, totals, example)
 
 
 def _stating_scattered_output(entry: _Recorded) -> Node:

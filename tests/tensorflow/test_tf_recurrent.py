@@ -131,6 +131,18 @@ def test_masked_steps_are_skipped_with_quantizers_in_between():
     np.testing.assert_allclose(model(words, training=False), other(longer, training=False), atol=1e-6)
 
 
+def test_what_no_algorithm_takes_is_counted_and_named():
+    x = keras.Input((6, 5))
+    wide = L.Reshape((6, 5, 1))(x)
+    model = keras.Model(x, L.Dense(3)(L.Flatten()(L.ConvLSTM1D(2, 3)(L.Reshape((2, 3, 5))(wide)))))
+    ctrl, model = compressed(model, SPARSE)
+    left = ctrl.statistics().untouched
+    owned = sum(int(np.prod(v.shape)) for v in model.layers[3].trainable_variables if len(v.shape) > 1)
+    assert left is not None and left.weights == owned and left.share == owned / (owned + 2 * 3)
+    names = [name for name, reason in ctrl.plan.skipped if "kernel" in name]
+    assert len(names) == 2 and all(name in str(ctrl.statistics()) for name in names)
+
+
 class Steps(keras.Model):
     """A user's own loop over a cell."""
 

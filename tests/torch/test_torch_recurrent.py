@@ -297,3 +297,10 @@ def test_digits_read_row_by_row_are_still_read(compression, digits, trained):
     assert fit(model, digits, 4, ctrl, 1e-2) > accuracy - 0.05
     assert abs(getattr(ctrl.statistics(), compression["algorithm"]).sparsity_level_for_layers - 0.6) < 0.01
     assert (ctrl.strip().rnn.weight_hh_l0 == 0).float().mean() > 0.5
+
+
+def test_what_no_algorithm_takes_is_counted():
+    ctrl, _ = compressed(made("lstm"), {**INT8, "ignored_scopes": ["{re}lstm"]})
+    left = ctrl.statistics().untouched
+    assert left is not None and (left.weights, left.share) == (32 * 13, 32 * 13 / (32 * 13 + 24))
+    assert compressed(made("lstm"), SPARSE)[0].statistics().untouched is None

@@ -80,10 +80,13 @@ class Odd(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.lstm, self.first, self.second = torch.nn.LSTM(4, 5), torch.nn.Linear(5, 2), torch.nn.Linear(2, 2)
+        self.normed = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(4, 5))
+        self.first, self.second = torch.nn.Linear(5, 2), torch.nn.Linear(2, 2)
+        self.table, self.left_over = torch.nn.Parameter(torch.randn(1, 5)), torch.nn.Linear(3, 7)
 
     def forward(self, x):
-        return self.second(self.first(torch.fft.fft(self.lstm(x)[0]).real))
+        x = torch.fft.fft(self.normed(x) * self.table).real
+        return self.second(self.first(x) + torch.outer(self.first.weight[:, 0], self.first.bias).sum(0))
 
 
 def test_what_is_not_compressed_is_reported_with_the_reason():
@@ -91,11 +94,18 @@ def test_what_is_not_compressed_is_reported_with_the_reason():
     config = NNCFConfig.from_dict({"input_info": {"sample_size": [3, 1, 4]}, "compression": entry})
     ctrl, model = create_compressed_model(Odd(), config)
     skipped = dict(ctrl.statistics().skipped)
+    raw = "normed.parametrizations.weight.original1"
+    assert skipped.pop(raw).endswith("no weight of a known kind")
+    inner = "ModuleDict[parametrizations]/ParametrizationList[weight]/_WeightNorm[0]/_weight_norm_0"
+    assert skipped.pop(f"Odd/ParametrizedLinear[normed]/{inner}") == "_weight_norm: no operator of ONNX"
     assert skipped == {
         "Odd/Linear[first]/linear_0": "outside the scopes of quantization",
-        "Odd/LSTM[lstm]/lstm_0": "lstm: no operator of ONNX",
         "Odd/fft_fft_0": "fft_fft: no operator of ONNX",
         "Odd/__get___0": "real: no operator of ONNX",
+        "Odd/outer_0": "outer: no operator of ONNX",
+        "left_over.weight": "no operator that is known was seen to read it",
     }
     assert all(name in str(ctrl.statistics()) for name in skipped)
+    left = ctrl.statistics().untouched
+    assert left is not None and left.weights == 20 + 10 + 21 and left.share == (20 + 10 + 21) / (20 + 10 + 21 + 4)
     model(torch.randn(3, 1, 4)).sum().backward()

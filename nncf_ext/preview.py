@@ -33,8 +33,8 @@ class PreviewedLayer:
 
 @dataclass(frozen=True)
 class Preview:
-    """left_alone: (node or parameter, algorithm or `all`, reason). totals: dataclasses by algorithm. by_data: (who asks, what data
-    decide). untouched: see `CompressionStatistics`.
+    """left_alone: (node or parameter, algorithm or `all`, reason). totals: dataclasses by algorithm. by_data: (who asks, what
+    data decide). untouched: see `CompressionStatistics`.
     """
 
     plan: Plan

@@ -56,6 +56,12 @@ class FunctionMode(TorchFunctionMode):
         unfolding = (torch.nn.functional.multi_head_attention_forward, *recurrent.FUNCTIONS)
         self.looked_for = {*unfolding, *(entry.function for entry in table)}
 
+    def begun(self) -> FunctionMode:
+        """Another one that stands where this one has got to."""
+        other = FunctionMode(self.table, self.training)
+        other.counts = list(self.counts)
+        return other
+
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:

@@ -1,7 +1,8 @@
 """Transforms on whole modules and on parameters: the module's class is swapped for a subclass of the same name.
 
-The subclass has a property for every transformed parameter, so that the module's own `forward` computes with the transformed one
-while `named_parameters` and `state_dict` keep the raw one under its name; and a `forward` around the original.
+The subclass has a property for every transformed parameter, so that a forward of the model computes with the transformed one
+while `named_parameters`, `state_dict` and whoever reads the attribute outside a forward have the parameter itself; and a
+`forward` around the original.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from nncf_ext_torch.forward_scope import scope
 from nncf_ext_torch.function_mode import CallEdits, FunctionEdits, FunctionMode, Step, edited_arguments, edited_item
+from nncf_ext_torch.recomputation import carry_context_into_recomputation
 from nncf_ext_torch.saved_tensors import recipes_kept
 from nncf_ext_torch.sharding import is_sharded
 
@@ -27,6 +30,7 @@ class ModuleEdits:
 
     label: the module's name for error messages. mode: run under a `FunctionMode` even if that has nothing to count.
     forward: what stood on the instance instead of its class's forward (Accelerate's `prepare` puts an autocast there).
+    A module without edits may be among the edited ones: for its forward to be known as one of the model.
     """
 
     label: str
@@ -78,6 +82,7 @@ def edited_modules(model: nn.Module, attribute: str = EDITS) -> Iterator[tuple[n
 
 @functools.cache
 def _subclass(base: type[nn.Module], parameters: tuple[str, ...], attribute: str) -> type[nn.Module]:
+    carry_context_into_recomputation()
     namespace: dict[str, Any] = {name: _parameter_property(name, attribute) for name in parameters}
     if nn.RNNBase in base.__mro__:
         namespace |= {"_flat_weights": property(_flat_weights, _set_flat_weights), "flatten_parameters": _leave_as_they_are}
@@ -107,9 +112,17 @@ def _new(base: type[nn.Module], parameters: tuple[str, ...], attribute: str) -> 
 
 
 def _parameter_property(name: str, attribute: str) -> property:
-    def read(self: nn.Module) -> torch.Tensor:
-        value: Any = self._parameters[name]
-        if is_sharded(value):  # FSDP looks at its shards; a forward runs on the whole parameter
+    """Reads the parameter and, in a forward, transforms it. Written and deleted like any attribute: of a module that holds it not
+    as a parameter (a replica of `DataParallel`, ...) it is that tensor."""
+
+    def read(self: nn.Module) -> Any:
+        if name in self._parameters:
+            value: Any = self._parameters[name]
+        elif name in vars(self):
+            value = vars(self)[name]
+        else:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        if not scope.entered or value is None or is_sharded(value):  # FSDP looks at its shards; a forward has the whole parameter
             return value
         try:
             for step in getattr(self, attribute).parameters[name]:
@@ -118,7 +131,13 @@ def _parameter_property(name: str, attribute: str) -> property:
             raise RuntimeError(f"a transform of {getattr(self, attribute).label}.{name} failed: {error}") from error
         return value
 
-    return property(read)
+    def write(self: nn.Module, value: Any) -> None:
+        vars(self)[name] = value
+
+    def delete(self: nn.Module) -> None:
+        vars(self).pop(name)
+
+    return property(read, write, delete)
 
 
 def _flat_weights(self: nn.RNNBase) -> list[torch.Tensor | None]:
@@ -144,7 +163,16 @@ def _forward(base: type[nn.Module], attribute: str) -> Callable[..., Any]:
         edits: ModuleEdits | None = getattr(self, attribute, None)
         if edits is None:  # called by what stands around it on the instance, after the class went
             return base.forward(self, *args, **kwargs)
-        given: Mapping[str, Any] = kwargs
+        if scope.entered:
+            return edited(self, edits, args, kwargs)
+        scope.entered = True
+        try:
+            return edited(self, edits, args, kwargs)
+        finally:
+            scope.entered = False
+
+    def edited(self: nn.Module, edits: ModuleEdits, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        given = kwargs
         for argument, steps in edits.whole.inputs:
             args, given = edited_arguments(args, given, argument, steps, self.training)
         if edits.functions or edits.mode:

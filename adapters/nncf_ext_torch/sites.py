@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from torch import nn
@@ -51,6 +51,8 @@ def module_edits(model: nn.Module, traced: TorchTrace, steps: Mapping[Site, tupl
         for holder in holders[id(parameters[name])]:
             owner, _, attribute = holder.rpartition(".")
             edits[owner].parameters[attribute] = tuple(chain)
+    for reader in _readers(traced, in_parameters.keys()):
+        _ = edits[reader]
     edits.leave_fast_paths()
     return edits.by_module
 
@@ -73,6 +75,18 @@ class _Edits:
         for name, module in self.model.named_modules():
             if isinstance(module, _FAST_PATHS) and any(inner == name or inner.startswith(f"{name}.") for inner in computing):
                 self[name].mode = True
+
+
+def _readers(traced: TorchTrace, parameters: Collection[str]) -> set[str]:
+    """The modules whose forward may begin a run of the model and read `parameters`: the model, whatever read one when it was
+    traced, and what is around that."""
+    names = {""} if parameters else set()
+    for node in traced.graph.nodes:
+        read = {*(parameter.name for parameter in node.parameters), *node.attrs.get("reads", ())}
+        if any(name in parameters and name.rpartition(".")[0] != node.module for name in read):
+            inside = node.module.split(".")
+            names |= {".".join(inside[:depth]) for depth in range(len(inside) + 1)}
+    return names
 
 
 def _place_activation(edits: _Edits, traced: TorchTrace, site: Site, steps: tuple[Step, ...]) -> None:

@@ -42,7 +42,8 @@ class Argument:
 class Call:
     """How to find a node's operator in a later forward.
 
-    It is the `index`-th call of `function` inside module `container`, the innermost around it that runs once per forward.
+    It is the `index`-th call of `function` inside module `container`, the innermost around it that runs once per forward and
+    is no `Sequential`, unless that is the model.
     With `whole_module` that module runs nothing else and the tensors are its own arguments and output.
     inputs: input port -> argument; output: where the tensor is in what the call returns, None where that is not one tensor.
     """
@@ -347,7 +348,7 @@ class _Recorder(TorchFunctionMode):
     def result(self, example: ExampleInput | Callable[[nn.Module], Any]) -> TorchTrace:
         calls = {}
         for entry in self.recorded:
-            container = next(name for name in reversed(entry.counts) if self.runs[name] == 1)
+            container = next(name for name in reversed(entry.counts) if self._contains_calls(name))
             whole = entry.whole_module and (entry.function is None or container == entry.node.module)
             inputs = entry.module_inputs if whole and entry.function is not None else entry.inputs
             calls[entry.node.name] = Call(container, entry.function, entry.counts[container], whole, inputs, entry.output)
@@ -356,6 +357,12 @@ class _Recorder(TorchFunctionMode):
         owned = {parameter.name for node in nodes for parameter in node.parameters}
         others = {name: tuple(p.shape) for name, p in self.model.named_parameters() if name not in owned}
         return TorchTrace(Graph(nodes, tuple(self.edges), types.MappingProxyType(others)), calls, totals, example)
+
+    def _contains_calls(self, name: str) -> bool:
+        """Whether calls are counted in this module: it ran once, and whatever runs its children runs it. A `Sequential` is often
+        run layer by layer by others (`checkpoint_sequential`)."""
+        by_others = name != "" and type(self.model.get_submodule(name)).forward is nn.Sequential.forward
+        return self.runs[name] == 1 and not by_others
 
 
 def _stating_scattered_output(entry: _Recorded) -> Node:

@@ -418,13 +418,17 @@ def test_unplaceable_sites_are_refused_and_the_model_left_alone(small: Small) ->
         assert small.state_dict().keys() == before and type(small.mix) is nn.Conv2d
 
 
+class Final(nn.BatchNorm2d):
+    def __init_subclass__(cls) -> None:
+        raise TypeError("it has no subclass")
+
+
 def test_error_while_installing_leaves_the_model_as_it_was(small: Small) -> None:
-    small.relu.forward = lambda x: x.clamp(min=0)  # type: ignore[method-assign]
+    small.stem[1].__class__ = Final  # type: ignore[assignment]
     before = small.state_dict().keys()
-    weight, relu = Site("Small/Conv2d[mix]/conv2d_0", "weight"), "Small/ReLU[relu]/clamp_0"
-    small.forward = small.forward  # type: ignore[method-assign]
-    with pytest.raises(ValueError, match="Small has a forward of its own"):
-        attach(small, EXAMPLE, [scale(weight), scale(Site(relu, "output"))])
+    weight, last = Site("Small/Conv2d[mix]/conv2d_0", "weight"), Site("Small/Sequential[stem]/Final[1]/batch_norm_0", "output")
+    with pytest.raises(TypeError, match="no subclass"):
+        attach(small, EXAMPLE, [scale(weight), scale(last)])
     assert small.state_dict().keys() == before and type(small) is Small and type(small.mix) is nn.Conv2d
 
 

@@ -71,7 +71,7 @@ def export_torch(name: str, folder: Path, files: Mapping[str, list[Any]] = FILES
     model.eval()
     plain, _ = create_compressed_model(model, NNCFConfig.from_dict({"input_info": info}))
     plain.export_model(folder / "float.onnx")
-    model = plain.strip(do_copy=False)
+    model = plain.strip(do_copy=False, quantizers=False)
     loader = [(batch, torch.zeros(8)) for batch in batches]
     for file, compression in files.items():
         config = NNCFConfig.from_dict({"input_info": info, "compression": compression})
@@ -94,7 +94,7 @@ def export_keras(folder: Path, files: Mapping[str, list[Any]] = FILES) -> Data:
         model(batch, training=True)
     plain, _ = create_compressed_model(model, NNCFConfig.from_dict({"input_info": info}))
     plain.export_model(folder / "float.onnx")
-    model = plain.strip(do_copy=False)
+    model = plain.strip(do_copy=False, quantizers=False)
     for file, compression in files.items():
         whole = keras.models.clone_model(model)
         whole.set_weights(model.get_weights())

@@ -66,7 +66,7 @@ def graduate(student: Student, teacher: keras.Model, batches: Batches, seed: int
     keras.utils.set_random_seed(seed)
     ctrl, model = create_compressed_model(digits_net(SMALL), NNCFConfig.from_dict(student.config(INPUT)), teacher=teacher)
     train(model, batches.of(student), STEPS, ctrl)
-    plain = ctrl.strip()
+    plain = ctrl.strip(quantizers=False)
     weights = [variable for variable in plain.trainable_variables if len(variable.shape) > 1]
     if student.share is not None:
         for weight, value in zip(weights, cut([w.numpy() for w in weights], student.share), strict=True):

@@ -61,7 +61,7 @@ def graduate(student: Student, teacher: nn.Module, batches: Batches, seed: int) 
     torch.manual_seed(seed)
     ctrl, model = create_compressed_model(DigitsNet(SMALL), NNCFConfig.from_dict(student.config(INPUT)), teacher=teacher)
     train(model, batches.of(student), STEPS, ctrl)
-    plain = ctrl.strip()
+    plain = ctrl.strip(quantizers=False)
     weights = [parameter for parameter in plain.parameters() if parameter.ndim > 1]
     if student.share is not None:
         kept = cut([w.detach().numpy() for w in weights], student.share)

@@ -228,8 +228,11 @@ class Adapter(Protocol):
         """The same plan in an independent copy of the compressed model. ValueError where the model cannot be copied."""
         ...
 
-    def strip(self, model: Any, do_copy: bool) -> Any:
-        """The plain model (see `Attached.strip`): `model` itself, or a copy that leaves `model` compressed."""
+    def strip(self, model: Any, do_copy: bool, quantizers: bool = False) -> Any:
+        """The plain model (see `Attached.strip`): `model` itself, or a copy that leaves `model` compressed.
+
+        quantizers: with what `nncf_ext.quantizers.fixed` says of its quantizers, as edits that have no controller.
+        """
         ...
 
     def remove_channels(self, model: Any, removals: Sequence[Removal], traced: Any) -> Any:

@@ -346,41 +346,45 @@ class Controller:
         copied = {name for edit in masks for name in self._attached.tensor_names(edit).values()}
         return WeightAverage(self._adapter, self.model, copied, decay)
 
-    def strip(self, do_copy: bool = True) -> Any:
-        """The plain model, its weights masked and rounded to the quantizers' grids, without the channels that were pruned.
+    def strip(self, do_copy: bool = True, quantizers: bool = True) -> Any:
+        """The model as it is deployed: its weights masked and rounded to the quantizers' grids, without the channels that were
+        pruned, its outputs those of the compressed model.
 
+        quantizers: its quantizers are still there, with ranges that no longer change; the framework's exporters see the
+        framework's own fake-quantize operators. False: the user's model and nothing else, which computes in floating point
+        without rounding activations, and can be compressed again.
         With `do_copy=False` it is the model itself: an optimizer of it is of no use where channels were removed, make a new one.
         A compressed copy stays behind, so that statistics, checkpoints and exports are had from the controller as before.
         ConfigError, and the model still compressed, where it does not work without the channels.
         """
         if self._stripped is not None and not do_copy:
-            return self._stripped
+            return self._adapter.strip(self._stripped, False, quantizers)
         removals = self._removals()
-        if do_copy or removals:
-            plain = self._without(removals, self._adapter.strip(self._live.model, True))
-            if do_copy:
-                return plain
+        if do_copy:
+            return self._deployed(self._live, removals, True, quantizers)
+        if removals:  # does it work without the channels?
+            self._deployed(self._live, removals, True, quantizers)
         attached, model = self._attached, self.model
         try:
             self._attached = self._adapter.copied(attached)
         except ValueError as error:
             self._not_copied = str(error)
         try:
-            self._without(removals, self._adapter.strip(model, False))
+            self._deployed(attached, removals, False, quantizers)
         except BaseException:
             self._attached, self._not_copied = attached, ""
             raise
         self._stripped = model
         return model
 
-    def strip_model(self, model: Any, do_copy: bool = False) -> Any:
-        """The plain model of `model`, which is this controller's or a copy of it; see `strip`."""
+    def strip_model(self, model: Any, do_copy: bool = False, quantizers: bool = True) -> Any:
+        """`strip` of `model`, which is this controller's, or a copy of it; pruned channels stay in the copy, as zeros."""
         if model is self.model:
-            return self.strip(do_copy)
-        return self._adapter.strip(model, do_copy)
+            return self.strip(do_copy, quantizers)
+        return self._adapter.strip(model, do_copy, quantizers)
 
     def prepare_for_export(self) -> None:
-        """Make the model plain, for an exporter of one's own: `strip` in place. `export_model` does not need it."""
+        """`strip` in place, for an exporter of one's own. `export_model` does not need it."""
         self.strip(do_copy=False)
 
     def distributed(self) -> None:
@@ -410,10 +414,12 @@ class Controller:
         removals = self._removals()
         with ExitStack() as stack:
             ours = stack.enter_context(self._adapter.in_float32(self._live))
-            smaller = stack.enter_context(self._adapter.in_float32(self._smaller(removals)[0])) if removals else ours
+            exported = ours
+            if removals:
+                exported = stack.enter_context(self._adapter.in_float32(self._smaller(self._live, removals, True)[0]))
             return export_onnx(
                 self._adapter,
-                smaller,
+                exported,
                 ours.model,
                 Path(path),
                 self._example,
@@ -425,40 +431,42 @@ class Controller:
             )
 
     def pack(self, path: str | os.PathLike[str]) -> None:
-        """Write the plain model's tensors (see `strip`) entropy coded to a packed file: `nncf_ext.packed.load` reads it, in any
+        """Write the tensors of the model without quantizers (see `strip`) entropy coded to a packed file: `nncf_ext.packed.load` reads it, in any
         framework or none. What is quantized is stored as integers and their scales, product codes as codes and code books where
         that is shorter. -0.0 becomes 0.0."""
         from nncf_ext.packed.plain import packed_model
 
         self.settle()
         removals = self._removals()
-        attached, graph = self._smaller(removals) if removals else (self._attached, self._graph)
+        attached, graph = self._smaller(self._live, removals, True) if removals else (self._live, self._graph)
         coded = {
             edit: {name: self._adapter.to_numpy(value) for name, value in attached.variables(edit).items()}
             for edit in attached.plan
             if edit.transform.has_grid or edit.transform.has_codes
         }
-        packed_model(path, self._adapter.tensors(self.strip()), coded, graph, self._adapter.name)
+        packed_model(path, self._adapter.tensors(self.strip(quantizers=False)), coded, graph, self._adapter.name)
 
     def _removals(self) -> tuple[Removal, ...]:
         return joint(removal for a in self._algorithms for removal in a.removals(*self._seen_by(a)))
 
-    def _without(self, removals: Sequence[Removal], plain: Any) -> Any:
-        if not removals:
-            return plain
-        return self._adapter.remove_channels(plain, removals, self._adapter.trace(plain, self._example))
+    def _deployed(self, attached: Attached, removals: Sequence[Removal], do_copy: bool, quantizers: bool) -> Any:
+        smaller = self._smaller(attached, removals, do_copy)[0] if removals else attached
+        return self._adapter.strip(smaller.model, do_copy and not removals, quantizers)
 
-    def _smaller(self, removals: Sequence[Removal]) -> tuple[Attached, Graph]:
-        """A copy of the model without the pruned channels, in which the quantizers stand as in the model; and its graph."""
-        model = self._without(removals, self._adapter.strip(self._live.model, True))
-        traced = self._adapter.trace(model, self._example)
+    def _smaller(self, attached: Attached, removals: Sequence[Removal], do_copy: bool) -> tuple[Attached, Graph]:
+        """The model, or a copy, without the pruned channels and with the quantizers as they are in the model; and its graph."""
         edits = [edit for edit in self.plan if edit.transform.stage == QUANTIZE or not edit.site.is_parameter]
         edits = [edit for edit in edits if not edit.transform.looks_on]
-        values = {e.key: remaining(e, self.variable_values(e), self._graph, traced.graph, removals) for e in edits}
-        attached = self._adapter.apply(model, traced, Plan(tuple(edits)), values)
+        values = {e.key: {n: self._adapter.to_numpy(v) for n, v in attached.variables(e).items()} for e in edits}
+        enabled = {edit.key: attached.enabled(edit) for edit in edits}
+        plain = self._adapter.strip(attached.model, do_copy)
+        model = self._adapter.remove_channels(plain, removals, self._adapter.trace(plain, self._example))
+        traced = self._adapter.trace(model, self._example)
+        left = {e.key: remaining(e, values[e.key], self._graph, traced.graph, removals) for e in edits}
+        smaller = self._adapter.apply(model, traced, Plan(tuple(edits)), left)
         for edit in edits:
-            attached.set_enabled(edit, self._attached.enabled(edit))
-        return attached, traced.graph
+            smaller.set_enabled(edit, enabled[edit.key])
+        return smaller, traced.graph
 
     def _training(self, algorithm: Algorithm) -> Training:
         edits = self._attached.plan.of(algorithm.algorithm)

@@ -25,7 +25,7 @@ from nncf_ext_tensorflow.naming import named_inputs, names_in
 from nncf_ext_tensorflow.saving import attached_to, refuse_compressed
 from nncf_ext_tensorflow.shrink import remove_channels
 from nncf_ext_tensorflow.trace import KerasTrace, trace
-from nncf_ext_tensorflow.variables import HOLDER
+from nncf_ext_tensorflow.variables import HOLDER, to_numpy
 
 
 class KerasAdapter:
@@ -159,11 +159,20 @@ class KerasAdapter:
         self.load_tensors(copy, self.tensors(attached.model))
         return attached_to(copy)
 
-    def strip(self, model: keras.Model, do_copy: bool) -> keras.Model:
-        attached = attached_to(model)
-        if not do_copy:
+    def strip(self, model: keras.Model, do_copy: bool, quantizers: bool = False) -> keras.Model:
+        attached: KerasAttached | None = attached_to(model)
+        plan, values = attached.fixed() if quantizers and attached is not None else (Plan(), {})
+        plain = self._plain_copy(model) if do_copy else model
+        if attached is not None and not do_copy:
             attached.strip()
-            return model
+        if attached is not None and plan.edits:
+            attach(plain, plan, values, trace(plain, attached.traced.example) if do_copy else attached.traced)
+        return plain
+
+    def _plain_copy(self, model: keras.Model) -> keras.Model:
+        attached: KerasAttached | None = attached_to(model)
+        if attached is None:
+            return copy_of(model, None)
         with attached.lifted():
             copy = copy_of(model, attached.traced.example)
             counterparts = {id(ours): theirs for ours, theirs in zip(model.variables, copy.variables, strict=True)}
@@ -190,8 +199,7 @@ class KerasAdapter:
         return value
 
     def to_numpy(self, array: Any) -> np.ndarray:
-        tensor: Any = keras.ops.convert_to_tensor(array)
-        return np.asarray(tensor.numpy())
+        return to_numpy(array)
 
     def resized(self, model: keras.Model, inputs: Any, sizes: Mapping[str, Mapping[int, int]]) -> Any:
         resized: list[Any] = []

@@ -10,15 +10,16 @@ from typing import Any
 import keras
 
 from nncf_ext.adapter import Values
-from nncf_ext.edits import Edit, Plan
+from nncf_ext.edits import Edit, Plan, Var
 from nncf_ext.graph import Site
+from nncf_ext.quantizers.fixed import fixed
 from nncf_ext_tensorflow import keras_private, xp
 from nncf_ext_tensorflow.apply import Patch
 from nncf_ext_tensorflow.dense_gradients import DenseGradients
 from nncf_ext_tensorflow.naming import names_in
 from nncf_ext_tensorflow.saving import CompressedModel, input_specs, refuse_compressed, serialize_as_compressed
 from nncf_ext_tensorflow.trace import KerasTrace, trace
-from nncf_ext_tensorflow.variables import HOLDER, TransformVariables
+from nncf_ext_tensorflow.variables import HOLDER, TransformVariables, to_numpy
 
 
 def visiting(site: Site, visit: Callable[[Site, Any], None]) -> Callable[[Any], Any]:
@@ -216,6 +217,12 @@ class KerasAttached:
                 _, value = results.get(id(variable), (variable, keras.ops.convert_to_tensor(variable)))
                 results[id(variable)] = (variable, self.placed[edit.key](value))
         return list(results.values())
+
+    def fixed(self) -> tuple[Plan, dict[str, dict[str, Var]]]:
+        """What a stripped model keeps of the plan, and the values of its variables."""
+        on = [edit for edit in self.plan if self.placed[edit.key].enabled]
+        kept = [found for edit in on for found in [fixed(edit, xp, self.variables(edit), to_numpy)] if found is not None]
+        return Plan(tuple(edit for edit, _ in kept)), {edit.key: values for edit, values in kept}
 
     def strip(self) -> None:
         for variable, value in self.transformed_parameters():

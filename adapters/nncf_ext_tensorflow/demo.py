@@ -79,7 +79,7 @@ def run(folder: Path) -> None:
         rows = [demo.Measured("float model", accuracy(model, test))]
         plain, _ = create_compressed_model(model, NNCFConfig.from_dict({"input_info": {"sample_size": [1, 8, 8, 1]}}))
         plain.export_model(folder / "float.onnx")
-        model = plain.strip(do_copy=False)
+        model = plain.strip(do_copy=False, quantizers=False)
 
         with demo.config_file() as path:
             config = NNCFConfig.from_json(path)

@@ -66,7 +66,10 @@ def attached_to(model: Any) -> Any:
 def refuse_compressed(model: Any) -> None:
     """ValueError for a model that is compressed already."""
     if attached_to(model) is not None:
-        raise ValueError(f"model {model.name!r} is compressed already: strip it first, or compress an uncompressed copy")
+        raise ValueError(
+            f"model {model.name!r} is compressed already, or was stripped with its quantizers: strip it with quantizers=False "
+            "first, or compress an uncompressed copy"
+        )
 
 
 def input_specs(example: Any) -> Any:

@@ -65,6 +65,11 @@ class TransformVariables(keras.layers.Layer):
         return variable
 
 
+def to_numpy(array: Any) -> np.ndarray:
+    tensor: Any = keras.ops.convert_to_tensor(array)
+    return np.asarray(tensor.numpy())
+
+
 def _unique_name(text: str, taken: set[str]) -> str:
     """`text` in the characters that TensorFlow and HDF5 allow in a name."""
     name = re.sub(r"[^A-Za-z0-9_.]", ".", text).lstrip("._")

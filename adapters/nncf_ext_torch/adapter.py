@@ -17,7 +17,7 @@ from nncf_ext.edits import Plan, Removal
 from nncf_ext.graph import Site
 from nncf_ext_torch import apply, arguments, batchnorm, hessian, observe, shrink, trace, xp
 from nncf_ext_torch.gradients import loss_gradients
-from nncf_ext_torch.sharding import of_first_rank, overwrite, whole
+from nncf_ext_torch.sharding import of_first_rank, overwrite, to_numpy
 from nncf_ext_torch.sites import parameter_name
 from nncf_ext_torch.trace import ExampleInput, TorchTrace, evaluating, leaves
 
@@ -146,9 +146,9 @@ class TorchAdapter:
         except (RuntimeError, TypeError) as error:  # tensors with a history, locks
             raise ValueError(f"{type(attached.model).__name__} cannot be copied: {error}") from error
 
-    def strip(self, model: nn.Module, do_copy: bool) -> nn.Module:
+    def strip(self, model: nn.Module, do_copy: bool, quantizers: bool = False) -> nn.Module:
         model = copy.deepcopy(model) if do_copy else model
-        apply.strip(model)
+        apply.strip(model, quantizers)
         return model
 
     def remove_channels(self, model: nn.Module, removals: Sequence[Removal], traced: TorchTrace) -> nn.Module:
@@ -166,8 +166,7 @@ class TorchAdapter:
         return of_first_rank(value)
 
     def to_numpy(self, array: torch.Tensor) -> np.ndarray:
-        array = whole(array.detach()).cpu()
-        return (array.float() if array.dtype in (torch.bfloat16, torch.float16) else array).numpy()
+        return to_numpy(array)
 
     def in_float32(self, attached: Any) -> AbstractContextManager[Any]:
         from nncf_ext_torch import export

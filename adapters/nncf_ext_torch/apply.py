@@ -13,11 +13,14 @@ from torch import nn
 from nncf_ext.adapter import Values
 from nncf_ext.edits import Edit, Plan, Var
 from nncf_ext.graph import Site
+from nncf_ext.quantizers.fixed import fixed
 from nncf_ext_torch import xp
 from nncf_ext_torch.dense_gradients import DenseGradients
-from nncf_ext_torch.module_classes import edited_modules, install, uninstall
+from nncf_ext_torch.framework_operators import is_exporting, operators_of
+from nncf_ext_torch.function_mode import Step
+from nncf_ext_torch.module_classes import EDITS, edited_modules, install, uninstall
 from nncf_ext_torch.observe import observe
-from nncf_ext_torch.sharding import multiply, overwrite, whole
+from nncf_ext_torch.sharding import multiply, overwrite, to_numpy, whole
 from nncf_ext_torch.sites import module_edits, parameter_name
 from nncf_ext_torch.trace import ExampleInput, TorchTrace
 
@@ -25,11 +28,15 @@ PREFIX = "nncf_ext_"  # of the transforms' variables, which are parameters and b
 
 
 class Variables(Mapping[str, torch.Tensor]):
-    """An edit's variables, looked up in the module that owns them: that may replace its buffers at any time (`model.to`)."""
+    """An edit's variables, looked up in the module that owns them: that may replace its buffers at any time (`model.to`).
 
-    def __init__(self, owner: nn.Module, attributes: dict[str, str]) -> None:
+    prefix: how the names of its attributes begin.
+    """
+
+    def __init__(self, owner: nn.Module, prefix: str, names: Iterable[str]) -> None:
         self.owner = owner
-        self.attributes = attributes
+        self.prefix = prefix
+        self.attributes = {name: f"{prefix}_{name}" for name in names}
 
     def __getitem__(self, name: str) -> torch.Tensor:
         return getattr(self.owner, self.attributes[name])
@@ -49,15 +56,15 @@ class Variables(Mapping[str, torch.Tensor]):
 class Applied:
     """One edit at work: a step of `module_classes`. All its sites share this object.
 
-    passed: the tensor that passed last in training, of an edit that looks on. A copy has none: tensors with a history cannot be
-    copied.
+    stand_in: what is called instead where it is set (`export_model` puts a marker there). passed: the tensor that passed last in
+    training, of an edit that looks on. A copy has none: tensors with a history cannot be copied.
     """
 
     def __init__(self, edit: Edit, variables: Variables) -> None:
         self.edit = edit
         self.variables = variables
         self.enabled = True
-        self.looks_on = edit.transform.looks_on  # an export puts markers in place of edits
+        self.stand_in: Step | None = None
         self.passed: torch.Tensor | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -66,12 +73,14 @@ class Applied:
     def __call__(self, x: torch.Tensor, training: bool) -> torch.Tensor:
         if not self.enabled:
             return x
-        if self.looks_on:
+        if self.stand_in is not None:
+            return self.stand_in(x, training)
+        if self.edit.transform.looks_on:
             if training:
                 self.passed = x
             return x
         with torch._C.DisableTorchFunction():  # a function mode around must not take these for the model's operators
-            y = self.edit.apply(xp, x, self.variables, training)
+            y = operators_of(self.edit, x, self.variables) if is_exporting() else self.edit.apply(xp, x, self.variables, training)
             return y if y.dtype == x.dtype else y.to(x.dtype)
 
 
@@ -200,11 +209,10 @@ def apply(model: nn.Module, traced: TorchTrace, plan: Plan, values: Values) -> T
             raise ValueError(f"{edit.key}: found twice in the plan, expected once")
         owner, prefix = _owner(model, traced, edit)
         first = values.get(edit.key, {})
-        attributes = {name: f"{prefix}_{name}" for name in first}
-        taken = [attribute for attribute in attributes.values() if hasattr(owner, attribute)]
+        applied[edit.key] = Applied(edit, Variables(owner, f"{prefix}_{edit.transform.kind}", first))
+        taken = [name for name in applied[edit.key].variables.attributes.values() if hasattr(owner, name)]
         if taken:
             raise ValueError(f"{edit.key}: its variable {taken[0]} would hide an attribute of {type(owner).__name__}")
-        applied[edit.key] = Applied(edit, Variables(owner, attributes))
         variables.append((applied[edit.key].variables, first))
         for site in edit.sites:
             steps.setdefault(site, []).append(applied[edit.key])
@@ -231,11 +239,17 @@ def apply(model: nn.Module, traced: TorchTrace, plan: Plan, values: Values) -> T
 def refuse_compressed(model: nn.Module) -> None:
     """ValueError for a model that is compressed already."""
     if any(True for _ in edited_modules(model)):
-        raise ValueError(f"{type(model).__name__} is compressed already: strip it first, or compress an uncompressed copy")
+        raise ValueError(
+            f"{type(model).__name__} is compressed already, or was stripped with its quantizers: strip it with quantizers=False "
+            "first, or compress an uncompressed copy"
+        )
 
 
-def strip(model: nn.Module) -> None:
-    """Make a compressed model plain again: parameters become what their transforms make of them in inference, all else goes."""
+def strip(model: nn.Module, quantizers: bool = False) -> None:
+    """Make a compressed model plain again: parameters become what their transforms make of them in inference, all else goes.
+
+    quantizers: what `nncf_ext.quantizers.fixed` says of the quantizers stays.
+    """
     baked: dict[int, tuple[nn.Parameter, torch.Tensor]] = {}
     with torch.no_grad():
         for module, edits in edited_modules(model):
@@ -248,7 +262,32 @@ def strip(model: nn.Module) -> None:
                 baked[id(parameter)] = (parameter, value)
         for parameter, value in baked.values():
             parameter.copy_(value)
-    detach(model)
+    if quantizers:
+        _fix_quantizers(model)
+    else:
+        detach(model)
+
+
+def _fix_quantizers(model: nn.Module) -> None:
+    """In place of every edit what a stripped model keeps of it, in the same places."""
+    kept: dict[Step, Applied] = {}
+    for step in applied_in(model):
+        with torch.no_grad():
+            found = fixed(step.edit, xp, {n: whole(v) for n, v in step.variables.items()}, to_numpy) if step.enabled else None
+        owner, prefix = step.variables.owner, step.variables.prefix
+        device = next((v.device for v in (*step.variables.values(), *owner.parameters(), *model.parameters())), None)
+        step.variables.delete()
+        if found is not None:
+            edit, values = found
+            prefix = f"{prefix.removesuffix(step.edit.transform.kind)}{edit.transform.kind}"
+            kept[step] = Applied(edit, Variables(owner, prefix, values))
+            for name, var in values.items():
+                _register(owner, kept[step].variables.attributes[name], var, device or torch.device("cpu"))
+    modules = [(name, vars(module)[EDITS]) for name, module in model.named_modules() if EDITS in vars(module)]
+    edits = {name: edits.with_steps(kept) for name, edits in modules} if kept else {}
+    uninstall(model)
+    remove_taps(model)
+    install(model, edits)
 
 
 def detach(model: nn.Module) -> None:
@@ -305,7 +344,7 @@ def _owner(model: nn.Module, traced: TorchTrace, edit: Edit) -> tuple[nn.Module,
     site = edit.site
     if site.is_parameter:
         module, name = _split(model, parameter_name(traced, site))
-        return module, f"{PREFIX}{name}_{edit.transform.kind}"
+        return module, f"{PREFIX}{name}"
     call = traced.calls.get(site.node)
     if call is None:
         raise ValueError(f"{site}: the model has no such operator")
@@ -314,7 +353,7 @@ def _owner(model: nn.Module, traced: TorchTrace, edit: Edit) -> tuple[nn.Module,
         where = f"{site.node.split('/')[-1]}_{where}" if call.container == traced.graph[site.node].module else f"{site}"
     elif call.function is None:
         where = f"{site.node.removeprefix('/nncf_model_')}"
-    return model.get_submodule(call.container), PREFIX + re.sub(r"\W+", "_", f"{where}_{edit.transform.kind}")
+    return model.get_submodule(call.container), PREFIX + re.sub(r"\W+", "_", where)
 
 
 def _split(model: nn.Module, parameter: str) -> tuple[nn.Module, str]:

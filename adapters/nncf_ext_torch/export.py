@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -114,44 +115,36 @@ def _output_name(path: tuple[int | str, ...]) -> str:
     return "_".join(map(str, named))
 
 
-class _Marker:
+def _marker(key: str, x: torch.Tensor, training: bool) -> torch.Tensor:
     """Stands in for a quantizer's edit while the model is traced."""
-
-    def __init__(self, key: str) -> None:
-        self.key = key
-
-    def apply(self, xp: Any, x: torch.Tensor, variables: Any, training: bool) -> torch.Tensor:
-        return torch.onnx.ops.symbolic(f"{DOMAIN}::{MARKER}", (x,), {"key": self.key}, dtype=x.dtype, shape=x.shape, version=1)
+    with torch._C.DisableTorchFunction():
+        return torch.onnx.ops.symbolic(f"{DOMAIN}::{MARKER}", (x,), {"key": key}, dtype=x.dtype, shape=x.shape, version=1)
 
 
-class _Known:
+def _known(value: torch.Tensor, x: torch.Tensor, training: bool) -> torch.Tensor:
     """Stands in for another edit of a parameter: the tensor that it makes is a constant of the file."""
-
-    def __init__(self, value: torch.Tensor) -> None:
-        self.value = value
-
-    def apply(self, xp: Any, x: torch.Tensor, variables: Any, training: bool) -> torch.Tensor:
-        return self.value
+    return value if value.dtype == x.dtype else value.to(x.dtype)
 
 
 @contextmanager
 def _marked(attached: TorchAttached) -> Iterator[None]:
     placed = [attached._of(edit) for edit in attached.plan]
-    edits = [applied.edit for applied in placed]
-    known = _known(attached.model)
+    known = _known_values(attached.model)
     try:
-        for applied, edit in zip(placed, edits, strict=True):
-            stand_in: Any = _Marker(edit.key) if edit.transform.has_grid else known.get(applied, edit)
-            applied.edit = stand_in
+        for applied in placed:
+            if applied.edit.transform.has_grid:
+                applied.stand_in = partial(_marker, applied.edit.key)
+            elif applied in known:
+                applied.stand_in = partial(_known, known[applied])
         yield
     finally:
-        for applied, edit in zip(placed, edits, strict=True):
-            applied.edit = edit
+        for applied in placed:
+            applied.stand_in = None
 
 
-def _known(model: nn.Module) -> dict[Applied, _Known]:
+def _known_values(model: nn.Module) -> dict[Applied, torch.Tensor]:
     """For edits of parameters what they make, in inference."""
-    found: dict[Applied, _Known] = {}
+    found: dict[Applied, torch.Tensor] = {}
     with torch.no_grad():
         for module, edits in edited_modules(model):
             for name, steps in edits.parameters.items():
@@ -160,7 +153,7 @@ def _known(model: nn.Module) -> dict[Applied, _Known]:
                     assert value is not None
                     value = step(value, False)
                     if isinstance(step, Applied) and not step.edit.transform.has_grid:
-                        found[step] = _Known(value)
+                        found[step] = value
     return found
 
 

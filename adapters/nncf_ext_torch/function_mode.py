@@ -28,6 +28,16 @@ class CallEdits:
     inputs: list[tuple[Argument, tuple[Step, ...]]] = field(default_factory=list)
     outputs: list[tuple[tuple[int | str, ...], tuple[Step, ...]]] = field(default_factory=list)
 
+    def with_steps(self, steps: Mapping[Step, Step]) -> CallEdits:
+        """The same with what `steps` gives for each step, without those of which it knows nothing."""
+        inputs = [(argument, replaced(chain, steps)) for argument, chain in self.inputs]
+        outputs = [(path, replaced(chain, steps)) for path, chain in self.outputs]
+        return CallEdits([i for i in inputs if i[1]], [o for o in outputs if o[1]])
+
+
+def replaced(chain: tuple[Step, ...], steps: Mapping[Step, Step]) -> tuple[Step, ...]:
+    return tuple(steps[step] for step in chain if step in steps)
+
 
 @dataclass
 class FunctionEdits:
@@ -40,6 +50,11 @@ class FunctionEdits:
 
     def __post_init__(self) -> None:
         self.compiled = _AS_COMPILED.get(self.function, self.function)
+
+    def with_steps(self, steps: Mapping[Step, Step]) -> FunctionEdits:
+        """As `CallEdits.with_steps`."""
+        calls = {index: call.with_steps(steps) for index, call in self.calls.items()}
+        return FunctionEdits(self.function, self.total, {i: c for i, c in calls.items() if c.inputs or c.outputs})
 
 
 class FunctionMode(TorchFunctionMode):

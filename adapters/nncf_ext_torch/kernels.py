@@ -41,7 +41,10 @@ def fake_quantize_symmetric(x: Tensor, scale: Tensor, lowest: int, highest: int)
     axis = _axis_if_compiled(x, scale, highest - lowest)
     if axis is not None:
         return _native(x, None, scale, lowest, highest - lowest, axis)
-    return _in_aten(x, *numerics.symmetric_grid(torch, scale, lowest, highest), highest - lowest)
+    low, step = numerics.symmetric_grid(torch, scale, lowest, highest)
+    if torch.compiler.is_exporting():  # ends that are numbers, not operators: OpenVINO does not fold those
+        return aten.mul.Tensor(aten.clamp.default(aten.round.default(aten.div.Tensor(x, step)), lowest, highest), step)
+    return _in_aten(x, low, step, highest - lowest)
 
 
 def scale_gradient(x: Tensor, factor: float) -> Tensor | None:

@@ -18,7 +18,15 @@ import torch
 from torch import nn
 
 from nncf_ext_torch.forward_scope import scope
-from nncf_ext_torch.function_mode import CallEdits, FunctionEdits, FunctionMode, Step, edited_arguments, edited_item
+from nncf_ext_torch.function_mode import (
+    CallEdits,
+    FunctionEdits,
+    FunctionMode,
+    Step,
+    edited_arguments,
+    edited_item,
+    replaced,
+)
 from nncf_ext_torch.recomputation import carry_context_into_recomputation
 from nncf_ext_torch.saved_tensors import recipes_kept
 from nncf_ext_torch.sharding import is_sharded
@@ -39,6 +47,13 @@ class ModuleEdits:
     functions: list[FunctionEdits] = field(default_factory=list)
     mode: bool = False
     forward: Callable[..., Any] | None = None
+
+    def with_steps(self, steps: Mapping[Step, Step]) -> ModuleEdits:
+        """The same with what `steps` gives for each step, without those of which it knows nothing."""
+        chains = {name: replaced(chain, steps) for name, chain in self.parameters.items()}
+        functions = [left for entry in self.functions for left in [entry.with_steps(steps)] if left.calls]
+        left = {name: chain for name, chain in chains.items() if chain}
+        return ModuleEdits(self.label, left, self.whole.with_steps(steps), functions, self.mode)
 
     @property
     def wraps_forward(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import distributed
 
@@ -17,6 +18,12 @@ def is_sharded(tensor: torch.Tensor) -> bool:
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor itself or, of one in shards, all of it (all ranks must ask), attached to autodiff."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    """All of a tensor, without its history; half precision as float32."""
+    array = whole(tensor.detach()).cpu()
+    return (array.float() if array.dtype in (torch.bfloat16, torch.float16) else array).numpy()
 
 
 def overwrite(tensor: torch.Tensor, value: torch.Tensor) -> None:

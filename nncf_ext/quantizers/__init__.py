@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from nncf_ext.quantizers.dorefa import DoReFaActivation, DoReFaWeight
+from nncf_ext.quantizers.fixed import FixedQuantizer
 from nncf_ext.quantizers.float8 import Float8
 from nncf_ext.quantizers.groups import GroupQuantizer
 from nncf_ext.quantizers.lsq import LSQ, LSQPlus
@@ -66,4 +67,5 @@ TRANSFORMS: tuple[type[Any], ...] = (
     StretchedElastic,
     GroupQuantizer,
     Float8,
+    FixedQuantizer,
 )

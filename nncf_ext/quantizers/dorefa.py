@@ -44,7 +44,7 @@ class DoReFaWeight(Quantizing):
     def grid(self, xp: Any, variables: Any) -> Grid:
         n = 2**self.bits - 1
         step = np.float32(1) / np.float32(n)
-        return Grid(-n * step, step, 2 * n)
+        return Grid(-n * step, step, 2 * n, zero=n)
 
     def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
         n = 2**self.bits - 1
@@ -85,7 +85,7 @@ class DoReFaActivation(Uniform):
     def grid(self, xp: Any, variables: Any) -> Grid:
         lowest, highest = self.levels
         step = np.float32(1) / np.float32(highest)
-        return Grid(lowest * step, step, highest - lowest, cuts=True)
+        return Grid(lowest * step, step, highest - lowest, cuts=True, zero=-lowest)
 
     def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
         lowest, highest = self.levels

@@ -72,7 +72,8 @@ class LSQ(Uniform):
 
     def grid(self, xp: Any, variables: Any) -> Grid:
         lowest, highest = self.levels
-        return Grid(*numerics.symmetric_grid(xp, variables["step"] * highest, lowest, highest), highest - lowest)
+        ends = numerics.symmetric_grid(xp, variables["step"] * highest, lowest, highest)
+        return Grid(*ends, highest - lowest, zero=-lowest)
 
     def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
         lowest, highest = self.levels

@@ -51,7 +51,8 @@ class PACT(Uniform):
 
     def grid(self, xp: Any, variables: Any) -> Grid:
         lowest, highest = self.levels
-        return Grid(*numerics.symmetric_grid(xp, variables["clip"], lowest, highest), highest - lowest, cuts=True)
+        ends = numerics.symmetric_grid(xp, variables["clip"], lowest, highest)
+        return Grid(*ends, highest - lowest, cuts=True, zero=-lowest)
 
     def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
         clip = xp.abs(variables["clip"])

@@ -21,6 +21,7 @@ class Grid:
 
     block: how many elements of a weight that follow each other share a step; then the arrays have the weight's shape.
     cuts: values beyond the ends are common.
+    zero: the k of the value zero where it is known without a division, an int where the settings alone say it.
     """
 
     low: Any
@@ -28,6 +29,7 @@ class Grid:
     intervals: int
     block: int | None = None
     cuts: bool = False
+    zero: Any = None
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,8 @@ class Quantizer(Uniform):
     def grid(self, xp: Any, variables: Any) -> Grid:
         lowest, highest = self.levels
         if self.symmetric:
-            return Grid(*numerics.symmetric_grid(xp, self._size(xp, variables), lowest, highest), highest - lowest)
+            ends = numerics.symmetric_grid(xp, self._size(xp, variables), lowest, highest)
+            return Grid(*ends, highest - lowest, zero=-lowest)
         span = xp.abs(self._size(xp, variables)) + numerics.SMALLEST
         low, span = numerics.grid_through_zero(xp, variables["low"], span, highest - lowest)
         return Grid(low, span / (highest - lowest), highest - lowest)

@@ -58,7 +58,7 @@ class StretchedElastic(Quantizing):
     def grid(self, xp: Any, variables: Any) -> Grid:
         highest, unit = (1, 2 / 3) if self.levels == 3 else (3, 1 / 4)
         step = (xp.abs(variables["scale"]) + numerics.SMALLEST) * unit
-        return Grid(step * -highest, step, 2 * highest)
+        return Grid(step * -highest, step, 2 * highest, zero=highest)
 
     def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
         scale = numerics.scale_gradient(xp, variables["scale"], gradient_scale(self.elements, 1))

@@ -210,7 +210,8 @@ def check_resume(driver: Driver, case: Case, folder: Path) -> None:
 
 
 def check_strip(driver: Driver, case: Case) -> None:
-    """The stripped model is plain, has what is left of the transformed weights, and leaves the compressed one as it was."""
+    """The stripped model computes what the compressed one does, has what is left of its weights, and leaves it as it was; without
+    quantizers it is plain."""
     controller = compressed(driver, case)
     run_epochs(driver, controller, range(2))
     reference = Reference(driver, controller, case)
@@ -225,24 +226,25 @@ def check_strip(driver: Driver, case: Case) -> None:
     for name, value in reference.stripped().items():
         np.testing.assert_allclose(got[name], value, err_msg=name, **CLOSE)
     assert (driver.outputs(controller.model, data(9)[0], False) == before).all()
+    np.testing.assert_allclose(driver.outputs(stripped, data(9)[0], False), before, rtol=1e-6, atol=1e-6)
+    plain = driver.build({name: value for name, value in got.items()})
+    without_rounding = driver.outputs(plain, data(9)[0], False)
     told = _told(controller)
     in_place = controller.strip(do_copy=False)
     assert in_place is controller.model
     assert _told(controller) == told  # what a controller tells stays after the model became plain in place
     controller.prepare_for_export()
     assert controller.strip(do_copy=False) is in_place
-    again = driver.weights(controller.strip())
-    assert all((value == got[name]).all() for name, value in again.items())
+    for model in (controller.strip(), in_place):
+        assert (driver.outputs(model, data(9)[0], False) == driver.outputs(stripped, data(9)[0], False)).all()
     for what in (controller.scheduler.epoch_step, controller.scheduler.step, controller.freeze):
         with pytest.raises(ValueError, match="stripped in place"):
             what()
-    for name, value in driver.weights(in_place).items():
-        assert (value == got[name]).all(), name
-    plain = driver.build({name: value for name, value in got.items()})
+    for model in (stripped, controller.strip_model(in_place, quantizers=False)):
+        for name, value in driver.weights(model).items():
+            assert (value == got[name]).all(), name
     assert type(in_place) is type(plain)
-    np.testing.assert_allclose(
-        driver.outputs(in_place, data(9)[0], False), driver.outputs(plain, data(9)[0], False), rtol=1e-6, atol=1e-6
-    )
+    np.testing.assert_allclose(driver.outputs(in_place, data(9)[0], False), without_rounding, rtol=1e-6, atol=1e-6)
 
 
 def _told(controller: Any) -> tuple[Any, ...]:

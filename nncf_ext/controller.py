@@ -431,9 +431,9 @@ class Controller:
             )
 
     def pack(self, path: str | os.PathLike[str]) -> None:
-        """Write the tensors of the model without quantizers (see `strip`) entropy coded to a packed file: `nncf_ext.packed.load` reads it, in any
-        framework or none. What is quantized is stored as integers and their scales, product codes as codes and code books where
-        that is shorter. -0.0 becomes 0.0."""
+        """Write the tensors of the model without quantizers (see `strip`) entropy coded to a packed file, which
+        `nncf_ext.packed.load` reads in any framework or none. What is quantized is stored as integers and their scales, product
+        codes as codes and code books where that is shorter. -0.0 becomes 0.0."""
         from nncf_ext.packed.plain import packed_model
 
         self.settle()

@@ -20,7 +20,7 @@ def is_exporting() -> bool:
 
 
 class _Operator(NamedTuple):
-    """scale, zero_point: of one axis. axis: None for one scale. ends: what values are clipped to before, where they have to be."""
+    """scale, zero_point: of one axis. axis: None for one scale. ends: what values are clipped to before, or None."""
 
     scale: Tensor
     zero_point: Tensor

@@ -77,7 +77,7 @@ def test_chain_in_fit_to_a_packed_file_that_runs(entry, tmp_path):
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     model.fit(x, y, epochs=3, verbose=0, callbacks=create_compression_callbacks(ctrl, log_text=False))
     assert ctrl.statistics().reports[entry["algorithm"]].coded
-    kernel = ctrl._adapter.tensors(ctrl.strip())["a/kernel"]
+    kernel = ctrl._adapter.tensors(ctrl.strip(quantizers=False))["a/kernel"]
     assert 2 <= np.unique(kernel).size <= 12
     assert np.count_nonzero(kernel == 0) >= 30
     ctrl.export_model(tmp_path / "model.onnx")

@@ -85,9 +85,9 @@ def _operator(edit: Edit, variables: Mapping[str, Any]) -> _Operator | None:
 def _constants() -> Iterator[None]:
     """What is computed here is a constant of the graph that `torch.jit.trace` makes."""
     state = torch._C._get_tracing_state()
-    torch._C._set_tracing_state(None)  # type: ignore[arg-type]
+    torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
     try:
         with torch.no_grad():
             yield
     finally:
-        torch._C._set_tracing_state(state)
+        torch._C._set_tracing_state(state)  # type: ignore[attr-defined]

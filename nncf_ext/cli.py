@@ -142,7 +142,8 @@ def _demo(options: argparse.Namespace) -> int:
     for name in present:  # one process each: the two frameworks do not share one well
         folder = (options.output / name).resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", f"{FRAMEWORKS[name][1]}.demo", str(folder)]
+        # -P: what lies in the present folder, a clone of the repository say, is not imported instead of what is installed
+        command = [sys.executable, "-P", "-m", f"{FRAMEWORKS[name][1]}.demo", str(folder)]
         # stderr is for failures: TensorFlow greets there on import, at every log level
         done = subprocess.run(command, env={"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ}, stderr=subprocess.PIPE, text=True)
         if done.returncode:

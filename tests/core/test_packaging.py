@@ -125,6 +125,36 @@ def test_wheel_imports_without_a_framework(python, tmp_path):
     assert loaded == "[]"
 
 
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Path:
+    """A folder with the sources, where the installed package is found after them."""
+    folder = tmp_path_factory.mktemp("clone")
+    unwanted = shutil.ignore_patterns("__pycache__", "*.so", "*.pyd")
+    for name in ("nncf_ext", "adapters", "configs"):
+        shutil.copytree(ROOT / name, folder / name, ignore=unwanted)
+    return folder
+
+
+def test_scripts_in_a_clone_find_the_configs(python, clone):
+    program = (
+        "import nncf_ext, nncf_ext.configs, nncf_ext.demo\n"
+        "with nncf_ext.demo.config_file() as file: print(nncf_ext.__file__, file, len(file.read_text()))"
+    )
+    result = run(python, clone, "-c", program)
+    assert result.returncode == 0, result.stderr
+    package, file, size = result.stdout.split()
+    assert Path(package).parents[1] == clone and int(size) > 100
+    assert Path(file) == clone / "configs" / "demo.json"
+
+
+def test_adapters_of_the_wheel_are_imported_in_a_clone(python, clone):
+    program = "import nncf_ext_torch, nncf_ext_torch.demo, nncf_ext\nprint(nncf_ext.__file__, nncf_ext_torch.__file__)"
+    result = run(python, clone, "-c", program)
+    assert result.returncode == 0, result.stderr
+    core, adapter = result.stdout.split()
+    assert Path(core).is_relative_to(clone) and not Path(adapter).is_relative_to(clone)
+
+
 def test_help_lists_the_commands(python, tmp_path):
     result = command_line(python, tmp_path, "--help")
     assert result.returncode == 0, result.stderr

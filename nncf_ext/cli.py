@@ -23,7 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0, or 1 for a problem that is the user's to solve (one line on stderr), or 2 for a wrong command line."""
     options = _parser().parse_args(arguments)
     try:
-        return options.run(options)
+        code = options.run(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # who reads has enough, `head` say; what is still buffered goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, OSError) as error:
         Console(stderr=True).print(f"nncf-ext: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         return 1
@@ -56,13 +61,18 @@ def _parser() -> argparse.ArgumentParser:
 
     plot = commands.add_parser("plot", help="draw a run's curves and its layers as PNG files")
     plot.add_argument(
-        "folder", type=Path, metavar="RUN", help="a folder with a run.jsonl: RunLog or the Keras callbacks write it"
+        "folder",
+        type=Path,
+        metavar="RUN",
+        help="a folder with a run.jsonl (RunLog, Keras callbacks and the demo write it), or of such",
     )
     plot.add_argument("--output", type=Path, help="folder for the pictures (default: the run's)")
     plot.set_defaults(run=_plot)
 
     compare = commands.add_parser("compare", help="show runs beside each other: accuracy against size and latency")
-    compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a folder with a run.jsonl and a model file")
+    compare.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN", help="a folder with a run.jsonl and a model file, or of such; or the file"
+    )
     compare.add_argument("--original", type=Path, metavar="FILE", help="the model that ratios are of (default: the first run's)")
     compare.add_argument("--metric", help="name of the accuracy in the logs (default: val_accuracy or accuracy)")
     compare.add_argument("--latency", action="store_true", help="time the files in ONNX Runtime")
@@ -154,9 +164,13 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _plot(options: argparse.Namespace) -> int:
     from nncf_ext.plotting import plot_run
+    from nncf_ext.run_log import runs_in
 
-    for path in plot_run(options.folder, options.output):
-        print(path)
+    runs = runs_in(options.folder)
+    for run in runs:
+        output = options.output if options.output is None or len(runs) == 1 else options.output / run.name
+        for path in plot_run(run, output):
+            print(path)
     return 0
 
 

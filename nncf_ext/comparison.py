@@ -14,7 +14,7 @@ import numpy as np
 from rich.table import Table
 
 from nncf_ext.config.errors import nearest
-from nncf_ext.run_log import FILE, read_log
+from nncf_ext.run_log import FILE, read_log, runs_in
 
 _MODELS = (".onnx", ".keras", ".safetensors")  # in this order, where a run has files of several kinds
 _ACCURACIES = ("val_accuracy", "accuracy")
@@ -45,13 +45,15 @@ def compare_runs(
     latency: bool = False,
     weights: tuple[float, float] | None = None,
 ) -> list[ComparedRun]:
-    """Compare runs, each a folder with a `run.jsonl` and one model file.
+    """Compare runs, each a folder with a `run.jsonl` and a model file, or that file; a folder of runs stands for all of them.
 
     original: the file that ratios are of, by default that of the first run. metric: name of the accuracy in the logs. latency:
     measure the files (ONNX) in ONNX Runtime, in turns. weights: (alpha, beta) of the score alpha * accuracy + beta * ratio.
     ValueError, with the run, where one has no such metric or file.
     """
-    logged = [(run, _model_file(run), _accuracy(run, metric)) for run in runs]
+    given = [part for run in runs for part in runs_in(run)]
+    runs = [run.parent if run.is_file() else run for run in given]
+    logged = [(run, _model_file(path), _accuracy(run, metric)) for run, path in zip(runs, given, strict=True)]
     first = original if original is not None else logged[0][1]
     if not first.is_file():
         raise ValueError(f"{first}: no such file, expected the original model")
@@ -136,14 +138,19 @@ def _name(run: Path, runs: Sequence[Path]) -> str:
 
 
 def _model_file(run: Path) -> Path:
+    """The run's only file of a kind; of several the one that is named as the checkpoint is."""
+    if run.is_file():
+        return run
     if not run.is_dir():
         raise ValueError(f"{run}: no such folder, expected one with a {FILE} and a model file")
     for suffix in _MODELS:
         files = sorted(run.glob(f"*{suffix}"))
-        if len(files) == 1:
-            return files[0]
+        named = [file for file in files if len(files) > 1 and file.with_suffix(_MODELS[-1]).is_file()] or files
+        if len(named) == 1:
+            return named[0]
         if files:
-            raise ValueError(f"{run}: found {len(files)} {suffix} files ({files[0].name}, {files[1].name}, ...), expected one")
+            names = ", ".join(file.name for file in files[:3])
+            raise ValueError(f"{run}: found {len(files)} {suffix} files ({names}), expected one: name it instead of the folder")
     raise ValueError(f"{run}: found no model file, expected one {', '.join(_MODELS[:-1])} or {_MODELS[-1]}")
 
 

@@ -21,6 +21,7 @@ from nncf_ext.drawing import write_graphs
 from nncf_ext.edits import Plan, Range, Var, compose
 from nncf_ext.graph import Graph
 from nncf_ext.initialization import QuantizationRangeInitArgs, adapt_batchnorm, check_registered, registered_batches
+from nncf_ext.nncf2_state import nncf2_schedules
 from nncf_ext.ops import is_opaque
 from nncf_ext.teacher_cache import TeacherCache
 from nncf_ext.untouched import unknown_weights
@@ -40,7 +41,8 @@ def compress(
     """Compress `model` in place.
 
     example: inputs to trace with. Data for the initialisation comes from the config's extra structs. With `compression_state`
-    (of `get_compression_state`) nothing is initialised: the values come with the weights. dump_graphs: draw the graphs into the
+    (of `get_compression_state`) nothing is initialised: the values come with the weights. One of NNCF 2.x tells where
+    the schedules are, not what was placed where: then all is initialised. dump_graphs: draw the graphs into the
     config's `log_dir`, where it has one.
     """
     range_batches = registered_batches(config, QuantizationRangeInitArgs)
@@ -53,8 +55,9 @@ def compress(
     if isinstance(teacher, TeacherCache):
         for algorithm in algorithms:
             algorithm.check_cache(teacher)
-    if compression_state is not None:
-        plan = plan_from_json(plan_in(compression_state))
+    ours = None if nncf2_schedules(compression_state) is not None else compression_state
+    if ours is not None:
+        plan = plan_from_json(plan_in(ours))
         check_plan_fits(plan, traced.graph)
         plan, values = _calibrated(plan, traced.graph, {})
     else:
@@ -74,11 +77,13 @@ def compress(
     try:
         extras = config.get_all_extra_structs()
         controller = Controller(adapter, attached, traced.graph, algorithms, example, samples, teacher, extras)
-        if compression_state is not None:
-            controller.load_state(compression_state)
+        if ours is not None:
+            controller.load_state(ours)
         else:
             controller.initialize()
             adapt_batchnorm(adapter, model, algorithms, extras)
+            if compression_state is not None:
+                controller.load_state(compression_state)
     except BaseException:
         attached.detach()
         raise

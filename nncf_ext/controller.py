@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial, reduce
 from pathlib import Path
@@ -22,6 +23,7 @@ from nncf_ext.distillation import difference_of
 from nncf_ext.edits import MASK, QUANTIZE, Edit, Plan, Removal
 from nncf_ext.graph import Graph, Site
 from nncf_ext.initialization import adapt_batchnorm
+from nncf_ext.nncf2_state import nncf2_schedules
 from nncf_ext.removal import joint, remaining
 from nncf_ext.report import CompressionStatistics
 from nncf_ext.schedules import Clock
@@ -58,7 +60,10 @@ class Scheduler:
         return self._controller.clock.to_json()
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        self._controller.clock = Clock(**state)
+        """Take over `get_state`, or a scheduler's state of NNCF 2.x. CheckpointError, and no change, where it is neither."""
+        self._controller.load_clock(state)
+
+    state_dict, load_state_dict = get_state, load_state
 
 
 class CompressionLoss:
@@ -294,18 +299,77 @@ class Controller:
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take over `get_state` or `get_compression_state` of an earlier run. CheckpointError where it had other algorithms."""
-        self._take_over(state)
-        self._resume()
+        """Take over `get_state` or `get_compression_state` of an earlier run, or of one of NNCF 2.x. CheckpointError, and nothing
+        changed, where it had other algorithms, or is no such state."""
+        self._refuse_stripped("load_state")
+        schedules = nncf2_schedules(state)
+        if schedules is None:
+            self._become(*self._read(state))
+            return
+        self._check_algorithms(schedules)
+        moved = next((saved for saved in schedules.values() if saved), {"current_epoch": -1, "current_step": -1})
+        self._take_up(_clock_in(moved), schedules)
 
-    def _take_over(self, state: Mapping[str, Any]) -> None:
-        saved = state.get("ctrl_state", state)
-        if set(saved["algorithms"]) != set(self._states):
+    def load_clock(self, state: Mapping[str, Any]) -> None:
+        """See `Scheduler.load_state`. After one of NNCF 2.x, which keeps nothing else, the algorithms are where it is."""
+        clock = _clock_in(state)
+        if "step_in_epoch" in state:
+            self.clock = clock
+        else:
+            self._take_up(clock, dict.fromkeys(self._states, state))
+
+    def state_dict(self) -> dict[str, Any]:
+        """`get_compression_state` as dictionaries, lists, numbers and strings alone: Accelerate's `register_for_checkpointing`,
+        Lightning and `torch.save` (read with `weights_only=True`) take it."""
+        return json.loads(json.dumps(self.get_compression_state()))
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """`load_state` of `state_dict()`; the weights come with the model's own. CheckpointError, and nothing changed,
+        where it is of another plan."""
+        if nncf2_schedules(state_dict) is None:
+            self._check_plan(state_dict, "the state")
+        self.load_state(state_dict)
+
+    def _check_plan(self, state: Mapping[str, Any], what: str) -> None:
+        ours, theirs = self._attached.plan.to_json()["edits"], plan_in(state)["edits"]
+        if theirs != ours:
+            raise CheckpointError(f"{what} was saved with another plan: {first_difference(ours, theirs)}")
+
+    def _check_algorithms(self, names: Collection[str]) -> None:
+        if set(names) != set(self._states):
             raise CheckpointError(
-                f"the compression state is of {sorted(saved['algorithms'])}, this model is compressed with {sorted(self._states)}"
+                f"the compression state is of {sorted(names)}, this model is compressed with {sorted(self._states)}"
             )
-        self.scheduler.load_state(saved["scheduler_state"])
-        self._states = {name: saved["algorithms"][name]["state"] for name in self._states}
+
+    def _read(self, state: Any) -> tuple[Clock, dict[str, State]]:
+        """Clock and algorithms' states in a compression state of ours."""
+        try:
+            saved = state.get("ctrl_state", state)
+            clock, algorithms = saved["scheduler_state"], dict(saved["algorithms"])
+            self._check_algorithms(algorithms)
+            states: dict[str, State] = {a.algorithm: {**a.start(), **algorithms[a.algorithm]["state"]} for a in self._algorithms}
+        except (KeyError, TypeError, AttributeError):
+            raise CheckpointError("this is no compression state: expected what get_compression_state() gave") from None
+        return _clock_in(clock), states
+
+    def _take_up(self, clock: Clock, schedules: Mapping[str, Mapping[str, Any]]) -> None:
+        """Be where NNCF 2.x was at `clock`."""
+        states = {}
+        for algorithm in self._algorithms:
+            training, state = self._seen_by(algorithm)
+            states[algorithm.algorithm] = algorithm.take_up(training, clock, state, schedules[algorithm.algorithm])
+        self._become(clock, states)
+
+    def _become(self, clock: Clock, states: Mapping[str, State]) -> None:
+        """Be where the clock and the states say; where an algorithm cannot, all are as they were."""
+        before = self.clock, self._states
+        self.clock, self._states = clock, dict(states)
+        try:
+            self._resume()
+        except BaseException:
+            self.clock, self._states = before
+            self._resume()
+            raise
 
     def _resume(self) -> None:
         for algorithm in self._algorithms:
@@ -320,9 +384,8 @@ class Controller:
         """Restore what `save_checkpoint` wrote. CheckpointError, and nothing changed, where it is of another model or plan."""
         self._refuse_stripped("load_checkpoint")
         tensors, state = load_checkpoint(path)
-        ours, theirs = self._attached.plan.to_json()["edits"], plan_in(state)["edits"]
-        if theirs != ours:
-            raise CheckpointError(f"{path} was saved with another plan: {first_difference(ours, theirs)}")
+        self._check_plan(state, str(path))
+        clock, states = self._read(state)
         present = self._adapter.tensors(self.model)
         problems = [f"{name} is missing" for name in present if name not in tensors]
         problems += [f"{name} is not in the model" for name in tensors if name not in present]
@@ -333,9 +396,8 @@ class Controller:
         ]
         if problems:
             raise CheckpointError(f"{path} is of another model: {problems[0]} ({len(problems)} differences)")
-        self._take_over(state)
         self._adapter.load_tensors(self.model, tensors)
-        self._resume()
+        self._become(clock, states)
 
     def weight_average(self, decay: float | None = None) -> WeightAverage:
         """A running average of the model's weights and ranges, to be told of every step or epoch with `update()`.
@@ -544,3 +606,10 @@ class Controller:
             return self._adapter.output_shapes(teacher, self._example)
         except Exception as error:
             raise ConfigError(f"teacher: it does not run on the model's inputs: {error}") from error
+
+
+def _clock_in(state: Any) -> Clock:
+    try:
+        return Clock.from_json(state)
+    except ValueError as error:
+        raise CheckpointError(f"scheduler_state: {error}") from None

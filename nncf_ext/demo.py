@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -16,6 +17,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+from nncf_ext.run_log import FILE
 
 FLOAT_EPOCHS = 10
 COMPRESSED_EPOCHS = 8
@@ -57,6 +60,12 @@ def load_digits() -> Digits:
 def config_file() -> AbstractContextManager[Path]:
     """The demo's config, which is `configs/demo.json` of the repository."""
     return as_file(files("nncf_ext.configs") / "demo.json")
+
+
+def without_log(folder: Path) -> Path:
+    """The folder, in which no log of an earlier demo is left."""
+    (folder / FILE).unlink(missing_ok=True)
+    return folder
 
 
 def progress_bar() -> Progress:
@@ -106,3 +115,6 @@ def show(framework: str, rows: list[Measured], folder: Path, seconds: float) -> 
     console = Console()
     console.print(table)
     console.print(f"{seconds:.0f} s; files in {folder}", highlight=False, soft_wrap=True)
+    shown = os.path.relpath(folder)
+    for words in (f"plot {shown}", f"inspect {shown}", f"compare {shown} --original {shown}/float.onnx"):
+        console.print(f"  nncf-ext {words}", highlight=False, soft_wrap=True)

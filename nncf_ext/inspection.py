@@ -10,6 +10,7 @@ from rich.table import Table
 
 from nncf_ext.checkpoint import CheckpointError, load_checkpoint, plan_from_json
 from nncf_ext.edits import Edit
+from nncf_ext.schedules import Clock
 
 SUFFIX = ".safetensors"
 
@@ -35,7 +36,7 @@ def describe(path: Path) -> list[Table]:
     except KeyError as error:
         raise CheckpointError(f"{path}: the compression state lacks {error}") from None
     summary = Table("", "", title=str(path), title_justify="left", show_header=False)
-    summary.add_row("epoch", str(progress["scheduler_state"]["epoch"]))
+    summary.add_row("epoch", str(Clock.from_json(progress["scheduler_state"]).epoch))
     summary.add_row("tensors", f"{len(tensors)}, {sum(array.nbytes for array in tensors.values()):,} bytes")
     for name, algorithm in progress["algorithms"].items():
         summary.add_row(name, ", ".join(f"{key} {value}" for key, value in algorithm["state"].items()) or "no schedule")

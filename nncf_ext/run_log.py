@@ -42,6 +42,12 @@ class RunLog:
                     self._writer.add_scalar(f"compression/{group}/{name}", value, epoch)
 
 
+def runs_in(path: Path) -> list[Path]:
+    """The folders in `path` that have a log where it has none itself, by name; else `path`."""
+    found = [] if (path / FILE).is_file() or not path.is_dir() else sorted(log.parent for log in path.glob(f"*/{FILE}"))
+    return found or [path]
+
+
 def read_log(folder: str | Path) -> list[Mapping[str, Any]]:
     """The records of a run; of an epoch logged twice (a resumed run) the later one. FileNotFoundError where it has no log."""
     path = Path(folder) / FILE if Path(folder).is_dir() else Path(folder)

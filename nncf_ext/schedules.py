@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,7 +37,21 @@ class Clock:
         return epoch
 
     def to_json(self) -> dict[str, Any]:
-        return {**vars(self)}
+        """With NNCF 2.x's names of what it has too."""
+        rest = {"step_in_epoch": self.step_in_epoch, "steps_per_epoch": self.steps_per_epoch}
+        return {"current_epoch": self.epoch, "current_step": self.step, **rest}
+
+    @classmethod
+    def from_json(cls, saved: Any) -> Clock:
+        """What `to_json` wrote, or NNCF 2.x saved of a scheduler. ValueError where it is something else."""
+        known = saved if isinstance(saved, Mapping) else {}
+        epoch, step = known.get("current_epoch", known.get("epoch")), known.get("current_step", known.get("step"))
+        steps, within = known.get("steps_per_epoch", known.get("_steps_per_epoch")), known.get("step_in_epoch")
+        if not isinstance(epoch, int) or not isinstance(step, int) or not all(isinstance(n, int | None) for n in (steps, within)):
+            raise ValueError(f"found {saved!r}, expected what scheduler.get_state() gave: current_epoch, current_step, ...")
+        if within is None:  # NNCF does not save it
+            within = min(step - max(epoch, 0) * steps, steps - 1) if steps else -1
+        return cls(epoch, step, within, steps)
 
 
 def polynomial(initial: float, target: float, epoch: float, target_epoch: float, power: float, concave: bool) -> float:

@@ -31,7 +31,12 @@ def group_of(site: Site) -> str:
 
 def start(params: StagedParams | None) -> State:
     """The state of a new model. Without `params` all quantizers work from the beginning."""
-    begun = {group: params is None or _first_epoch(params, group) == 0 for group in GROUPS}
+    return at_epoch(0, params)
+
+
+def at_epoch(epoch: int, params: StagedParams | None) -> State:
+    """The state in an epoch where nothing was switched by hand."""
+    begun = {group: params is None or _first_epoch(params, group) <= max(epoch, 0) for group in GROUPS}
     return {"begun": begun, "enabled": dict(begun)}
 
 

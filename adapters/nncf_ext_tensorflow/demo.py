@@ -91,7 +91,7 @@ def run(folder: Path) -> None:
 
         task = bar.add_task("keras: compressing", total=demo.COMPRESSED_EPOCHS, note="")
         compile_model(model, 0.02, demo.COMPRESSED_EPOCHS, steps)
-        callbacks = [*create_compression_callbacks(ctrl, log_tensorboard=False, log_text=False), Bar(bar, task, ctrl)]
+        callbacks = [*create_compression_callbacks(ctrl, False, False, str(demo.without_log(folder))), Bar(bar, task, ctrl)]
         model.fit(images, labels, epochs=demo.COMPRESSED_EPOCHS, callbacks=callbacks, **settings)
     rows.append(demo.Measured("compressed model", accuracy(model, test)))
     ctrl.save_checkpoint(folder / "compressed.safetensors")

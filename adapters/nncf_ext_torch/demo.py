@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from nncf_ext import NNCFConfig, demo
+from nncf_ext import NNCFConfig, RunLog, demo
 from nncf_ext_torch import create_compressed_model, register_default_init_args
 
 
@@ -85,6 +85,7 @@ def run(folder: Path) -> None:
         config = register_default_init_args(config, loader)
         ctrl, model = create_compressed_model(model, config)
 
+        log = RunLog(demo.without_log(folder), ctrl)
         task = bar.add_task("torch: compressing", total=demo.COMPRESSED_EPOCHS, note="")
         optimizer = torch.optim.SGD(model.parameters(), 0.02, momentum=0.9, weight_decay=5e-4)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, demo.COMPRESSED_EPOCHS)
@@ -98,8 +99,12 @@ def run(folder: Path) -> None:
                 loss.backward()
                 optimizer.step()
             schedule.step()
-            level = ctrl.statistics().magnitude_sparsity.sparsity_level_for_layers
-            note = f"accuracy {accuracy(model, test_images, test_labels):.4f}, sparsity {level:.2f}"
+            level, reached = (
+                ctrl.statistics().magnitude_sparsity.sparsity_level_for_layers,
+                accuracy(model, test_images, test_labels),
+            )
+            log.epoch(accuracy=reached)
+            note = f"accuracy {reached:.4f}, sparsity {level:.2f}"
             bar.update(task, advance=1, note=note)
     rows.append(demo.Measured("compressed model", accuracy(model, test_images, test_labels)))
     ctrl.save_checkpoint(folder / "compressed.safetensors")

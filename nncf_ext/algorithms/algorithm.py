@@ -190,6 +190,11 @@ class Algorithm:
     def resume(self, training: Training, state: State) -> None:
         """Called when `state` was taken over from a checkpoint: puts into the model what it says beside the variables."""
 
+    def take_up(self, training: Training, clock: Clock, state: State, saved: Mapping[str, Any]) -> State:
+        """The state at `clock` of a training that NNCF 2.x began. state: of a model that was compressed just now; saved: what it
+        saved of the scheduler; the model's tensors are loaded later."""
+        return state
+
     def epoch_step(self, training: Training, clock: Clock, state: State) -> State:
         """Called when an epoch begins (`clock` already points to it)."""
         return state

@@ -177,6 +177,10 @@ class FilterPruning(FilterPruningConfig, Algorithm):
             state = {**state, "ranking": {layer: list(pair) for layer, pair in self._ranking(training).items()}}
         return self._prune(training, state, self.pruning_init if self.params.num_init_steps == 0 else 0.0)
 
+    def take_up(self, training: Training, clock: Clock, state: State, saved: Mapping[str, Any]) -> State:
+        level = state["level"] if clock.epoch < 0 else self.level(clock.epoch)
+        return {**state, "level": level, "frozen": self._freezes(clock)}
+
     def epoch_step(self, training: Training, clock: Clock, state: State) -> State:
         if state["frozen"]:
             return state
@@ -184,8 +188,11 @@ class FilterPruning(FilterPruningConfig, Algorithm):
             state = self._prune(training, state, self.level(clock.epoch))
         else:  # the level was set by hand: only which filters go is decided anew
             state = self._prune(training, state, state["level_by_group"] or state["level"])
+        return {**state, "frozen": self._freezes(clock)}
+
+    def _freezes(self, clock: Clock) -> bool:
         rising = 0 if self.params.schedule == "baseline" else self.params.pruning_steps
-        return {**state, "frozen": clock.epoch >= self.params.num_init_steps + rising}
+        return clock.epoch >= self.params.num_init_steps + rising
 
     def stage(self, clock: Clock, state: State) -> CompressionStage:
         if state["level"] >= self.params.target:

@@ -7,6 +7,7 @@ straight through to the probability. A term in the loss pulls the share of weigh
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -71,6 +72,12 @@ class RBSparsity(RBSparsityConfig, ScheduledSparsity):
     def initialize(self, training: Training, state: State) -> State:
         self._draw(training, 0)
         return super().initialize(training, state)
+
+    def take_up(self, training: Training, clock: Clock, state: State, saved: Mapping[str, Any]) -> State:
+        """Scores are frozen when the next epoch begins: the state dict has them as they were before."""
+        state = {**super().take_up(training, clock, state, saved), "frozen": False}
+        self.follow(training, state)
+        return state
 
     def step(self, training: Training, clock: Clock, state: State) -> State:
         if not state["frozen"]:

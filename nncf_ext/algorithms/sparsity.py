@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -122,6 +122,13 @@ class ScheduledSparsity(Algorithm):
     def initialize(self, training: Training, state: State) -> State:
         self.follow(training, state)
         return state
+
+    def take_up(self, training: Training, clock: Clock, state: State, saved: Mapping[str, Any]) -> State:
+        level = self.sparsity_init if clock.epoch < 0 else self.level(clock.progress(self._steps(clock)))
+        if self.params.schedule == "adaptive":
+            level = saved.get("current_sparsity_level", self.sparsity_init)
+        frozen = clock.epoch >= self.params.sparsity_freeze_epoch
+        return {**state, "level": level, "frozen": frozen, "bad_epochs": saved.get("num_bad_epochs", 0)}
 
     def epoch_step(self, training: Training, clock: Clock, state: State) -> State:
         if state["frozen"]:

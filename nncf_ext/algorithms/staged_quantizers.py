@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from nncf_ext import staged
 from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, State, Training
@@ -31,6 +32,9 @@ class StagedQuantizers(Algorithm):
 
     def resume(self, training: Training, state: State) -> None:
         staged.enter(training, state)
+
+    def take_up(self, training: Training, clock: Clock, state: State, saved: Mapping[str, Any]) -> State:
+        return staged.at_epoch(clock.epoch, self.params)
 
     def epoch_step(self, training: Training, clock: Clock, state: State) -> State:
         return staged.epoch_step(training, clock, state, self.params, lambda: self.range_inits(training.graph, training.edits))

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -169,6 +170,19 @@ def test_inspect_a_state_with_parts_missing(tmp_path, capsys):
     assert_one_sentence(capsys, "the compression state lacks 'ctrl_state'")
 
 
+@pytest.mark.parametrize("command", [("schema",), ("validate", "demo.json")])
+def test_a_reader_that_has_enough(command, tmp_path):
+    """`nncf-ext schema | head` ends without a word."""
+    (tmp_path / "demo.json").write_text('{"compression": {"algorithm": "quantization"}}')
+    program = f"import sys; from nncf_ext.cli import main; sys.exit(main({list(command)}))"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, **pipes) as running:
+        assert running.stdout is not None and running.stderr is not None
+        running.stdout.close()
+        assert running.stderr.read() == b""
+    assert running.returncode == 0
+
+
 def test_demo_without_the_framework(capsys, monkeypatch):
     monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None)
     assert cli.main(["demo", "--framework", "torch"]) == 1
@@ -192,7 +206,7 @@ def test_demo_reports_a_failing_part(tmp_path, capsys, monkeypatch):
     assert cli.main(["demo", "--framework", "torch", "--output", str(tmp_path / "out")]) == 1
     reason, sentence = capsys.readouterr().err.splitlines()
     assert (reason, sentence) == ("the reason", "nncf-ext: demo: the torch part ended with exit code 3")
-    assert commands[0][1:3] == ["-m", "nncf_ext_torch.demo"]
+    assert commands[0][1:4] == ["-P", "-m", "nncf_ext_torch.demo"]
     assert (tmp_path / "out" / "torch").is_dir()
 
 

@@ -64,7 +64,7 @@ def test_latency(tmp_path):
         (
             lambda folder: (folder / "b.onnx").write_bytes(b"1"),
             {},
-            r"found 2 .onnx files \(b.onnx, model.onnx, ...\), expected one",
+            r"found 2 .onnx files \(b.onnx, model.onnx\), expected one: name it",
         ),
         (lambda folder: (folder / "run.jsonl").unlink(), {}, r"run.jsonl: no such file"),
         (lambda folder: None, {"metric": "acuracy"}, r"no metric 'acuracy', did you mean 'accuracy'\?"),
@@ -74,6 +74,19 @@ def test_mistakes(runs, break_it, arguments, message):
     break_it(runs[1])
     with pytest.raises((ValueError, OSError), match=message):
         compare_runs(runs[1:], **arguments)
+
+
+def test_what_a_demo_leaves_behind(runs, tmp_path, capsys):
+    """A folder of runs, each with two files of a kind: the one named as the checkpoint counts, or that is given."""
+    for folder in runs:
+        (folder / "float.onnx").write_bytes(bytes(2000))
+        (folder / "model.safetensors").write_bytes(bytes(1))
+    compared = compare_runs([tmp_path], original=runs[0] / "float.onnx")
+    assert [(r.name, r.file.name) for r in compared] == [(n, "model.onnx") for n in ("both", "float", "int8", "pruned")]
+    assert [r.ratio for r in compared] == [16, 2, 8, 4]
+    assert [r.file for r in compare_runs([runs[1] / "float.onnx", runs[2]])] == [runs[1] / "float.onnx", runs[2] / "model.onnx"]
+    assert main(["plot", str(tmp_path)]) == 0
+    assert sorted(capsys.readouterr().out.split()) == sorted(str(folder / "curves.png") for folder in runs)
 
 
 def test_half_a_score(runs, capsys):

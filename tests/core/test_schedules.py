@@ -70,4 +70,4 @@ def test_clock_measures_the_length_of_an_epoch():
     clock = clock.next_epoch()
     assert (clock.epoch, clock.step, clock.steps_per_epoch) == (1, 4, 5)
     assert clock.next_step().next_step().progress(5) == pytest.approx(1.2)
-    assert Clock(**clock.to_json()) == clock
+    assert Clock.from_json(clock.to_json()) == clock

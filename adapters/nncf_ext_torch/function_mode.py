@@ -63,9 +63,11 @@ class FunctionMode(TorchFunctionMode):
     `torch.compile` traces through it and knows no sets or dicts of functions: hence the search.
     """
 
-    def __init__(self, table: Sequence[FunctionEdits], training: bool) -> None:
+    def __init__(self, table: Sequence[FunctionEdits], training: bool, order: Sequence[int] | None = None) -> None:
         super().__init__()
         self.table = table
+        self.order = order
+        self.seen: list[int] = []  # which of the functions, in order
         self.training = training
         self.counts = [0] * len(table)
         unfolding = (torch.nn.functional.multi_head_attention_forward, *recurrent.FUNCTIONS)
@@ -91,6 +93,8 @@ class FunctionMode(TorchFunctionMode):
             if (func == entry.function or func == entry.compiled) and not is_bookkeeping(func, args):
                 index = self.counts[position]
                 self.counts[position] = index + 1
+                if not torch.compiler.is_compiling():
+                    self.seen.append(position)
                 if index in entry.calls:
                     return self._edited(entry.calls[index], _compilable(func), args, kwargs)
                 break
@@ -103,6 +107,10 @@ class FunctionMode(TorchFunctionMode):
         for path, steps in call.outputs:
             output = edited_item(output, path, steps, self.training)
         return output
+
+    def fits(self) -> bool:
+        """Whether the container called the listed functions in the order in which it did before."""
+        return self.order is not None and self.seen == list(self.order)
 
     def check(self, container: str) -> None:
         """RuntimeError where the container did not call what it called when it was traced: the counts identify the operators."""
@@ -131,6 +139,13 @@ def edited_arguments(
         raise RuntimeError(f"argument {argument.name or position} of a compressed operator was not given, as it was when traced")
     value = edited_item(args[position], argument.item, steps, training)
     return (*args[:position], value, *args[position + 1 :]), kwargs
+
+
+def is_given(args: tuple[Any, ...], kwargs: Mapping[str, Any], argument: Argument) -> bool:
+    """Whether there is such an argument, and it is not None."""
+    if argument.name is not None and argument.name in kwargs:
+        return kwargs[argument.name] is not None
+    return argument.position is not None and argument.position < len(args) and args[argument.position] is not None
 
 
 def edited_item(value: Any, path: tuple[int | str, ...], steps: tuple[Step, ...], training: bool) -> Any:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import copyreg
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -25,8 +25,11 @@ from nncf_ext_torch.function_mode import (
     Step,
     edited_arguments,
     edited_item,
+    is_given,
     replaced,
 )
+from nncf_ext_torch.programs import Program
+from nncf_ext_torch.realign import Table, table_of
 from nncf_ext_torch.recomputation import carry_context_into_recomputation
 from nncf_ext_torch.saved_tensors import recipes_kept
 from nncf_ext_torch.sharding import is_sharded
@@ -37,6 +40,8 @@ class ModuleEdits:
     """What happens in one module: to its parameters by name, to its arguments and output, to functions called inside.
 
     label: the module's name for error messages. mode: run under a `FunctionMode` even if that has nothing to count.
+    program: all that the module called when it was traced. tables: `functions` as they are called in training, in
+    inference, with these arguments.
     forward: what stood on the instance instead of its class's forward (Accelerate's `prepare` puts an autocast there).
     A module without edits may be among the edited ones: for its forward to be known as one of the model.
     """
@@ -47,13 +52,15 @@ class ModuleEdits:
     functions: list[FunctionEdits] = field(default_factory=list)
     mode: bool = False
     forward: Callable[..., Any] | None = None
+    program: Program = ()
+    tables: dict[tuple[Hashable, ...], Table] = field(default_factory=dict)
 
     def with_steps(self, steps: Mapping[Step, Step]) -> ModuleEdits:
         """The same with what `steps` gives for each step, without those of which it knows nothing."""
         chains = {name: replaced(chain, steps) for name, chain in self.parameters.items()}
         functions = [left for entry in self.functions for left in [entry.with_steps(steps)] if left.calls]
         left = {name: chain for name, chain in chains.items() if chain}
-        return ModuleEdits(self.label, left, self.whole.with_steps(steps), functions, self.mode)
+        return replace(self, parameters=left, whole=self.whole.with_steps(steps), functions=functions, tables={})
 
     @property
     def wraps_forward(self) -> bool:
@@ -189,17 +196,36 @@ def _forward(base: type[nn.Module], attribute: str) -> Callable[..., Any]:
     def edited(self: nn.Module, edits: ModuleEdits, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         given = kwargs
         for argument, steps in edits.whole.inputs:
-            args, given = edited_arguments(args, given, argument, steps, self.training)
-        if edits.functions or edits.mode:
-            mode = FunctionMode(edits.functions, self.training)
-            with mode:
-                output = run(self, *args, **given)
-            mode.check(edits.label)
-        else:
-            output = run(self, *args, **given)
+            if is_given(args, given, argument):  # an optional one may be left out
+                args, given = edited_arguments(args, given, argument, steps, self.training)
+        output = counted(self, edits, args, given) if edits.functions or edits.mode else run(self, *args, **given)
         for path, steps in edits.whole.outputs:
             output = edited_item(output, path, steps, self.training)
         return output
+
+    def counted(self: nn.Module, edits: ModuleEdits, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The forward with its functions edited. What it calls, in training and in inference, is found out in the first one."""
+        given = (self.training, len(args), *(name for name, value in kwargs.items() if value is not None))
+        if torch.compiler.is_compiling() or not edits.functions:
+            mode = FunctionMode(edits.tables[given].functions if given in edits.tables else edits.functions, self.training)
+            with mode:
+                output = run(self, *args, **kwargs)
+            mode.check(edits.label)
+            return output
+        for _ in range(2):
+            if given not in edits.tables:
+                edits.tables[given] = table_of(edits, self, args, kwargs, lambda: plain(self, *args, **kwargs))
+            known = edits.tables[given]
+            mode = FunctionMode(known.functions, self.training, known.order)
+            with mode:
+                output = run(self, *args, **kwargs)
+            if mode.fits():
+                return output
+            del edits.tables[given]  # another forward than the last one: once more, with what this one calls
+        raise RuntimeError(
+            f"{edits.label} does not call the same functions when it runs twice on the same inputs: edited operators cannot be "
+            "told apart; expected ignored_scopes for them"
+        )
 
     def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         edits: ModuleEdits = getattr(self, attribute)

@@ -101,6 +101,8 @@ def _place_activation(edits: _Edits, traced: TorchTrace, site: Site, steps: tupl
         else:
             whole.inputs.append((call.inputs[0], steps))
         return
+    if not call.whole_module:
+        target.program = traced.programs[call.container]
     where = target.whole if call.whole_module else _call_edits(target.functions, traced.totals, call)
     if site.port is None:
         if call.output is None:

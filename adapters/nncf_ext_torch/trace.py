@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import types
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from nncf_ext.graph import INPUT, OUTPUT, Edge, Graph, Node, Parameter
 from nncf_ext_torch import operators, recurrent
 from nncf_ext_torch.attributes import attributes
+from nncf_ext_torch.programs import CallLog, Program, nothing_kept
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,12 @@ class Call:
 
 @dataclass(frozen=True)
 class TorchTrace:
-    """The graph; the call behind each node; how often each function is called inside each container; what was run for it."""
+    """The graph; the call behind each node; what each container calls, and how often each function; what was run for it."""
 
     graph: Graph
     calls: Mapping[str, Call]
     totals: Mapping[tuple[str, Callable[..., Any]], int]
+    programs: Mapping[str, Program]
     example: ExampleInput | Callable[[nn.Module], Any]
 
     def __deepcopy__(self, memo: Any) -> TorchTrace:
@@ -182,7 +184,7 @@ class _Recorder(TorchFunctionMode):
         self.overwritten = WeakTensorKeyDictionary()  # tensor -> the operator that wrote into it
         self.stack: list[_Frame] = []
         self.runs: Counter[str] = Counter()
-        self.totals: Counter[tuple[str, Callable[..., Any]]] = Counter()
+        self.log = CallLog()
         self.node_names: Counter[str] = Counter()
         self.recorded: list[_Recorded] = []
         self.edges: list[Edge] = []
@@ -240,10 +242,12 @@ class _Recorder(TorchFunctionMode):
         output = func(*args, **kwargs)
         if not self.stack or is_bookkeeping(func, args):
             return output
-        counts = {frame.name: self.totals[frame.name, func] for frame in self.stack}
-        for container in counts:
-            self.totals[container, func] += 1
-        return self._record(func, args, kwargs, output, counts)
+        written = [args[0]] if _in_place(func) else []
+        counts = {frame.name: self.log.totals[frame.name, func] for frame in self.stack}
+        output = self._record(func, args, kwargs, output, counts)
+        made = [tensor for _, tensor in leaves(output)]
+        self.log.add([(frame.name, frame.inputs) for frame in self.stack], func, operands(args, kwargs), [*made, *written])
+        return output
 
     def _record(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, counts: dict[str, int]) -> Any:
         result = args[0] if getattr(function, "__name__", "") == "__setitem__" else output
@@ -353,16 +357,88 @@ class _Recorder(TorchFunctionMode):
             inputs = entry.module_inputs if whole and entry.function is not None else entry.inputs
             calls[entry.node.name] = Call(container, entry.function, entry.counts[container], whole, inputs, entry.output)
         nodes = tuple(_keeping_heads(_stating_scattered_output(entry), self.model) for entry in self.recorded)
-        totals = {key: count for key, count in self.totals.items() if self.runs[key[0]] == 1}
+        totals = {key: count for key, count in self.log.totals.items() if self.runs[key[0]] == 1}
+        functional = {call.container for call in calls.values() if call.function is not None and not call.whole_module}
+        programs = {container: self.log.program(container) for container in functional}
         owned = {parameter.name for node in nodes for parameter in node.parameters}
         others = {name: tuple(p.shape) for name, p in self.model.named_parameters() if name not in owned}
-        return TorchTrace(Graph(nodes, tuple(self.edges), types.MappingProxyType(others)), calls, totals, example)
+        graph = Graph(nodes, tuple(self.edges), types.MappingProxyType(others))
+        return TorchTrace(graph, calls, totals, programs, example)
 
     def _contains_calls(self, name: str) -> bool:
         """Whether calls are counted in this module: it ran once, and whatever runs its children runs it. A `Sequential` is often
         run layer by layer by others (`checkpoint_sequential`)."""
         by_others = name != "" and type(self.model.get_submodule(name)).forward is nn.Sequential.forward
         return self.runs[name] == 1 and not by_others
+
+
+def program_of(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], forward: Callable[[], Any]) -> Program:
+    """What `forward`, the one of `module` with these arguments, calls. The module is afterwards as it was."""
+    watcher = _Watcher(module)
+    with nothing_kept(module), watcher.watching(), watcher.inside(module, args, kwargs), watcher:
+        forward()
+    return watcher.log.program("")
+
+
+class _Watcher(TorchFunctionMode):
+    """Logs the calls of one forward of a module that may be compressed."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self.names = {id(inner): name for name, inner in reversed(list(module.named_modules(remove_duplicate=False)))}
+        self.log = CallLog()
+        self.stack: list[tuple[str, dict[int, Any]]] = []
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        handles = []
+        try:
+            for inner in self.module.modules():
+                handles.append(inner.register_forward_pre_hook(self._enter, prepend=True, with_kwargs=True))
+                handles.append(inner.register_forward_hook(self._leave, always_call=True))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @contextlib.contextmanager
+    def inside(self, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[None]:
+        self._enter(module, tuple(args), dict(kwargs))
+        yield
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        inputs: dict[int, Any] = {}
+        for argument, tensor in _module_arguments(module, args, kwargs):
+            inputs.setdefault(id(tensor), argument)
+        self.stack.append((self.names[id(module)], inputs))
+
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        name, _ = self.stack.pop()
+        for _, tensor in leaves(output):
+            self.log.returned(name, tensor)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        body = unfolded(func)
+        if body is not None:
+            with self:
+                return body(*args, **kwargs)
+        output = func(*args, **kwargs)
+        if not is_bookkeeping(func, args):
+            given = operands(args, kwargs)
+            if any(output is x for x in given) and isinstance(output, torch.Tensor):
+                output = torch.ops.aten.alias.default(output)
+            made = [tensor for _, tensor in leaves(output)] + ([args[0]] if _in_place(func) else [])
+            self.log.add(self.stack, func, given, made)
+        return output
+
+
+def operands(args: Iterable[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+    """The arguments of a call, and what is in lists of them."""
+    return [item for value in (*args, *kwargs.values()) for item in (value if isinstance(value, list | tuple) else (value,))]
 
 
 def _stating_scattered_output(entry: _Recorded) -> Node:

@@ -1,0 +1,194 @@
+"""Which functions a module calls, in order, and where the calls of one forward are found again in another.
+
+A forward in training may call others than the one that was traced in inference: detectors return raw maps, losses are computed,
+stochastic depth multiplies. Calls are told by the module they are made in, the function, and what their tensors are.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+Function = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class FunctionCall:
+    """One call in the forward of a container.
+
+    module: the innermost module around it, seen from the container. index: how often the function had been called before.
+    operands: what each tensor among its arguments is: an argument of the module, the result of a call, or something else; and
+    plain arguments. makes_tensors: whether it returns any.
+    """
+
+    module: str
+    function: Function
+    index: int
+    operands: tuple[tuple[Hashable, ...], ...]
+    makes_tensors: bool
+
+
+Program = tuple[FunctionCall, ...]
+
+
+@dataclass(frozen=True)
+class _Logged:
+    stack: tuple[str, ...]
+    function: Function
+    counts: Mapping[str, int]
+    operands: tuple[tuple[str, Hashable], ...]
+    makes_tensors: bool
+
+
+class CallLog:
+    """The calls of one forward, as they come."""
+
+    def __init__(self) -> None:
+        self.totals: Counter[tuple[str, Function]] = Counter()
+        self._calls: list[_Logged] = []
+        self._makers = WeakTensorKeyDictionary()  # tensor -> number of the call that made it
+
+    def add(
+        self,
+        stack: Sequence[tuple[str, Mapping[int, Hashable]]],
+        function: Function,
+        operands: Sequence[Any],
+        made: Sequence[torch.Tensor],
+    ) -> Mapping[str, int]:
+        """One call. stack: the running modules from the outermost to the innermost, each with its arguments by id; operands:
+        tensors and plain values; made: tensors that it returned or wrote into. How often each module had called it before."""
+        counts = {name: self.totals[name, function] for name, _ in stack}
+        for name in counts:
+            self.totals[name, function] += 1
+        given = stack[-1][1]
+        seen: list[tuple[str, Hashable]] = []
+        for x in operands:
+            if not isinstance(x, torch.Tensor):
+                seen.append(("plain", x if isinstance(x, int | float | str | bool | None) else type(x).__name__))
+            elif id(x) in given:
+                seen.append(("argument", given[id(x)]))
+            else:
+                seen.append(("made", self._makers.get(x)))
+        self._calls.append(_Logged(tuple(name for name, _ in stack), function, counts, tuple(seen), bool(made)))
+        for tensor in made:
+            self._makers[tensor] = len(self._calls) - 1
+        return counts
+
+    def returned(self, module: str, tensor: torch.Tensor) -> None:
+        """What a module returns is the result of its last call, where no call made it: it passed a transform."""
+        if tensor not in self._makers and self._calls and module in self._calls[-1].stack:
+            self._makers[tensor] = len(self._calls) - 1
+
+    def program(self, container: str) -> Program:
+        """What was called while `container` ran; it has to have run once."""
+        return tuple(self._seen_from(container, call) for call in self._calls if container in call.stack)
+
+    def _seen_from(self, container: str, call: _Logged) -> FunctionCall:
+        operands = tuple(self._label(container, kind, value) for kind, value in call.operands)
+        return FunctionCall(
+            _below(container, call.stack[-1]), call.function, call.counts[container], operands, call.makes_tensors
+        )
+
+    def _label(self, container: str, kind: str, value: Any) -> tuple[Hashable, ...]:
+        if kind != "made":
+            return kind, value
+        maker = None if value is None else self._calls[value]
+        if maker is None or container not in maker.stack:
+            return kind, None
+        return kind, _below(container, maker.stack[-1]), getattr(maker.function, "__name__", "")
+
+
+def _below(container: str, module: str) -> str:
+    return module if not container else module[len(container) + 1 :]
+
+
+@contextmanager
+def nothing_kept(module: nn.Module) -> Iterator[None]:
+    """A forward inside leaves no trace: buffers and random generators are afterwards what they were."""
+    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    generators = random.getstate(), np.random.get_state()
+    devices = [buffer.device for buffer, _ in buffers] + [parameter.device for parameter in module.parameters()]
+    try:
+        with torch.no_grad(), torch.random.fork_rng(sorted({d.index or 0 for d in devices if d.type == "cuda"})):
+            yield
+    finally:
+        random.setstate(generators[0])
+        np.random.set_state(generators[1])
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+
+
+class Ambiguous(Exception):
+    """A call is found again nowhere for certain."""
+
+
+def found_again(wanted: Sequence[tuple[Function, int]], known: Program, other: Program) -> dict[tuple[Function, int], int | None]:
+    """Where the `wanted` calls (function, index) of the program `known` are in `other`: the index there, None where it has none.
+
+    That is the alignment of most calls, with operands that agree as far as possible. Ambiguous where several are as good and
+    differ in a wanted call, and where what is found has no operand in common.
+    """
+    ours = [call for call in known if call.makes_tensors]
+    theirs = [call for call in other if call.makes_tensors]
+    if [(call.module, call.function) for call in ours] == [(call.module, call.function) for call in theirs]:
+        indices = {(call.function, call.index): its.index for call, its in zip(ours, theirs, strict=True)}
+        return {place: indices[place] for place in wanted}
+    scores = _scores(ours, theirs)
+    before = _best(scores)
+    after = _best(scores[::-1, ::-1])[::-1, ::-1]
+    best = before[-1, -1]
+    places = {(call.function, call.index): place for place, call in enumerate(ours)}
+    found: dict[tuple[Function, int], int | None] = {}
+    for function, index in wanted:
+        place = places[function, index]
+        through = before[place, :-1] + scores[place] + after[place + 1, 1:]
+        candidates = np.flatnonzero((scores[place] > 0) & (through == best))
+        may_be_missing = bool((before[place] + after[place + 1] == best).any())
+        if len(candidates) == 0:
+            left = (before[:, :-1] + after[:, 1:] == best).any(0) & (scores[place] > 0)
+            if left.any():
+                raise Ambiguous(getattr(function, "__name__", str(function)))
+            found[function, index] = None
+        elif len(candidates) > 1 or may_be_missing or scores[place, candidates[0]] == _SAME_CALL:
+            raise Ambiguous(getattr(function, "__name__", str(function)))
+        else:
+            found[function, index] = theirs[candidates[0]].index
+    return found
+
+
+_SAME_CALL = 1000  # the worth of a call with the same function in the same module; each operand that agrees adds one
+
+
+def _scores(ours: Sequence[FunctionCall], theirs: Sequence[FunctionCall]) -> np.ndarray:
+    scores = np.zeros((len(ours), len(theirs)), np.int64)
+    places: dict[tuple[str, Function], list[int]] = {}
+    for place, call in enumerate(theirs):
+        places.setdefault((call.module, call.function), []).append(place)
+    for row, call in enumerate(ours):
+        for place in places.get((call.module, call.function), ()):
+            same = [a for a, b in zip(call.operands, theirs[place].operands, strict=False) if a == b]
+            plain = sum(operand[0] == "plain" for operand in same)
+            unknown = sum(operand == ("made", None) for operand in same)
+            scores[row, place] = _SAME_CALL + 10 * (len(same) - plain - unknown) + 5 * unknown
+            if len(same) > plain:  # no weight where no tensor agrees
+                scores[row, place] += plain
+    return scores
+
+
+def _best(scores: np.ndarray) -> np.ndarray:
+    """The worth of the best alignment of the first rows and columns, for every number of both."""
+    best = np.zeros((scores.shape[0] + 1, scores.shape[1] + 1), np.int64)
+    for row in range(scores.shape[0]):
+        matched = np.where(scores[row] > 0, best[row, :-1] + scores[row], 0)
+        best[row + 1, 1:] = np.maximum.accumulate(np.maximum(best[row, 1:], matched))
+    return best

@@ -134,6 +134,9 @@ class TorchAdapter:
         return apart()
 
     def batch_size(self, inputs: Any) -> int:
+        first = inputs.args[0] if isinstance(inputs, ExampleInput) and inputs.args else None
+        if isinstance(first, list):  # of images
+            return len(first)
         tensor = next((t for _, t in leaves(inputs) if t.ndim), None)
         return 1 if tensor is None else int(tensor.shape[0])
 

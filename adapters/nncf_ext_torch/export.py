@@ -185,7 +185,9 @@ def _with_free_sizes(model: nn.Module, call: ExampleInput, free: Mapping[str, Ma
 
 
 def _has_batch(call: ExampleInput) -> bool:
-    """Whether all inputs have the same size in the first axis."""
+    """Whether all inputs have the same size in the first axis; what is in a list is a sample by itself."""
+    if any(isinstance(value, list) for value in (*call.args, *call.kwargs.values())):
+        return False
     tensors = [leaf for leaf in pytree.tree_leaves((call.args, dict(call.kwargs))) if isinstance(leaf, torch.Tensor)]
     return len({tensor.shape[0] if tensor.ndim else None for tensor in tensors} | {None for t in tensors if not t.ndim}) == 1
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,7 +39,8 @@ def register_default_init_args(
 ) -> NNCFConfig:
     """Give the config the data and functions for what is initialised before training; returns the same config.
 
-    train_loader yields (inputs, target) pairs, mappings (Hugging Face batches; `labels` is the target), or bare inputs; a loader
+    train_loader yields (inputs, target) pairs, detection's (a list of images, a list of mappings), mappings (Hugging Face
+    batches; `labels` is the target), or bare inputs; a loader
     with `get_inputs(batch) -> (args, kwargs)` and `get_target(batch)` decides itself (NNCF's PTInitializingDataLoader).
     criterion(outputs, target), or criterion_fn(outputs, target, criterion): the task's loss, for precision by `hawq`.
     autoq_eval_fn(model, val_loader): a score, more is better, for precision by `autoq`; without val_loader on train_loader.
@@ -142,8 +143,17 @@ def inputs_of(batch: Any) -> ExampleInput:
         first = batch[0]
         if isinstance(first, Mapping):
             return ExampleInput((), dict(first))
+        if _is_of_detection(batch):
+            return ExampleInput((list(first),), {})
         return ExampleInput(tuple(first) if isinstance(first, tuple | list) else (first,), {})
     return ExampleInput((batch,), {})
+
+
+def _is_of_detection(batch: Sequence[Any]) -> bool:
+    """A list of images of any sizes, one argument of the model, and for each a mapping (boxes, labels, ...)."""
+    if len(batch) < 2 or not all(isinstance(part, tuple | list) for part in batch[:2]):
+        return False
+    return len(batch[0]) == len(batch[1]) and all(isinstance(target, Mapping) for target in batch[1])
 
 
 def example_of(config: NNCFConfig, model: torch.nn.Module) -> ExampleInput | None:

@@ -52,7 +52,7 @@ class ModuleEdits:
     functions: list[FunctionEdits] = field(default_factory=list)
     mode: bool = False
     forward: Callable[..., Any] | None = None
-    program: Program = ()
+    program: Program = field(default_factory=Program)
     tables: dict[tuple[Hashable, ...], Table] = field(default_factory=dict)
 
     def with_steps(self, steps: Mapping[Step, Step]) -> ModuleEdits:

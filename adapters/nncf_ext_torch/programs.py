@@ -25,19 +25,27 @@ Function = Callable[..., Any]
 class FunctionCall:
     """One call in the forward of a container.
 
-    module: the innermost module around it, seen from the container. index: how often the function had been called before.
-    operands: what each tensor among its arguments is: an argument of the module, the result of a call, or something else; and
-    plain arguments. makes_tensors: whether it returns any.
+    module: the innermost module around it, seen from the container. function: its `key_of`. index: how often it had been called
+    before. operands: what each tensor among its arguments is: an argument of the module, the result of a call, or something else;
+    and plain arguments.
     """
 
     module: str
-    function: Function
+    function: Hashable
     index: int
     operands: tuple[tuple[Hashable, ...], ...]
-    makes_tensors: bool
 
 
-Program = tuple[FunctionCall, ...]
+class Program(tuple[FunctionCall, ...]):
+    """The calls that return tensors, in order."""
+
+    def __deepcopy__(self, memo: Any) -> Program:
+        return self
+
+
+def key_of(function: Function) -> Hashable:
+    """The function itself, or the name of a property of tensors, whose getter cannot be pickled."""
+    return f"Tensor.{function.__self__.__name__}" if getattr(function, "__name__", "") == "__get__" else function
 
 
 @dataclass(frozen=True)
@@ -90,13 +98,12 @@ class CallLog:
 
     def program(self, container: str) -> Program:
         """What was called while `container` ran; it has to have run once."""
-        return tuple(self._seen_from(container, call) for call in self._calls if container in call.stack)
+        inside = (call for call in self._calls if call.makes_tensors and container in call.stack)
+        return Program(self._seen_from(container, call) for call in inside)
 
     def _seen_from(self, container: str, call: _Logged) -> FunctionCall:
         operands = tuple(self._label(container, kind, value) for kind, value in call.operands)
-        return FunctionCall(
-            _below(container, call.stack[-1]), call.function, call.counts[container], operands, call.makes_tensors
-        )
+        return FunctionCall(_below(container, call.stack[-1]), key_of(call.function), call.counts[container], operands)
 
     def _label(self, container: str, kind: str, value: Any) -> tuple[Hashable, ...]:
         if kind != "made":
@@ -138,19 +145,17 @@ def found_again(wanted: Sequence[tuple[Function, int]], known: Program, other: P
     That is the alignment of most calls, with operands that agree as far as possible. Ambiguous where several are as good and
     differ in a wanted call, and where what is found has no operand in common.
     """
-    ours = [call for call in known if call.makes_tensors]
-    theirs = [call for call in other if call.makes_tensors]
-    if [(call.module, call.function) for call in ours] == [(call.module, call.function) for call in theirs]:
-        indices = {(call.function, call.index): its.index for call, its in zip(ours, theirs, strict=True)}
-        return {place: indices[place] for place in wanted}
-    scores = _scores(ours, theirs)
+    if [(call.module, call.function) for call in known] == [(call.module, call.function) for call in other]:
+        indices = {(call.function, call.index): its.index for call, its in zip(known, other, strict=True)}
+        return {(function, index): indices[key_of(function), index] for function, index in wanted}
+    scores = _scores(known, other)
     before = _best(scores)
     after = _best(scores[::-1, ::-1])[::-1, ::-1]
     best = before[-1, -1]
-    places = {(call.function, call.index): place for place, call in enumerate(ours)}
+    places = {(call.function, call.index): place for place, call in enumerate(known)}
     found: dict[tuple[Function, int], int | None] = {}
     for function, index in wanted:
-        place = places[function, index]
+        place = places[key_of(function), index]
         through = before[place, :-1] + scores[place] + after[place + 1, 1:]
         candidates = np.flatnonzero((scores[place] > 0) & (through == best))
         may_be_missing = bool((before[place] + after[place + 1] == best).any())
@@ -162,7 +167,7 @@ def found_again(wanted: Sequence[tuple[Function, int]], known: Program, other: P
         elif len(candidates) > 1 or may_be_missing or scores[place, candidates[0]] == _SAME_CALL:
             raise Ambiguous(getattr(function, "__name__", str(function)))
         else:
-            found[function, index] = theirs[candidates[0]].index
+            found[function, index] = other[candidates[0]].index
     return found
 
 
@@ -171,7 +176,7 @@ _SAME_CALL = 1000  # the worth of a call with the same function in the same modu
 
 def _scores(ours: Sequence[FunctionCall], theirs: Sequence[FunctionCall]) -> np.ndarray:
     scores = np.zeros((len(ours), len(theirs)), np.int64)
-    places: dict[tuple[str, Function], list[int]] = {}
+    places: dict[tuple[str, Hashable], list[int]] = {}
     for place, call in enumerate(theirs):
         places.setdefault((call.module, call.function), []).append(place)
     for row, call in enumerate(ours):

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from nncf_ext_torch.function_mode import FunctionEdits
-from nncf_ext_torch.programs import Ambiguous, Program, found_again
+from nncf_ext_torch.programs import Ambiguous, Program, found_again, key_of
 from nncf_ext_torch.trace import program_of
 
 
@@ -42,10 +42,10 @@ def table_of(edits: Any, module: nn.Module, args: Sequence[Any], kwargs: Mapping
     for entry in edits.functions:
         moved = {found[entry.function, index]: call for index, call in entry.calls.items()}
         calls = {index: call for index, call in moved.items() if index is not None}
-        functions.append(FunctionEdits(entry.function, totals[entry.function], calls))
+        functions.append(FunctionEdits(entry.function, totals[key_of(entry.function)], calls))
     return Table(tuple(functions), _order(functions, program))
 
 
 def _order(functions: Sequence[FunctionEdits], program: Program) -> tuple[int, ...]:
-    positions = {entry.function: position for position, entry in enumerate(functions)}
+    positions = {key_of(entry.function): position for position, entry in enumerate(functions)}
     return tuple(positions[call.function] for call in program if call.function in positions)

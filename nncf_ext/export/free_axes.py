@@ -42,8 +42,12 @@ def free_axes(wanted: FreeAxes, shapes: Mapping[str, Sequence[int | None]], inpu
 
 def other_sizes(free: FreeAxes, shapes: Mapping[str, Sequence[int]]) -> Iterator[Mapping[str, Mapping[int, int]]]:
     """Sizes to try a file with: twice those of `shapes` at the free axes, then half. At most two samples, where all inputs have
-    the batch first."""
-    samples = {shape[0] if shape else 0 for shape in shapes.values()}
+    the batch first (which what is in a list has not: its names end in a number)."""
+    samples = (
+        {0}
+        if any(name.rpartition(".")[2].isdigit() for name in shapes)
+        else {shape[0] if shape else 0 for shape in shapes.values()}
+    )
     batch = {0: min(2, *samples)} if len(samples) == 1 and 0 not in samples else {}
     for change in (lambda size: 2 * size, lambda size: size // 2):
         by_input = {name: {axis: change(shapes[name][axis]) for axis in axes if axis or not batch} for name, axes in free.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -430,6 +431,36 @@ def test_error_while_installing_leaves_the_model_as_it_was(small: Small) -> None
     with pytest.raises(TypeError, match="no subclass"):
         attach(small, EXAMPLE, [scale(weight), scale(last)])
     assert small.state_dict().keys() == before and type(small) is Small and type(small.mix) is nn.Conv2d
+
+
+def test_a_forward_on_the_instance_is_run_inside(small: Small) -> None:
+    """As Accelerate puts one around the model for mixed precision, before compression or after it."""
+    plain = copy.deepcopy(small).eval()
+    seen: list[str] = []
+
+    def wrapped(forward: Any, name: str) -> Any:
+        @functools.wraps(forward)
+        def around(*args: Any, **kwargs: Any) -> Any:
+            seen.append(name)
+            return forward(*args, **kwargs)
+
+        return around
+
+    small.forward = wrapped(small.forward, "before")  # type: ignore[method-assign]
+    edits = [scale(Site("/nncf_model_output_0", "output")), scale(Site("Small/Conv2d[mix]/conv2d_0", "weight"))]
+    attached = attach(small.eval(), EXAMPLE, edits, factor=2.0)
+    plain.mix.weight.data *= 2
+    expected = [2 * tensor for tensor in run(plain, EXAMPLE)[:1]]
+    torch.testing.assert_close(run(small, EXAMPLE)[:1], expected)
+    small.forward = wrapped(small.forward, "after")  # type: ignore[method-assign]
+    seen.clear()
+    torch.testing.assert_close(run(small, EXAMPLE)[:1], expected)
+    assert seen == ["after", "before"]
+    assert not hasattr(type(small).forward, "__wrapped__")  # what unwraps does not get past the compressed forward
+    attached.strip()
+    seen.clear()
+    torch.testing.assert_close(run(small, EXAMPLE)[:1], run(plain, EXAMPLE)[:1])
+    assert seen == ["after"] or seen == ["after", "before"]
 
 
 def test_compressing_twice_is_refused(small: Small) -> None:

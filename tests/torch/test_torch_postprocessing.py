@@ -72,3 +72,40 @@ def test_postprocessing(name):
         smaller = ctrl.strip()
         torch.testing.assert_close(smaller.eval()(x), model.eval()(x), rtol=1e-4, atol=1e-5)
     assert smaller.a.weight.shape[0] < 16
+
+
+class ListOfImages(nn.Module):
+    """Called as torchvision's detectors are: a list of images of several sizes, and targets in training only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 5, 1)
+
+    def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> object:
+        height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
+        batch = images[0].new_full((len(images), 3, height, width), 0.0)
+        for image, place in zip(images, batch, strict=True):
+            place[:, : image.shape[1], : image.shape[2]].copy_(image)
+        maps = self.head(torch.relu(self.body(batch)))
+        if self.training:
+            assert targets is not None
+            wrong = [m[0, 0, 0] - target["labels"].sum() for m, target in zip(maps, targets, strict=True)]
+            return {"loss": torch.stack(wrong).square().sum()}
+        return [{"boxes": m[:4].flatten(1).T, "scores": m[4].flatten().sigmoid()} for m in maps]
+
+
+def test_a_loader_of_lists_of_images_and_of_dicts(tmp_path):
+    torch.manual_seed(0)
+    images = (torch.rand(3, 8, 8), torch.rand(3, 6, 10))
+    targets = ({"labels": torch.ones(2)}, {"labels": torch.ones(1)})
+    initializer = {"range": {"num_init_samples": 2, "type": "min_max"}}
+    config = NNCFConfig.from_dict({"compression": {"algorithm": "quantization", "initializer": initializer}})
+    ctrl, model = create_compressed_model(ListOfImages(), register_default_init_args(config, [(images, targets)]))
+    with torch.no_grad():
+        plain = ctrl.strip().eval()(list(images))
+        for found, expected in zip(model.eval()(list(images)), plain, strict=True):
+            torch.testing.assert_close(found["boxes"], expected["boxes"], rtol=0, atol=0.02)
+    model.train()(list(images), list(targets))["loss"].backward()
+    assert model.body.weight.grad is not None and model.body.weight.grad.isfinite().all()
+    parity = ctrl.export_model(tmp_path / "a.onnx")
+    assert parity.samples == 2 and parity.unoptimized <= 2 * parity.step

@@ -422,7 +422,7 @@ class _Watcher(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        body = unfolded(func)
+        body = unfolded(func, args)
         if body is not None:
             with self:
                 return body(*args, **kwargs)

@@ -149,6 +149,7 @@ class AccuracyAwareLoop:
     ):
         self._params, self._controller = settings.params, controller
         self._uncompressed, self._lowest, self._highest = uncompressed_accuracy, lowest_rate, highest_rate
+        self._progress, self._accuracy = Progress(), 0.0
         self._adaptive = settings.mode == "adaptive_compression_level"
         self._print: Callable[[str], None] = Console(stderr=True).print if verbose else lambda text: None
         if self._adaptive:
@@ -163,6 +164,15 @@ class AccuracyAwareLoop:
     def _settings(self) -> dict[str, Any]:
         """What an interrupted run must have had in common with this one."""
         return {"uncompressed_accuracy": self._uncompressed, **self._params.model_dump()}
+
+    @property
+    def progress(self) -> Progress:
+        return self._progress
+
+    @property
+    def accuracy(self) -> float:
+        """What was validated last."""
+        return self._accuracy
 
     @property
     def minimal_tolerable_accuracy(self) -> float:
@@ -274,7 +284,7 @@ class AccuracyAwareLoop:
 
         known = progress.best_accuracy
         if known is None or merit(fits, rate, accuracy) > merit(progress.best_fits, progress.best_rate, known):
-            progress = replace(progress, best_accuracy=accuracy, best_rate=rate, best_fits=fits)
+            self._progress = progress = replace(progress, best_accuracy=accuracy, best_rate=rate, best_fits=fits)
             self._controller.save_checkpoint(self._folder / "best.safetensors")
             self._trainer.best_found(progress.epoch, accuracy, rate)
         self._save(progress)

@@ -51,6 +51,10 @@ class Attached(Protocol):
         """The raw parameter at a parameter site, before any transform, attached to autodiff."""
         ...
 
+    def owner(self, site: Site) -> Any:
+        """The framework's layer that has the parameter at a parameter site."""
+        ...
+
     def assign_parameter(self, site: Site, value: Any) -> None:
         """Overwrite the raw parameter at a parameter site in place."""
         ...

@@ -9,7 +9,9 @@ import re
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial, reduce
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,10 @@ class Scheduler:
 
     def __init__(self, controller: Controller):
         self._controller = controller
+
+    def __getattr__(self, name: str) -> Any:
+        """The algorithms' own, as NNCF 2.x names them: `current_sparsity_level`, `target_level`, `freeze_epoch`, ..."""
+        return _told(vars(self).get("_controller"), "schedule", name)
 
     @property
     def current_epoch(self) -> int:
@@ -71,6 +77,10 @@ class CompressionLoss:
 
     def __init__(self, controller: Controller):
         self._controller = controller
+
+    def __getattr__(self, name: str) -> Any:
+        """The algorithms' own, as NNCF 2.x names them: `target_sparsity_rate`, `disabled`, `p`."""
+        return _told(vars(self).get("_controller"), "loss_settings", name)
 
     def __call__(self) -> Any:
         return self._controller.compression_loss()
@@ -138,6 +148,19 @@ class Controller:
         return self._attached.plan
 
     @property
+    def algorithms(self) -> tuple[Algorithm, ...]:
+        return self._algorithms
+
+    @property
+    def child_ctrls(self) -> list[ChildController]:
+        """The algorithms one by one, as NNCF 2.x's composite controller has them."""
+        return [ChildController(self, algorithm) for algorithm in self._algorithms]
+
+    def told_of(self, algorithm: Algorithm, method: str) -> Mapping[str, Any]:
+        """`Algorithm.schedule` or `Algorithm.loss_settings` in the present state."""
+        return getattr(algorithm, method)(self._states[algorithm.algorithm])
+
+    @property
     def name(self) -> str:
         return ", ".join(algorithm.algorithm for algorithm in self._algorithms)
 
@@ -180,10 +203,10 @@ class Controller:
             self._rated()
         raise AttributeError(f"the controller of {self.name or 'no algorithm'} has no {name!r}")
 
-    def _command(
-        self, algorithm: Algorithm, name: str, *args: Any, run_batchnorm_adaptation: bool = False, **kwargs: Any
-    ) -> None:
+    def _command(self, algorithm: Algorithm, name: str, *args: Any, **kwargs: Any) -> None:
         self._refuse_stripped(name)
+        given = signature(getattr(algorithm, name)).bind(*self._seen_by(algorithm), *args, **kwargs).arguments
+        run_batchnorm_adaptation = given.get("run_batchnorm_adaptation", False)
         self._states[algorithm.algorithm] = getattr(algorithm, name)(*self._seen_by(algorithm), *args, **kwargs)
         if run_batchnorm_adaptation:
             adapt_batchnorm(self._adapter, self.model, [algorithm], self._extras)
@@ -613,3 +636,38 @@ def _clock_in(state: Any) -> Clock:
         return Clock.from_json(state)
     except ValueError as error:
         raise CheckpointError(f"scheduler_state: {error}") from None
+
+
+def _told(controller: Controller | None, method: str, name: str) -> Any:
+    for algorithm in controller.algorithms if controller is not None else ():
+        values = controller.told_of(algorithm, method)
+        if name in values:
+            return values[name]
+    raise AttributeError(f"no algorithm of this controller has a {name!r} here")
+
+
+class ChildController:
+    """One algorithm of a controller, to be looked at; what is done, is done by the controller."""
+
+    def __init__(self, controller: Controller, algorithm: Algorithm):
+        self._controller, self._algorithm = controller, algorithm
+        self.name = algorithm.algorithm
+
+    @property
+    def model(self) -> Any:
+        return self._controller.model
+
+    def statistics(self, quickly_collected_only: bool = False) -> CompressionStatistics:
+        whole = self._controller.statistics(quickly_collected_only)
+        return replace(whole, reports={self.name: whole.reports[self.name]})
+
+    def compression_stage(self) -> CompressionStage:
+        saved = self._controller.get_state()["algorithms"][self.name]
+        return CompressionStage(saved["compression_stage"])
+
+    def __getattr__(self, name: str) -> Any:
+        """Commands and readings of this algorithm, else AttributeError."""
+        algorithm = vars(self).get("_algorithm")
+        if algorithm is not None and name in (*algorithm.commands, *algorithm.readings):
+            return getattr(self._controller, name)
+        raise AttributeError(f"the controller of {vars(self).get('name')} has no {name!r}")

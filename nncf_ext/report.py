@@ -56,6 +56,16 @@ class CompressionStatistics:
 
 
 def prepare_for_tensorboard(statistics: CompressionStatistics) -> dict[str, float]:
+    """`plain_numbers`, and the same once more by NNCF 2.x's names."""
+    of_nncf = {
+        f"{algorithm}/{name}": float(value)
+        for algorithm, report in statistics.reports.items()
+        for name, value in getattr(report, "tensorboard_scalars", {}).items()
+    }
+    return {**plain_numbers(statistics), **of_nncf}
+
+
+def plain_numbers(statistics: CompressionStatistics) -> dict[str, float]:
     """The plain numbers of all reports, by `<algorithm>/<name>`."""
     return {
         f"{algorithm}/{field.name}": float(getattr(report, field.name))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nncf_ext.controller import Controller
-from nncf_ext.report import layer_numbers, prepare_for_tensorboard
+from nncf_ext.report import layer_numbers, plain_numbers
 
 FILE = "run.jsonl"
 
@@ -26,7 +26,7 @@ class RunLog:
     def epoch(self, **metrics: float) -> None:
         """Log the end of an epoch: what you measured (`accuracy=0.9, loss=0.1`), the loss terms, and the statistics."""
         epoch, statistics = self._controller.scheduler.current_epoch, self._controller.statistics()
-        numbers = prepare_for_tensorboard(statistics)
+        numbers = plain_numbers(statistics)
         record = {
             "epoch": epoch,
             "metrics": {name: float(value) for name, value in metrics.items()},

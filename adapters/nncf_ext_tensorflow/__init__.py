@@ -1,17 +1,23 @@
 """nncf_ext for Keras 3 on TensorFlow."""
 
+from nncf_ext.algorithms.algorithm import CompressionStage
+from nncf_ext.config import is_accuracy_aware_training
 from nncf_ext_tensorflow.accuracy_aware import accuracy_aware_fit
 from nncf_ext_tensorflow.callbacks import AverageWeights, create_compression_callbacks
 from nncf_ext_tensorflow.creation import create_compressed_model, preview_compression
-from nncf_ext_tensorflow.initialization import register_default_init_args
+from nncf_ext_tensorflow.initialization import BNAdaptationInitArgs, QuantizationRangeInitArgs, register_default_init_args
 from nncf_ext_tensorflow.load_state import load_state
 from nncf_ext_tensorflow.soup import make_soup
 
 __all__ = [
     "AverageWeights",
+    "BNAdaptationInitArgs",
+    "CompressionStage",
+    "QuantizationRangeInitArgs",
     "accuracy_aware_fit",
     "create_compressed_model",
     "create_compression_callbacks",
+    "is_accuracy_aware_training",
     "load_state",
     "make_soup",
     "preview_compression",

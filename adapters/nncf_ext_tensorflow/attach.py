@@ -134,6 +134,9 @@ class KerasAttached:
     def parameter(self, site: Site) -> Any:
         return keras.ops.convert_to_tensor(self._variable(site))
 
+    def owner(self, site: Site) -> Any:
+        return self.traced.variables[site][0]
+
     def assign_parameter(self, site: Site, value: Any) -> None:
         self._variable(site).assign(value)
 

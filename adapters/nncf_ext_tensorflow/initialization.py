@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from nncf_ext import ConfigError, NNCFConfig
+from nncf_ext import ConfigError, NNCFConfig, initialization
 from nncf_ext.initialization import (
     AutoQPrecisionInitArgs,
     LeGRInitArgs,
@@ -17,6 +17,20 @@ from nncf_ext.initialization import (
     pieces,
     register_loader,
 )
+
+
+class QuantizationRangeInitArgs(initialization.QuantizationRangeInitArgs):
+    """For `NNCFConfig.register_extra_structs`: data for ranges alone."""
+
+    def __init__(self, data_loader: Iterable[Any], device: Any = None):
+        super().__init__(lambda: _inputs(data_loader))
+
+
+class BNAdaptationInitArgs(initialization.BNAdaptationInitArgs):
+    """For `NNCFConfig.register_extra_structs`: data for BatchNorm statistics alone."""
+
+    def __init__(self, data_loader: Iterable[Any], device: Any = None):
+        super().__init__(lambda: _inputs(data_loader))
 
 
 def register_default_init_args(

@@ -33,14 +33,14 @@ class _Trainer:
         self.tensorboard_writer: Any = None
         self.dump: Callable[[], Any] | None = None
         self.dumped: Any = None
-        self._loss: Any = None
+        self.loss: Any = None
         self._trained = False
         self.optimizer: Any = None
         self.lr_scheduler: Any = None
         self.restart(1.0)
 
     def train_epoch(self, epoch: int) -> None:
-        self._loss = self._train_epoch(
+        self.loss = self._train_epoch(
             self._controller, self._model, epoch=epoch, optimizer=self.optimizer, lr_scheduler=self.lr_scheduler
         )
         self._trained = True
@@ -49,7 +49,7 @@ class _Trainer:
         with torch.no_grad():
             accuracy = float(self._validate(self._model, epoch=epoch))
         if self._trained and self.update_learning_rate is not None:
-            self.update_learning_rate(self.lr_scheduler, epoch, accuracy, self._loss)
+            self.update_learning_rate(self.lr_scheduler, epoch, accuracy, self.loss)
         if self.tensorboard_writer is not None:
             self.tensorboard_writer.add_scalar("compression/accuracy_aware/accuracy", accuracy, epoch)
         return accuracy
@@ -104,7 +104,60 @@ class _TrainingLoop:
         self._lr_updates_needed, self._dump_checkpoints = lr_updates_needed, dump_checkpoints
         rates = minimal_compression_rate, maximal_compression_rate
         self._loop = AccuracyAwareLoop(settings, compression_controller, uncompressed_model_accuracy, *rates, verbose)
+        self.uncompressed_model_accuracy = uncompressed_model_accuracy
+        self.verbose = verbose
         self.statistics: TrainingLoopStatistics | None = None
+        self._trainer: _Trainer | None = None
+
+    # What scripts of NNCF 2.x read of the runner in dump_checkpoint_fn
+
+    @property
+    def cumulative_epoch_count(self) -> int:
+        """Epochs trained."""
+        return self._loop.progress.epoch
+
+    @property
+    def training_epoch_count(self) -> int:
+        """Epochs trained since training was started, or started anew by the search."""
+        search = self._loop.progress.search
+        return self._loop.progress.epoch if search is None else search.epochs
+
+    @property
+    def best_val_metric_value(self) -> float:
+        best = self._loop.progress.best_accuracy
+        return 0.0 if best is None else best
+
+    @property
+    def current_val_metric_value(self) -> float:
+        return self._loop.accuracy
+
+    @property
+    def minimal_tolerable_accuracy(self) -> float:
+        return self._loop.minimal_tolerable_accuracy
+
+    @property
+    def accuracy_budget(self) -> float:
+        """Of the best model."""
+        return self.best_val_metric_value - self.minimal_tolerable_accuracy
+
+    @property
+    def compression_rate_target(self) -> float:
+        """The rate that the search tries, else the controller's."""
+        search = self._loop.progress.search
+        return self._controller.compression_rate if search is None else search.rate
+
+    @property
+    def optimizer(self) -> Any:
+        return None if self._trainer is None else self._trainer.optimizer
+
+    @property
+    def lr_scheduler(self) -> Any:
+        return None if self._trainer is None else self._trainer.lr_scheduler
+
+    @property
+    def current_loss(self) -> Any:
+        """What train_epoch_fn returned last."""
+        return None if self._trainer is None else self._trainer.loss
 
     def run(
         self,
@@ -130,7 +183,7 @@ class _TrainingLoop:
         An interrupted run with the same `log_dir` goes on where it was.
         """
         update = update_learning_rate_fn or _step_schedule
-        trainer = _Trainer(self._controller, model, train_epoch_fn, validate_fn, configure_optimizers_fn)
+        self._trainer = trainer = _Trainer(self._controller, model, train_epoch_fn, validate_fn, configure_optimizers_fn)
         trainer.update_learning_rate = update if self._lr_updates_needed else None
         trainer.tensorboard_writer = tensorboard_writer
         with tempfile.TemporaryDirectory() as temporary:

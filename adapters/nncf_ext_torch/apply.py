@@ -118,6 +118,9 @@ class TorchAttached:
     def parameter(self, site: Site) -> torch.Tensor:
         return whole(self._raw(site))
 
+    def owner(self, site: Site) -> nn.Module:
+        return self._parameters[site][0]
+
     def assign_parameter(self, site: Site, value: torch.Tensor) -> None:
         overwrite(self._raw(site), value)
 

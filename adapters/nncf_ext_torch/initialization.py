@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from nncf_ext import ConfigError, NNCFConfig
+from nncf_ext import ConfigError, NNCFConfig, initialization
 from nncf_ext.initialization import (
     AutoQPrecisionInitArgs,
     LeGRInitArgs,
@@ -20,6 +21,59 @@ from nncf_ext.initialization import (
 from nncf_ext_torch.trace import ExampleInput, leaves
 
 _TARGETS = ("labels", "label", "target", "targets")  # entries of a mapping that the loss takes, not the model
+
+
+class PTInitializingDataLoader:
+    """NNCF 2.x's way to tell what of a batch are the model's inputs: override `get_inputs` and `get_target`."""
+
+    def __init__(self, data_loader: Any):
+        self._data_loader = data_loader
+
+    @property
+    def batch_size(self) -> int:
+        return self._data_loader.batch_size
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._data_loader)
+
+    def __len__(self) -> int:
+        return len(self._data_loader)
+
+    def get_inputs(self, dataloader_output: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Positional and keyword arguments of the model's call."""
+        example = inputs_of(dataloader_output)
+        return example.args, example.kwargs
+
+    def get_target(self, dataloader_output: Any) -> Any:
+        """What the loss compares with."""
+        return target_of(dataloader_output)
+
+
+def wrap_dataloader_for_init(data_loader: Any) -> PTInitializingDataLoader:
+    """The loader as one that tells inputs from targets."""
+    return data_loader if isinstance(data_loader, PTInitializingDataLoader) else PTInitializingDataLoader(data_loader)
+
+
+class QuantizationRangeInitArgs(initialization.QuantizationRangeInitArgs):
+    """For `NNCFConfig.register_extra_structs`: data for ranges alone."""
+
+    def __init__(self, data_loader: Iterable[Any], device: Any = None):
+        super().__init__(lambda: _batches(data_loader, device))
+
+
+class BNAdaptationInitArgs(initialization.BNAdaptationInitArgs):
+    """For `NNCFConfig.register_extra_structs`: data for BatchNorm statistics alone."""
+
+    def __init__(self, data_loader: Iterable[Any], device: Any = None):
+        super().__init__(lambda: _batches(data_loader, device))
+
+
+@dataclass(frozen=True)
+class ExecutionParameters:
+    """NNCF 2.x's, without use: see `register_default_init_args`."""
+
+    cpu_only: bool
+    current_gpu: int | None
 
 
 def register_default_init_args(

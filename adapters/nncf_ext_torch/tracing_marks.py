@@ -21,6 +21,18 @@ def no_nncf_trace() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def forward_nncf_trace() -> Iterator[None]:
+    """Nothing: operators are traced everywhere but in `no_nncf_trace`."""
+    yield
+
+
+@contextlib.contextmanager
+def disable_patching() -> Iterator[None]:
+    """Nothing: no function of torch is patched."""
+    yield
+
+
 def disable_tracing(method: Function) -> Function:
     """A function whose operators are no part of the graph."""
 

@@ -226,6 +226,14 @@ class Algorithm:
         """Hold what is compressed as it is (`frozen`), or let the schedule go on."""
         return state
 
+    def schedule(self, state: State) -> Mapping[str, Any]:
+        """What the scheduler tells of it, by NNCF 2.x's names."""
+        return {}
+
+    def loss_settings(self, state: State) -> Mapping[str, Any]:
+        """What the loss tells of it, by NNCF 2.x's names."""
+        return {}
+
     def removals(self, training: Training, state: State) -> tuple[Removal, ...]:
         """The channels that leave the model when it is stripped."""
         return ()

@@ -64,6 +64,16 @@ class PrunedLayer:
     shape: tuple[int, ...]
     pruned_level: float
 
+    # NNCF 2.x's names
+
+    @property
+    def weight_shape(self) -> list[int]:
+        return list(self.shape)
+
+    @property
+    def filter_pruning_level(self) -> float:
+        return self.pruned_level
+
 
 @dataclass(frozen=True)
 class FilterPruningStatistics:
@@ -79,6 +89,41 @@ class FilterPruningStatistics:
     full_filters_num: int
     current_filters_num: int
     layers: tuple[PrunedLayer, ...]
+
+    # NNCF 2.x's ways to the same numbers
+
+    @property
+    def model_statistics(self) -> FilterPruningStatistics:
+        return self
+
+    @property
+    def pruned_layers_summary(self) -> tuple[PrunedLayer, ...]:
+        return self.layers
+
+    @property
+    def current_pruning_level(self) -> float:
+        return self.target_pruning_level
+
+    @property
+    def flops_pruning_level(self) -> float:
+        return 1 - self.current_flops / self.full_flops
+
+    @property
+    def params_pruning_level(self) -> float:
+        return 1 - self.current_params_num / self.full_params_num
+
+    @property
+    def filter_pruning_level(self) -> float:
+        return 1 - self.current_filters_num / self.full_filters_num
+
+    @property
+    def tensorboard_scalars(self) -> dict[str, float]:
+        return {
+            "algo_current_pruning_level": self.current_pruning_level,
+            "model_FLOPS_pruning_level": self.flops_pruning_level,
+            "model_params_pruning_level": self.params_pruning_level,
+            "model_filters_pruning_level": self.filter_pruning_level,
+        }
 
 
 @dataclass(frozen=True)
@@ -210,6 +255,16 @@ class FilterPruning(FilterPruningConfig, Algorithm):
         rise = exponential if params.schedule == "exponential" else exponential_with_bias
         return rise(self.pruning_init, params.target, since, max(params.pruning_steps - 1, 0))
 
+    def schedule(self, state: State) -> Mapping[str, Any]:
+        rising = 0 if self.params.schedule == "baseline" else self.params.pruning_steps
+        return {
+            "current_pruning_level": state["level"],
+            "initial_level": self.pruning_init,
+            "target_level": self.params.target,
+            "target_epoch": self.params.num_init_steps + max(rising - 1, 0),
+            "freeze_epoch": self.params.num_init_steps + rising,
+        }
+
     def compression_rate(self, training: Training, state: State) -> float:
         """Share that is pruned: of FLOPs with pruning_flops_target, else the level."""
         if self.params.pruning_flops_target is None:
@@ -226,7 +281,13 @@ class FilterPruning(FilterPruningConfig, Algorithm):
     def freeze(self, training: Training, state: State, frozen: bool) -> State:
         return {**state, "frozen": frozen}
 
-    def set_pruning_level(self, training: Training, state: State, pruning_level: float | Mapping[str, float]) -> State:
+    def set_pruning_level(
+        self,
+        training: Training,
+        state: State,
+        pruning_level: float | Mapping[str, float],
+        run_batchnorm_adaptation: bool = False,
+    ) -> State:
         """Prune to a level now, and end the schedule. A mapping from names of groups (`pruned_module_groups_info`) to shares of
         their filters leaves the other groups as they are. ValueError for a level or a name that cannot be."""
         levels: Any = pruning_level

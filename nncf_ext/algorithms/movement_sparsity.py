@@ -107,6 +107,19 @@ class MovementSparsityStatistics:
     layers: tuple[LayerSparsity, ...]
     structured: tuple[StructuredGroup, ...]
 
+    @property
+    def model_statistics(self) -> MovementSparsityStatistics:
+        return self
+
+    @property
+    def sparsified_layers_summary(self) -> tuple[LayerSparsity, ...]:
+        return self.layers
+
+    @property
+    def tensorboard_scalars(self) -> dict[str, float]:
+        """NNCF 2.x's names for what is logged."""
+        return {"model_sparsity": self.sparsity_level, "linear_layer_sparsity": self.sparsity_level_for_layers}
+
 
 class MovementSparsity(MovementSparsityConfig, Algorithm):
     family: ClassVar[str] = "sparsity"

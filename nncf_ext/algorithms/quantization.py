@@ -35,6 +35,17 @@ class QuantizerBits:
 
 
 @dataclass(frozen=True)
+class QuantizersCounter:
+    """Numbers of quantizers of the weights, or of the activations (NNCF 2.x)."""
+
+    num_symmetric: int
+    num_asymmetric: int
+    num_per_tensor: int
+    num_per_channel: int
+    total_count: int
+
+
+@dataclass(frozen=True)
 class QuantizationStatistics:
     """Numbers of quantizers by (`weights` | `activations`, bits, `symmetric` | `asymmetric`, `per-channel` |
     `per-tensor` | `per-group`), and
@@ -44,6 +55,42 @@ class QuantizationStatistics:
     weights_quantized: int
     weights_total: int
     bits: tuple[QuantizerBits, ...]
+    ratio_of_enabled_quantizations: float = 100.0
+
+    # NNCF 2.x's ways to the same numbers
+
+    @property
+    def wq_counter(self) -> QuantizersCounter:
+        return _counter(self.quantizers, "weights")
+
+    @property
+    def aq_counter(self) -> QuantizersCounter:
+        return _counter(self.quantizers, "activations")
+
+    @property
+    def num_wq_per_bitwidth(self) -> dict[int, int]:
+        return _by_bits(self.quantizers, "weights")
+
+    @property
+    def num_aq_per_bitwidth(self) -> dict[int, int]:
+        return _by_bits(self.quantizers, "activations")
+
+
+def _counter(quantizers: Counter[tuple[str, int, str, str]], group: str) -> QuantizersCounter:
+    found: Counter[str] = Counter()
+    for (of, _, mode, share), number in quantizers.items():
+        if of == group:
+            found.update({mode: number, share: number})
+    total = found["symmetric"] + found["asymmetric"]
+    return QuantizersCounter(found["symmetric"], found["asymmetric"], found["per-tensor"], found["per-channel"], total)
+
+
+def _by_bits(quantizers: Counter[tuple[str, int, str, str]], group: str) -> dict[int, int]:
+    found: Counter[int] = Counter()
+    for (of, bits, _, _), number in quantizers.items():
+        if of == group:
+            found[bits] += number
+    return dict(found)
 
 
 class Quantization(QuantizationConfig, StagedQuantizers):
@@ -153,7 +200,9 @@ class Quantization(QuantizationConfig, StagedQuantizers):
         return factor * sum(xp.sum(xp.square(clip)) for clip in clips) if clips and factor else None
 
     def report(self, training: Training, clock: Clock, state: State) -> QuantizationStatistics:
-        return _statistics(training.graph, training.edits)
+        working = sum(training.attached.enabled(edit) for edit in training.edits)
+        share = 100 * working / len(training.edits) if training.edits else 0.0
+        return replace(_statistics(training.graph, training.edits), ratio_of_enabled_quantizations=share)
 
     @property
     def _search(self) -> PrecisionInit | None:

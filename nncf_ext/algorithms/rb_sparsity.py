@@ -65,6 +65,13 @@ class RBSparsity(RBSparsityConfig, ScheduledSparsity):
     def masks(self, training: Training) -> list[np.ndarray]:
         return [training.variable(edit, "scores") > 0 for edit in training.edits]
 
+    def compression_rate(self, training: Training, state: State) -> float:
+        """Share of zeros among the weights that are masked; the level that the loss pulls to, where that was set by hand."""
+        return self.current_sparsity_level(training, state) if state["scheduled"] else state["level"]
+
+    def loss_settings(self, state: State) -> Mapping[str, Any]:
+        return {"target_sparsity_rate": state["level"], "disabled": state["frozen"], "p": TOLERANCE}
+
     def follow(self, training: Training, state: State) -> None:
         for edit, level in zip(training.edits, self.levels(training, state), strict=True):
             training.attached.assign(edit, "level", np.float32(level))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -37,6 +37,43 @@ class LayerSparsity:
     level: float
     share_of_weights: float
 
+    # NNCF 2.x's names
+
+    @property
+    def module_node_name(self) -> str:
+        return self.name
+
+    @property
+    def weight_shape(self) -> list[int]:
+        return list(self.shape)
+
+    @property
+    def sparsity_level(self) -> float:
+        return self.level
+
+    @property
+    def weight_percentage(self) -> float:
+        return 100 * self.share_of_weights
+
+
+@dataclass(frozen=True)
+class MaskOfModule:
+    """What NNCF 2.x calls the operand of a sparse module: its mask as it was asked for (1: kept)."""
+
+    binary_mask: Any
+    frozen: bool
+
+    def apply_binary_mask(self, weight: Any) -> Any:
+        return weight * self.binary_mask
+
+
+@dataclass(frozen=True)
+class SparsifiedModule(LayerSparsity):
+    """module: the framework's layer that has the weight."""
+
+    module: Any = field(repr=False, compare=False)
+    operand: MaskOfModule = field(repr=False, compare=False)
+
 
 @dataclass(frozen=True)
 class SparsityStatistics:
@@ -54,6 +91,14 @@ class SparsityStatistics:
     @property
     def sparsified_layers_summary(self) -> tuple[LayerSparsity, ...]:
         return self.layers
+
+    @property
+    def tensorboard_scalars(self) -> dict[str, float]:
+        """NNCF 2.x's names for what is logged."""
+        return {
+            "sparsity_level_for_model": self.sparsity_level,
+            "sparsity_level_for_sparsified_layers": self.sparsity_level_for_layers,
+        }
 
 
 def _names(edit: Edit) -> tuple[str, ...]:
@@ -146,26 +191,52 @@ class ScheduledSparsity(Algorithm):
 
     def compression_rate(self, training: Training, state: State) -> float:
         """Share of zeros among the weights that are masked."""
-        return float(measured(training, self.masks(training))["sparsity_level_for_layers"])
+        return self.current_sparsity_level(training, state)
 
     def set_compression_rate(self, training: Training, state: State, rate: float) -> State:
         return self.set_sparsity_level(training, state, rate)
 
     def current_sparsity_level(self, training: Training, state: State) -> float:
-        return self.compression_rate(training, state)
+        return float(measured(training, self.masks(training))["sparsity_level_for_layers"])
 
-    def sparsified_module_info(self, training: Training, state: State) -> tuple[LayerSparsity, ...]:
+    def sparsified_module_info(self, training: Training, state: State) -> tuple[SparsifiedModule, ...]:
         """What is masked, in the order of the model; each may be the `layer_info` of `set_sparsity_level`."""
-        return measured(training, self.masks(training))["layers"]
+        masks = self.masks(training)
+        return tuple(
+            SparsifiedModule(
+                **vars(layer),
+                module=training.attached.owner(edit.site),
+                operand=MaskOfModule(training.xp.asarray(mask.astype(np.float32)), state["frozen"]),
+            )
+            for edit, mask, layer in zip(training.edits, masks, measured(training, masks)["layers"], strict=True)
+        )
+
+    def schedule(self, state: State) -> Mapping[str, Any]:
+        return {
+            "current_sparsity_level": state["level"],
+            "initial_level": self.sparsity_init,
+            "target_level": self.target,
+            "target_epoch": self.params.sparsity_target_epoch,
+            "freeze_epoch": self.params.sparsity_freeze_epoch,
+        }
 
     def set_sparsity_level(
-        self, training: Training, state: State, sparsity_level: float, layer_info: str | LayerSparsity | None = None
+        self,
+        training: Training,
+        state: State,
+        sparsity_level: float,
+        target_sparsified_module_info: str | LayerSparsity | None = None,
+        run_batchnorm_adaptation: bool = False,
+        *,
+        layer_info: str | LayerSparsity | None = None,
     ) -> State:
         """From now on this level, whatever the schedule says: for one layer (its node's name, or an entry of the statistics),
         else for all. Frozen masks stay frozen, at the new level.
 
+        layer_info: the same as target_sparsified_module_info. run_batchnorm_adaptation: the controller's part.
         ValueError for a level that is not in [0, 1), or a layer that is not masked.
         """
+        layer_info = target_sparsified_module_info if layer_info is None else layer_info
         if not 0 <= sparsity_level < 1:
             raise ValueError(f"{self.algorithm}: found level {sparsity_level}, expected at least 0 and less than 1")
         if layer_info is None:
@@ -220,9 +291,8 @@ class ScheduledSparsity(Algorithm):
     def _update(self, training: Training, clock: Clock, state: State) -> State:
         """The schedule's level. One that was set by hand stays; then only which weights are masked is decided anew."""
         if state["scheduled"] and self.params.schedule == "adaptive":
-            level, bad = adaptive(
-                self.compression_rate(training, state), state["level"], self.target, state["bad_epochs"], self.params.patience
-            )
+            reached = self.current_sparsity_level(training, state)
+            level, bad = adaptive(reached, state["level"], self.target, state["bad_epochs"], self.params.patience)
             state = {**state, "level": level, "bad_epochs": bad}
         elif state["scheduled"]:
             state = {**state, "level": self.level(clock.progress(self._steps(clock)))}

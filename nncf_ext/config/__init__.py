@@ -60,6 +60,11 @@ class NNCFConfig(dict[str, Any]):
             raise ConfigError(f"config: found a {type(config).__name__}, expected an NNCFConfig; NNCFConfig.from_dict makes one")
         return config
 
+    @classmethod
+    def validate(cls, loaded_json: Mapping[str, Any]) -> None:
+        """ConfigError where it is no valid config."""
+        cls._validated(loaded_json)
+
     @staticmethod
     def schema() -> dict[str, Any]:
         """The JSON Schema of a config."""
@@ -143,6 +148,10 @@ class NNCFConfig(dict[str, Any]):
         if isinstance(compression, list | tuple):
             return [(("compression", index), entry) for index, entry in enumerate(compression)]
         raise ConfigError(f"compression: found {shown(compression)}, expected an object or an array of objects")
+
+
+def is_accuracy_aware_training(nncf_config: NNCFConfig) -> bool:
+    return nncf_config.get("accuracy_aware_training") is not None
 
 
 def validate_file(path: str | Path) -> str:

@@ -2,6 +2,7 @@
 
 import io
 
+import nncf_ext_torch
 import numpy as np
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from nncf_ext import NNCFConfig
 from nncf_ext.checkpoint import CheckpointError
+from nncf_ext.report import prepare_for_tensorboard
 
 PRUNED = {"pruning_init": 0.5, "params": {"prune_first_conv": True}}
 
@@ -136,3 +138,114 @@ def test_a_state_of_another_plan_is_told():
     other, _ = created("magnitude_sparsity", ignored_scopes=["{re}Conv2d.2"])
     with pytest.raises(CheckpointError, match="the state was saved with another plan"):
         other.load_state_dict(ctrl.state_dict())
+
+
+def test_names_that_scripts_read_of_sparsity():
+    entry = {"sparsity_init": 0.25, "params": {"sparsity_target": 0.75, "sparsity_target_epoch": 7, "sparsity_freeze_epoch": 8}}
+    ctrl, model = created("magnitude_sparsity", **entry)
+    scheduler = ctrl.scheduler
+    assert (scheduler.current_sparsity_level, scheduler.initial_level, scheduler.target_level) == (0.25, 0.25, 0.75)
+    assert (scheduler.target_epoch, scheduler.freeze_epoch) == (7, 8)
+    with pytest.raises(AttributeError, match="current_pruning_level"):
+        _ = scheduler.current_pruning_level
+    first, second = ctrl.sparsified_module_info
+    assert first.module is model[0] and second.module is model[2]
+    assert first.module_node_name == "Sequential/Conv2d[0]/conv2d_0"
+    zeros = (first.operand.apply_binary_mask(torch.ones(16, 1, 3, 3)) == 0).sum().item()
+    assert zeros == round(144 * first.sparsity_level) and not first.operand.frozen
+    summary = ctrl.statistics().magnitude_sparsity.model_statistics.sparsified_layers_summary
+    assert [layer.weight_shape for layer in summary] == [[16, 1, 3, 3], [4, 16, 3, 3]]
+    assert [layer.weight_percentage for layer in summary] == [20, 80]
+    for call in (
+        lambda: ctrl.set_sparsity_level(0.5, second, False),
+        lambda: ctrl.set_sparsity_level(0.5, target_sparsified_module_info=second),
+        lambda: ctrl.set_sparsity_level(0.5, layer_info=second.name, run_batchnorm_adaptation=True),
+    ):
+        ctrl.set_sparsity_level(0.25)
+        call()
+        assert ctrl.sparsified_module_info[1].sparsity_level == 0.5
+    logged = prepare_for_tensorboard(ctrl.statistics())
+    assert logged["magnitude_sparsity/sparsity_level_for_sparsified_layers"] == ctrl.compression_rate
+    assert logged["magnitude_sparsity/sparsity_level_for_model"] == logged["magnitude_sparsity/sparsity_level"]
+
+
+def test_names_that_scripts_read_of_other_algorithms():
+    rb, _ = created("rb_sparsity", sparsity_init=0.1)
+    rb.compression_rate = 0.65
+    assert rb.compression_rate == rb.loss.target_sparsity_rate == 0.65 and rb.current_sparsity_level == 0
+    assert (rb.loss.p, rb.loss.disabled) == (0.05, False)
+    pruning, _ = created("filter_pruning", **PRUNED)
+    report = pruning.statistics().filter_pruning
+    assert pruning.scheduler.current_pruning_level == report.current_pruning_level == 0.5
+    assert report.model_statistics.pruned_layers_summary[0].filter_pruning_level == 0.5
+    logged = prepare_for_tensorboard(pruning.statistics())
+    assert logged["filter_pruning/algo_current_pruning_level"] == 0.5
+    assert logged["filter_pruning/model_filters_pruning_level"] == 8 / 20
+    quantizers, _ = created("quantization", params={"activations_quant_start_epoch": 1, "weights_quant_start_epoch": 0})
+    report = quantizers.statistics().quantization
+    assert (report.wq_counter.total_count, report.wq_counter.num_symmetric, report.wq_counter.num_per_channel) == (2, 2, 2)
+    assert (report.num_wq_per_bitwidth, report.num_aq_per_bitwidth) == ({8: 2}, {8: 2})
+    assert report.ratio_of_enabled_quantizations == 50
+
+
+def test_children_of_a_controller():
+    config = {
+        "input_info": {"sample_size": [1, 1, 8, 8]},
+        "compression": [
+            {"algorithm": "magnitude_sparsity", "sparsity_init": 0.5},
+            {"algorithm": "knowledge_distillation", "type": "mse"},
+        ],
+    }
+    ctrl, model = create_compressed_model(convolutions(), NNCFConfig.from_dict(config))
+    masks, teacher = ctrl.child_ctrls
+    assert (masks.name, teacher.name) == ("magnitude_sparsity", "knowledge_distillation")
+    assert masks.model is model and masks.current_sparsity_level == 0.5
+    assert list(masks.statistics().reports) == ["magnitude_sparsity"]
+    assert teacher.compression_stage().name == "FULLY_COMPRESSED"
+    with pytest.raises(AttributeError, match="knowledge_distillation has no 'set_sparsity_level'"):
+        _ = teacher.set_sparsity_level
+
+
+def test_what_nncf_can_import():
+    class Loader(nncf_ext_torch.PTInitializingDataLoader):
+        def get_inputs(self, dataloader_output):
+            return (dataloader_output["picture"],), {}
+
+    batches = [{"picture": torch.full((2, 1, 8, 8), 3.0), "label": torch.zeros(2)}]
+    content = {"input_info": {"sample_size": [1, 1, 8, 8]}, "compression": {"algorithm": "quantization"}}
+    config = NNCFConfig.from_dict(content)
+    config.register_extra_structs([nncf_ext_torch.QuantizationRangeInitArgs(Loader(batches), device="cpu")])
+    config.register_extra_structs([nncf_ext_torch.BNAdaptationInitArgs(data_loader=Loader(batches))])
+    ctrl, _ = create_compressed_model(convolutions(), config)
+    inputs = [ctrl.variable_values(edit)["scale"] for edit in ctrl.plan if "input" in str(edit.site)]
+    assert inputs and inputs[0] == pytest.approx(3)
+    wrapped = nncf_ext_torch.wrap_dataloader_for_init([(1, 2)])
+    assert (wrapped.get_inputs((1, 2)), wrapped.get_target((1, 2)), len(wrapped)) == (((1,), {}), 2, 1)
+    assert nncf_ext_torch.wrap_dataloader_for_init(wrapped) is wrapped
+    assert nncf_ext_torch.ExecutionParameters(True, None).cpu_only
+    assert not nncf_ext_torch.is_accuracy_aware_training(config)
+    assert nncf_ext_torch.CompressionStage.FULLY_COMPRESSED == 2
+    with nncf_ext_torch.disable_patching(), nncf_ext_torch.forward_nncf_trace():
+        NNCFConfig.validate(content)
+
+
+def test_what_a_runner_tells(tmp_path):
+    training = {"mode": "early_exit", "params": {"maximal_total_epochs": 2, "maximal_absolute_accuracy_degradation": 0.05}}
+    compression = {"algorithm": "magnitude_sparsity", "params": {"sparsity_target_epoch": 5}}
+    config = NNCFConfig.from_dict(
+        {"input_info": {"sample_size": [1, 1, 8, 8]}, "compression": compression, "accuracy_aware_training": training}
+    )
+    ctrl, model = create_compressed_model(convolutions(), config)
+    told, accuracies = [], iter([0.5, 0.6, 0.7])
+
+    def dump(model, controller, runner, folder):
+        told.append((runner.cumulative_epoch_count, runner.training_epoch_count, runner.best_val_metric_value))
+        told.append((runner.current_val_metric_value, runner.uncompressed_model_accuracy, type(runner.optimizer).__name__))
+        told.append((round(runner.accuracy_budget, 6), runner.current_loss, runner.lr_scheduler))
+
+    loop = nncf_ext_torch.create_accuracy_aware_training_loop(config, ctrl, 0.9, verbose=False)
+    optimizers = lambda: (torch.optim.SGD(model.parameters(), 0.1), None)  # noqa: E731
+    train = lambda *a, **k: 2.5  # noqa: E731
+    loop.run(model, train, lambda m, epoch=0: next(accuracies), optimizers, dump_checkpoint_fn=dump, log_dir=tmp_path)
+    assert told[:3] == [(0, 0, 0.5), (0.5, 0.9, "SGD"), (-0.35, None, None)]
+    assert told[-3:] == [(2, 2, 0.7), (0.7, 0.9, "SGD"), (-0.15, 2.5, None)]

@@ -639,8 +639,8 @@ def _clock_in(state: Any) -> Clock:
 
 
 def _told(controller: Controller | None, method: str, name: str) -> Any:
-    for algorithm in controller.algorithms if controller is not None else ():
-        values = controller.told_of(algorithm, method)
+    told = [controller.told_of(algorithm, method) for algorithm in controller.algorithms] if controller is not None else []
+    for values in told:
         if name in values:
             return values[name]
     raise AttributeError(f"no algorithm of this controller has a {name!r} here")

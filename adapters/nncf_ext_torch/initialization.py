@@ -42,7 +42,7 @@ class PTInitializingDataLoader:
     def get_inputs(self, dataloader_output: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword arguments of the model's call."""
         example = inputs_of(dataloader_output)
-        return example.args, example.kwargs
+        return example.args, dict(example.kwargs)
 
     def get_target(self, dataloader_output: Any) -> Any:
         """What the loss compares with."""

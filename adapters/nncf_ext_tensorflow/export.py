@@ -28,7 +28,7 @@ from nncf_ext.export.constants import add_constant, constant
 from nncf_ext.export.marked import marker
 from nncf_ext.export.rewiring import only_user, replace_node
 from nncf_ext_tensorflow.attach import KerasAttached
-from nncf_ext_tensorflow.keras_private import functional_of
+from nncf_ext_tensorflow.keras_private import computing_in_float32, functional_of
 from nncf_ext_tensorflow.naming import named_inputs
 
 OPSET = 18
@@ -40,7 +40,8 @@ _WEIGHT = "nncf_ext_weight_"  # names of the inputs that are quantized weights
 def export_marked(attached: KerasAttached, example: Any, free: Mapping[str, Mapping[int, str]] = MappingProxyType({})) -> Any:
     """The model in inference mode as an `onnx_ir.Model`; masks are applied, quantizers are markers with their edit's key.
 
-    The batch axis is free, and those in `free` are. Inputs are named as `named_inputs` does, outputs as the model's.
+    It computes in float32. The batch axis is free, and those in `free` are. Inputs are named as
+    `named_inputs` does, outputs as the model's.
     """
     model = attached.model
     inputs, names = _input_specs(model, example, free)
@@ -60,9 +61,9 @@ def export_marked(attached: KerasAttached, example: Any, free: Mapping[str, Mapp
             return partial(_stand_in, slope=_SLOPE + quantizers.index(edit), axis=_channel_axis(edit))
 
         replaced = [edit for edit in attached.plan if edit in quantizers or edit.key in known]
-        with attached.replaced(replaced, stand_in), _functions_inlined():
+        with attached.replaced(replaced, stand_in), _functions_inlined(), computing_in_float32(model):
             outputs = model(keras.tree.pack_sequence_as(_structure(model, example), list(given)), training=False)
-        return [tf.identity(output) for output in keras.tree.flatten(outputs)]
+        return [_in_float32(output) for output in keras.tree.flatten(outputs)]
 
     graph_model = _through_tf2onnx(convert, [*inputs, *specs])
     graph = graph_model.graph
@@ -88,6 +89,10 @@ def export_marked(attached: KerasAttached, example: Any, free: Mapping[str, Mapp
             graph.insert_before(node, mark)
             replace_node(last, mark)
     return graph_model
+
+
+def _in_float32(x: Any) -> Any:
+    return tf.cast(x, tf.float32) if x.dtype in (tf.float16, tf.bfloat16) else tf.identity(x)
 
 
 def _stand_in(x: Any, slope: float, axis: int | None) -> Any:
@@ -153,7 +158,7 @@ def _known(attached: KerasAttached) -> dict[str, np.ndarray]:
         for key, variable in variables.items():
             values[key] = attached.placed[edit.key](values.get(key, keras.ops.convert_to_tensor(variable)))
             if len(variables) == 1 and not edit.transform.has_grid:
-                found[edit.key] = keras.ops.convert_to_numpy(values[key])
+                found[edit.key] = np.asarray(keras.ops.convert_to_numpy(values[key]))
     return found
 
 
@@ -172,6 +177,7 @@ def _input_specs(model: Any, example: Any, free: Mapping[str, Mapping[int, str]]
     declared = own if len(own) == len(leaves) else leaves.values()
     for (name, leaf), tensor in zip(leaves.items(), declared, strict=True):
         dtype = keras.backend.standardize_dtype(leaf.dtype)
+        dtype = "float32" if dtype in ("float16", "bfloat16") else dtype
         shape = [None if axis in free.get(name, {}) else size for axis, size in enumerate(tensor.shape)]
         specs.append(tf.TensorSpec((None, *shape[1:]), dtype, f"nncf_ext_input_{len(specs)}"))
         names.append(name)

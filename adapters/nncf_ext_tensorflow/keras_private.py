@@ -148,6 +148,26 @@ def without_autocast() -> Any:
     return AutocastScope(None)
 
 
+@contextmanager
+def computing_in_float32(model: Any) -> Iterator[None]:
+    """`model` computes in float32, where its dtype policies say float16 or bfloat16."""
+    layers = [layer for layer in model._flatten_layers() if layer.compute_dtype in ("float16", "bfloat16")]
+    policies = [layer._dtype_policy for layer in layers]
+
+    def change(layer: Any, policy: Any) -> None:
+        layer._dtype_policy = policy
+        if hasattr(layer, "finalize_state"):  # its constants are in the precision that it computes in
+            layer.finalize_state()
+
+    try:
+        for layer in layers:
+            change(layer, keras.DTypePolicy("float32"))
+        yield
+    finally:
+        for layer, policy in zip(layers, policies, strict=True):
+            change(layer, policy)
+
+
 def hold(model: Any, name: str, layer: Any) -> None:
     """Make `layer` an attribute of a model that may be built already, tracked as if it had been there from the start."""
     with _unlocked(model):

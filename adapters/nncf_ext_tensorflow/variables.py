@@ -60,7 +60,9 @@ class TransformVariables(keras.layers.Layer):
             variable.assign(store[variable.name])
 
     def _make(self, name: str, value: np.ndarray, trainable: bool) -> keras.Variable:
-        variable = self.add_weight(name=name, shape=value.shape, dtype=str(value.dtype), initializer="zeros", trainable=trainable)
+        variable = self.add_weight(
+            name=name, shape=value.shape, dtype=str(value.dtype), initializer="zeros", trainable=trainable, autocast=False
+        )
         variable.assign(value)
         return variable
 

@@ -58,7 +58,7 @@ def _values(edit: Edit, state: dict[str, Any], tensors: dict[str, np.ndarray]) -
         values = tensors[tensor]
         if variable in ("mask", "scores"):
             parts.append(f"{float((values <= 0).mean()):.1%} zeros of {values.size:,}")
-        elif values.dtype.kind in "iu":
+        elif values.dtype.kind in "iub":
             continue  # bookkeeping
         elif values.size == 1:
             parts.append(f"{variable} {float(values.reshape(-1)[0]):.4g}")

@@ -33,8 +33,8 @@ class ClipQ(Transform):
 
     Of the n positive weights the smallest floor(pruning * n) are zero, and the others lie in intervals of equal width, from the
     smallest of them to the largest; so do the negative ones. There are 2^bits - 1 intervals, which the signs share in proportion
-    to their ranges; one with weights has one at least. Weights that come as zero stay zero and do not count. `begun` is 0 as long
-    as the weight passes as it comes.
+    to their ranges; one with weights has one at least. Weights that come as zero stay zero and do not count. `begun` is false as
+    long as the weight passes as it comes.
     """
 
     kind: Literal["clip_q"] = "clip_q"
@@ -43,12 +43,12 @@ class ClipQ(Transform):
     bits: int
 
     def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:
-        return self, {"begun": Var(np.ones((), np.float32))}
+        return self, {"begun": Var(np.ones((), bool))}
 
     def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
         flat = xp.reshape(xp.stop_gradient(x), (-1,))
         compressed = xp.cast_like(xp.reshape(self._compressed(xp, flat), tuple(x.shape)), x)
-        return numerics.straight_through(xp, xp.where(variables["begun"] > 0, compressed, x), x)
+        return numerics.straight_through(xp, xp.where(variables["begun"], compressed, x), x)
 
     def _compressed(self, xp: Any, flat: Any) -> Any:
         bits = xp.float_bits(flat)
@@ -173,7 +173,7 @@ class ClipQCompression(ClipQConfig, Algorithm):
         layers, kept, size = [], 0, 0
         for edit in training.edits if state["begun"] else ():
             transform = _transform(edit)
-            values = transform.apply(reference, training.reaching(edit.site), {"begun": np.ones((), np.float32)}, False)
+            values = transform.apply(reference, training.reaching(edit.site), {"begun": np.True_}, False)
             nonzero = values[values != 0]
             share = 1 - nonzero.size / max(values.size, 1)
             layers.append(ClippedLayer(edit.site.label, transform.pruning, transform.bits, share, int(np.unique(nonzero).size)))
@@ -182,7 +182,7 @@ class ClipQCompression(ClipQConfig, Algorithm):
 
     def _begin(self, training: Training, begun: bool) -> State:
         for edit in training.edits:
-            training.attached.assign(edit, "begun", np.float32(begun))
+            training.attached.assign(edit, "begun", np.bool_(begun))
         return {"begun": begun}
 
     def _own(self, node: str) -> ClipQLayer | None:

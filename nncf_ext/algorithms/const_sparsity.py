@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-import numpy as np
-
 from nncf_ext.algorithms.algorithm import Algorithm, Outlook, State, Training
 from nncf_ext.algorithms.sparsity import BinaryMask, SparsityStatistics, measured, outlook_of_masks
 from nncf_ext.algorithms.weights import plan_weights
@@ -32,7 +30,7 @@ class ConstSparsity(ConstSparsityConfig, Algorithm):
     def initialize(self, training: Training, state: State) -> State:
         for edit in training.edits:
             weight = training.adapter.to_numpy(training.attached.parameter(edit.site))
-            training.attached.assign(edit, "mask", (weight != 0).astype(np.float32))
+            training.attached.assign(edit, "mask", weight != 0)
         return state
 
     def report(self, training: Training, clock: Clock, state: State) -> SparsityStatistics:

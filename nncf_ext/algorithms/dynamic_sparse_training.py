@@ -49,7 +49,7 @@ class ForwardBackwardMask(Transform):
     stage: ClassVar[int] = MASK
 
     def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:
-        return self, {name: Var(np.ones(shape, np.float32)) for name in ("mask", "backward")}
+        return self, {name: Var(np.ones(shape, bool)) for name in ("mask", "backward")}
 
     def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
         value = x * xp.cast_like(variables["mask"], x)
@@ -204,7 +204,7 @@ class DynamicSparseTraining(DynamicSparseTrainingConfig, Algorithm):
                 score = training.xp.asarray(random_scores(0, index, structure), like=training.attached.parameter(edit.site))
                 self._connect(training, edit, structure, first_units(training.xp, structure, score, kept))
                 if self.params.sparse_initialization:
-                    mask = training.attached.variables(edit)["mask"]
+                    mask = _as_numbers(training, edit, "mask")
                     training.attached.retain(edit.site, structure.gain(training.xp, mask))
         return state
 
@@ -254,7 +254,7 @@ class DynamicSparseTraining(DynamicSparseTrainingConfig, Algorithm):
         wanted = {edit.key: kept for edit, _, kept in self._layers(training, self._level(step))}
         for index, (edit, structure, _) in enumerate(self._layers(training)):
             weight = xp.stop_gradient(training.attached.parameter(edit.site))
-            present = structure.units(xp, training.attached.variables(edit)["mask"]) > 0
+            present = structure.units(xp, _as_numbers(training, edit, "mask")) > 0
             count = int(xp.count_nonzero(present))
             after = wanted[edit.key] if self.params.method == "granet" else count
             moved = int(self.drop_fraction(step) * after)
@@ -293,7 +293,7 @@ class DynamicSparseTraining(DynamicSparseTrainingConfig, Algorithm):
 
     def _connect(self, training: Training, edit: Edit, structure: Structure, units: Any) -> None:
         """Have exactly the connections `units`; those that were not there before start at zero, and so does their optimizer."""
-        xp, before = training.xp, training.attached.variables(edit)["mask"]
+        xp, before = training.xp, _as_numbers(training, edit, "mask")
         mask = structure.spread(xp, xp.cast_like(units, before))
         training.attached.retain(edit.site, mask * before)
         training.attached.assign(edit, "mask", mask)
@@ -318,8 +318,8 @@ class DynamicSparseTraining(DynamicSparseTrainingConfig, Algorithm):
         terms = []
         if self.params.method == "top_kast":
             for edit, structure, kept in self._layers(training):
-                own = training.variables(edit)
-                w2, act, back = xp.square(training.attached.parameter(edit.site)), own["mask"], own["backward"]
+                w2 = xp.square(training.attached.parameter(edit.site))
+                act, back = (_as_numbers(training, edit, name) for name in ("mask", "backward"))
                 terms.append(xp.sum(w2 * act) + xp.sum(w2 * (back - act)) * (structure.groups[1] / kept))
             factor = self.params.regularization
         elif self.params.method == "sr_ste":
@@ -374,3 +374,8 @@ class DynamicSparseTraining(DynamicSparseTrainingConfig, Algorithm):
         elif self.params.method == "sr_ste":
             step = sparse + 2 * dense
         return sparse / max(dense, 1), step / max(3 * dense, 1)
+
+
+def _as_numbers(training: Training, edit: Edit, name: str) -> Any:
+    """A mask as ones and zeros of the weight's type."""
+    return training.xp.cast_like(training.attached.variables(edit)[name], training.attached.parameter(edit.site))

@@ -50,7 +50,7 @@ class FilterMask(Transform):
 
     def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:
         sizes = [size if axis in self.axes else 1 for axis, size in enumerate(shape)]
-        return self, {"mask": Var(np.ones(sizes, np.float32))}
+        return self, {"mask": Var(np.ones(sizes, bool))}
 
     def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
         return x * xp.cast_like(variables["mask"], x)
@@ -573,10 +573,10 @@ class FilterPruning(FilterPruningConfig, Algorithm):
         stays = model.kept(keep)
         for edit in training.edits:
             shape = training.graph.shape_of(edit.site)
-            mask = np.ones((), np.float32)
+            mask = np.ones((), bool)
             for axis in _mask_of(edit).axes:
                 sizes = [size if a == axis else 1 for a, size in enumerate(shape)]
-                mask = mask * stays[model.parameter(edit.site), axis].astype(np.float32).reshape(sizes)
+                mask = mask & stays[model.parameter(edit.site), axis].astype(bool).reshape(sizes)
             training.attached.assign(edit, "mask", mask)
 
     def _kept(self, training: Training, model: PrunableModel) -> list[np.ndarray]:
@@ -586,7 +586,7 @@ class FilterPruning(FilterPruningConfig, Algorithm):
             mask = training.variable(edit, "mask")
             for axis in _mask_of(edit).axes:
                 others = tuple(a for a in range(mask.ndim) if a != axis)
-                masks[model.parameter(edit.site), axis] = mask.max(axis=others) > 0
+                masks[model.parameter(edit.site), axis] = mask.any(axis=others)
         keep = model.everything()
         for units, group in zip(keep, model.groups, strict=True):
             member = next(m for m in group.members if m.role == "output")

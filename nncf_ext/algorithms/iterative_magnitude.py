@@ -86,7 +86,7 @@ class IterativeMagnitude(IterativeMagnitudeConfig, Algorithm):
         xp, masks = training.xp, {}
         for edit, level in zip(training.edits, self._levels(training.graph, training.edits), strict=True):
             weight = xp.stop_gradient(training.attached.parameter(edit.site))
-            mask = training.attached.variables(edit)["mask"]
+            mask = xp.cast_like(training.attached.variables(edit)["mask"], weight)
             kept = self._kept(xp, weight, mask, number, level)
             masks[_parameter(training.graph, edit.site)] = training.adapter.to_numpy(kept) * training.adapter.to_numpy(mask)
         if self.params.remove_dead_neurons:
@@ -99,7 +99,7 @@ class IterativeMagnitude(IterativeMagnitudeConfig, Algorithm):
                     f"{edit.site.label}, expected at least one: ask for less, or leave it out with ignored_scopes"
                 )
         for edit in training.edits:
-            training.attached.assign(edit, "mask", masks[_parameter(training.graph, edit.site)].astype(np.float32))
+            training.attached.assign(edit, "mask", masks[_parameter(training.graph, edit.site)] > 0)
 
     def _levels(self, graph: Graph, edits: Sequence[Edit]) -> list[float]:
         """Shares of zeros after the last round; 0 where `quality` decides."""
@@ -155,7 +155,8 @@ class IterativeMagnitude(IterativeMagnitudeConfig, Algorithm):
             return None
         xp, terms = training.xp, []
         for edit in training.edits:
-            weight = training.attached.parameter(edit.site) * training.attached.variables(edit)["mask"]
+            weight = training.attached.parameter(edit.site)
+            weight = weight * xp.cast_like(training.attached.variables(edit)["mask"], weight)
             terms.append(xp.sum(xp.abs(weight) if self.params.regularization == "l1" else xp.square(weight)))
         return self.params.regularization_weight * sum(terms[1:], terms[0])
 

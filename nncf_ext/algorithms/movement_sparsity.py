@@ -58,7 +58,7 @@ class MovementMask(Transform):
     def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:
         return self, {
             "score": Var(np.zeros(self.blocks, np.float32), trainable=True),
-            "mask": Var(np.ones(shape, np.uint8)),
+            "mask": Var(np.ones(shape, bool)),
             "schedule": Var(np.array([_LOWEST, 0, 1], np.float32)),
         }
 
@@ -215,7 +215,7 @@ class MovementSparsity(MovementSparsityConfig, Algorithm):
                 self._freeze(training, edit, mask)
         elif state["frozen"] and not frozen:
             for edit in training.edits:
-                training.attached.assign(edit, "mask", np.ones(training.graph.shape_of(edit.site), np.uint8))
+                training.attached.assign(edit, "mask", np.ones(training.graph.shape_of(edit.site), bool))
             self._schedule(training, *self.scheduled(state["passed"], state["init_threshold"]))
         return {**state, "frozen": frozen, "kept": state["kept"] if frozen else {}}
 
@@ -357,7 +357,7 @@ class MovementSparsity(MovementSparsityConfig, Algorithm):
 
     @staticmethod
     def _freeze(training: Training, edit: Edit, mask: np.ndarray) -> None:
-        training.attached.assign(edit, "mask", mask.astype(np.uint8))
+        training.attached.assign(edit, "mask", mask.astype(bool))
         training.attached.assign(edit, "schedule", np.array([_LOWEST, 0, 0], np.float32))
 
     def _finish(self, training: Training, state: State) -> State:

@@ -22,7 +22,7 @@ class BinaryMask(Transform):
     stage: ClassVar[int] = MASK
 
     def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:
-        return self, {"mask": Var(np.ones(shape, np.float32))}
+        return self, {"mask": Var(np.ones(shape, bool))}
 
     def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
         return x * xp.cast_like(variables["mask"], x)

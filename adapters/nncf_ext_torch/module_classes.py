@@ -7,6 +7,7 @@ while `named_parameters`, `state_dict` and whoever reads the attribute outside a
 
 from __future__ import annotations
 
+import copy
 import copyreg
 import functools
 import inspect
@@ -116,6 +117,19 @@ def _subclass(base: type[nn.Module], parameters: tuple[str, ...], attribute: str
             return reduced
         return _new, (base, parameters, attribute), *reduced[2:]
 
+    def deepcopy(self: nn.Module, memo: dict[int, Any]) -> nn.Module:
+        # `torch.fx.GraphModule` copies itself: into a class of its own, and what its graph names
+        own, copied = vars(self), base.__deepcopy__(self, memo)  # type: ignore[attr-defined]
+        for kind in ("_parameters", "_buffers"):
+            for name, tensor in own[kind].items():
+                vars(copied)[kind].setdefault(name, copy.deepcopy(tensor, memo))
+        vars(copied)[attribute] = copy.deepcopy(own[attribute], memo)
+        if getattr(type(copied), "_nncf_ext_attribute", None) != attribute:
+            copied.__class__ = _subclass(type(copied), parameters, attribute)
+        return copied
+
+    if hasattr(base, "__deepcopy__"):
+        namespace["__deepcopy__"] = deepcopy
     namespace.update(
         forward=_forward(base, attribute),
         __module__=base.__module__,

@@ -10,7 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from nncf_ext.edits import Edit, Plan, Removal, Var
+from nncf_ext.forward_loss import ForwardLoss
 from nncf_ext.graph import Graph, Site
+from nncf_ext.step_watch import StepWatch
 
 Values = Mapping[str, Mapping[str, Var]]  # edit key -> variable name -> first value
 
@@ -118,8 +120,11 @@ class Attached(Protocol):
 
 
 class Adapter(Protocol):
+    """steps_by: how a framework's users have the scheduler's calls made for them, in words."""
+
     name: str
     xp: Any
+    steps_by: str
 
     def trace(self, model: Any, example: Any) -> Traced:
         """The graph of a plain model. ValueError for one that is compressed already."""
@@ -189,9 +194,14 @@ class Adapter(Protocol):
         earlier call asked for."""
         ...
 
-    def add_loss(self, model: Any, loss: Callable[[], Any], task_weight: float) -> None:
-        """Have `loss()` (a scalar, or None) added to `task_weight` times the task's loss in training, where the framework itself
-        computes that (Keras' `fit`)."""
+    def add_loss(self, model: Any, loss: ForwardLoss, task_weight: float) -> None:
+        """Have `loss` added to `task_weight` times the task's loss in training, where the framework itself computes that (Keras'
+        `fit`)."""
+        ...
+
+    def watch_training(self, model: Any, watch: StepWatch) -> Callable[[], None]:
+        """Tell `watch` of the optimizer steps that train parameters of `model` (where steps are compiled, of their compilation),
+        and of weights loaded into it. Returns what ends that; so does letting go of it."""
         ...
 
     def infer(self, model: Any, inputs: Any) -> Any:

@@ -84,6 +84,7 @@ def compress(
             adapt_batchnorm(adapter, model, algorithms, extras)
             if compression_state is not None:
                 controller.load_state(compression_state)
+        controller.watch_training()
     except BaseException:
         attached.detach()
         raise

@@ -7,7 +7,8 @@ import math
 import os
 import re
 import threading
-from collections.abc import Collection, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial, reduce
@@ -23,6 +24,7 @@ from nncf_ext.checkpoint import CheckpointError, first_difference, load_checkpoi
 from nncf_ext.config.errors import ConfigError
 from nncf_ext.distillation import difference_of
 from nncf_ext.edits import MASK, QUANTIZE, Edit, Plan, Removal
+from nncf_ext.forward_loss import ForwardLoss
 from nncf_ext.graph import Graph, Site
 from nncf_ext.initialization import adapt_batchnorm
 from nncf_ext.nncf2_state import nncf2_schedules
@@ -30,6 +32,7 @@ from nncf_ext.removal import joint, remaining
 from nncf_ext.report import CompressionStatistics
 from nncf_ext.schedules import Clock
 from nncf_ext.soup.running import WeightAverage
+from nncf_ext.step_watch import StepWatch
 from nncf_ext.teacher_cache import TeacherCache
 from nncf_ext.untouched import untouched
 
@@ -83,7 +86,8 @@ class CompressionLoss:
         return _told(vars(self).get("_controller"), "loss_settings", name)
 
     def __call__(self) -> Any:
-        return self._controller.compression_loss()
+        """A scalar of the framework, differentiable. Zero where `fit`, or who sums the model's `losses`, has it already."""
+        return self._controller.loss_for_loop()
 
     calculate = __call__
 
@@ -123,7 +127,11 @@ class Controller:
         self.loss = CompressionLoss(self)
         if teacher is not None:
             self._watch(teacher)
-        adapter.add_loss(self.model, self._loss_of_forward, self.task_weight)
+        self.forward_loss = ForwardLoss(self._loss_of_forward, self._weight_of_task != 1)
+        self._weight_asked = False
+        self._step_watch = StepWatch(self, adapter.steps_by)
+        adapter.add_loss(self.model, self.forward_loss, self._weight_of_task)
+        self._end_watch: Callable[[], None] = lambda: None
 
     @property
     def model(self) -> Any:
@@ -172,6 +180,10 @@ class Controller:
         """Distil from `teacher` (a plain model, used in inference mode) from now on."""
         self._watch(teacher)
 
+    def watch_training(self) -> None:
+        """From now on, say so where an optimizer trains the model and the schedules or the losses are left out."""
+        self._end_watch = self._adapter.watch_training(self.model, self._step_watch)
+
     def initialize(self) -> None:
         """Let every algorithm make its start in the freshly compressed model."""
         self._update("initialize")
@@ -180,6 +192,8 @@ class Controller:
         """Move the clock and let every algorithm act on `event` (`epoch_step` or `step`)."""
         self._refuse_stripped(event)
         self.settle()
+        if self.clock == Clock() and max(clock.epoch, clock.step) == 0:
+            self._step_watch.starts_anew({call for calls in self.awaited().values() for call in calls})
         self.clock = clock
         for algorithm in self._algorithms:
             name = algorithm.algorithm
@@ -247,10 +261,24 @@ class Controller:
         """Sum of the algorithms' losses: a scalar of the framework, differentiable."""
         return sum(self.loss_terms().values(), self._adapter.xp.asarray(np.float32(0)))
 
+    def loss_for_loop(self) -> Any:
+        """See `CompressionLoss`."""
+        return self.compression_loss() if self.forward_loss.for_loop() else self._adapter.xp.asarray(np.float32(0))
+
     @property
     def task_weight(self) -> float:
         """Factor of the task's own loss; 1 where no config asks for another."""
+        self._weight_asked = True
+        return self._weight_of_task
+
+    @property
+    def _weight_of_task(self) -> float:
         return math.prod(algorithm.weight_of_task for algorithm in self._algorithms)
+
+    @property
+    def task_weight_asked(self) -> bool:
+        """Whether there is none, or a loop has asked for it."""
+        return self._weight_asked or self._weight_of_task == 1
 
     def total_loss(self, task_loss: Any) -> Any:
         """The loss to train with in a loop of your own: `task_weight` times the task's, and what the algorithms add."""
@@ -288,6 +316,30 @@ class Controller:
             for name, term in self._terms_of(algorithm).items():
                 values[name] = float(self._adapter.to_numpy(term))
         return values
+
+    def names_with_loss(self) -> list[str]:
+        """The algorithms that add to the task's loss."""
+        return [a.algorithm for a in self._algorithms if a.needs_teacher or self._terms_of(a)]
+
+    def awaited(self) -> dict[str, Collection[str]]:
+        """By algorithm, the scheduler's calls that its schedule still waits for."""
+        waiting = {a.algorithm: a.awaits(self.clock, self._states[a.algorithm]) for a in self._algorithms}
+        return {name: calls for name, calls in waiting.items() if calls}
+
+    def shortfalls(self) -> dict[str, str]:
+        """By algorithm, what the config asks for in the end and is not there yet, in words; without what the user set."""
+        found = {a.algorithm: a.shortfall(self._training(a), self.clock, self._states[a.algorithm]) for a in self._algorithms}
+        return {name: words for name, words in found.items() if words}
+
+    def _warn_of_shortfalls(self) -> None:
+        for name, words in self.shortfalls().items():
+            calls = [f"scheduler.{call}()" for call in self.awaited().get(name, ()) if self._count(call) < 0]
+            why = f", which {' and '.join(calls)} never told of training" if calls else ""
+            where = f"its schedule is at epoch {self.clock.epoch}{why}" if self.awaited().get(name) else "its schedule has ended"
+            warnings.warn(f"{name} has not reached its target: {words}; {where}", stacklevel=1)
+
+    def _count(self, call: str) -> int:
+        return self.clock.epoch if call == "epoch_step" else self.clock.step
 
     def compression_stage(self) -> CompressionStage:
         stages = [a.stage(self.clock, self._states[a.algorithm]) for a in self._algorithms]
@@ -338,6 +390,7 @@ class Controller:
         clock = _clock_in(state)
         if "step_in_epoch" in state:
             self.clock = clock
+            self._step_watch.state_loaded()
         else:
             self._take_up(clock, dict.fromkeys(self._states, state))
 
@@ -393,6 +446,7 @@ class Controller:
             self.clock, self._states = before
             self._resume()
             raise
+        self._step_watch.state_loaded()
 
     def _resume(self) -> None:
         for algorithm in self._algorithms:
@@ -442,6 +496,10 @@ class Controller:
         A compressed copy stays behind, so that statistics, checkpoints and exports are had from the controller as before.
         ConfigError, and the model still compressed, where it does not work without the channels.
         """
+        self._warn_of_shortfalls()
+        return self._as_deployed(do_copy, quantizers)
+
+    def _as_deployed(self, do_copy: bool, quantizers: bool) -> Any:
         if self._stripped is not None and not do_copy:
             return self._adapter.strip(self._stripped, False, quantizers)
         removals = self._removals()
@@ -460,6 +518,7 @@ class Controller:
             self._attached, self._not_copied = attached, ""
             raise
         self._stripped = model
+        self._end_watch()
         return model
 
     def strip_model(self, model: Any, do_copy: bool = False, quantizers: bool = True) -> Any:
@@ -496,6 +555,7 @@ class Controller:
         opset = re.fullmatch(r"onnx(?:_(\d+))?", save_format or "onnx")
         if opset is None:
             raise ValueError(f"save_format: found {save_format!r}, expected 'onnx' or 'onnx_<opset>', 'onnx_18' say")
+        self._warn_of_shortfalls()
         removals = self._removals()
         with ExitStack() as stack:
             ours = stack.enter_context(self._adapter.in_float32(self._live))
@@ -522,6 +582,7 @@ class Controller:
         from nncf_ext.packed.plain import packed_model
 
         self.settle()
+        self._warn_of_shortfalls()
         removals = self._removals()
         attached, graph = self._smaller(self._live, removals, True) if removals else (self._live, self._graph)
         coded = {
@@ -529,7 +590,7 @@ class Controller:
             for edit in attached.plan
             if edit.transform.has_grid or edit.transform.has_codes
         }
-        packed_model(path, self._adapter.tensors(self.strip(quantizers=False)), coded, graph, self._adapter.name)
+        packed_model(path, self._adapter.tensors(self._as_deployed(True, False)), coded, graph, self._adapter.name)
 
     def _removals(self) -> tuple[Removal, ...]:
         return joint(removal for a in self._algorithms for removal in a.removals(*self._seen_by(a)))

@@ -36,7 +36,7 @@ def start(params: StagedParams | None) -> State:
 
 def at_epoch(epoch: int, params: StagedParams | None) -> State:
     """The state in an epoch where nothing was switched by hand."""
-    begun = {group: params is None or _first_epoch(params, group) <= max(epoch, 0) for group in GROUPS}
+    begun = {group: params is None or first_epoch(params, group) <= max(epoch, 0) for group in GROUPS}
     return {"begun": begun, "enabled": dict(begun)}
 
 
@@ -57,7 +57,7 @@ def epoch_step(
     training: Training, clock: Clock, state: State, params: StagedParams | None, starts: Callable[[], Mapping[str, RangeInit]]
 ) -> State:
     """The state when an epoch begins, in which groups may begin too. starts: how ranges are initialised, by edit key."""
-    due = [g for g in GROUPS if params is not None and not state["begun"][g] and clock.epoch >= _first_epoch(params, g)]
+    due = [g for g in GROUPS if params is not None and not state["begun"][g] and clock.epoch >= first_epoch(params, g)]
     if not due:
         return state
     init_ranges(training, due, starts())
@@ -87,5 +87,6 @@ def init_ranges(training: Training, groups: Collection[str], starts: Mapping[str
                 attached.assign(edit, name, var.value)
 
 
-def _first_epoch(params: StagedParams, group: str) -> int:
+def first_epoch(params: StagedParams, group: str) -> int:
+    """The epoch in which a group begins."""
     return params.weights_quant_start_epoch if group == "weights" else params.activations_quant_start_epoch

@@ -13,7 +13,9 @@ import tensorflow as tf
 
 from nncf_ext.adapter import Values
 from nncf_ext.edits import Plan, Removal
+from nncf_ext.forward_loss import ForwardLoss
 from nncf_ext.graph import Site
+from nncf_ext.step_watch import StepWatch
 from nncf_ext_tensorflow import keras_private, xp
 from nncf_ext_tensorflow.apply import Patch
 from nncf_ext_tensorflow.attach import KerasAttached, attach, visiting
@@ -25,12 +27,14 @@ from nncf_ext_tensorflow.naming import named_inputs, names_in
 from nncf_ext_tensorflow.saving import attached_to, refuse_compressed
 from nncf_ext_tensorflow.shrink import remove_channels
 from nncf_ext_tensorflow.trace import KerasTrace, trace
+from nncf_ext_tensorflow.training_watch import TrainingWatch
 from nncf_ext_tensorflow.variables import HOLDER, to_numpy
 
 
 class KerasAdapter:
     name = "tensorflow"
     xp = xp
+    steps_by = "fit(..., callbacks=create_compression_callbacks(controller))"
 
     def trace(self, model: keras.Model, example: Any = None) -> KerasTrace:
         refuse_compressed(model)
@@ -104,8 +108,11 @@ class KerasAdapter:
     def tap(self, model: keras.Model, after_forward: Callable[[Any, Any], None]) -> None:
         attached_to(model).tap(after_forward)
 
-    def add_loss(self, model: keras.Model, loss: Callable[[], Any], task_weight: float) -> None:
+    def add_loss(self, model: keras.Model, loss: ForwardLoss, task_weight: float) -> None:
         attached_to(model).add_loss(loss, task_weight)
+
+    def watch_training(self, model: keras.Model, watch: StepWatch) -> TrainingWatch:
+        return TrainingWatch(model, watch)
 
     def infer(self, model: keras.Model, inputs: Any) -> Any:
         return keras.tree.map_structure(keras.ops.stop_gradient, model(inputs, training=False))

@@ -19,6 +19,7 @@ from typing import Any
 
 import keras
 
+from nncf_ext.forward_loss import ForwardLoss
 from nncf_ext.graph import Site
 from nncf_ext_tensorflow import keras_private
 from nncf_ext_tensorflow.recurrent import cells_of
@@ -49,7 +50,7 @@ class Record:
         self.weights: dict[str, list[Function]] = {}
         self.program: tuple[str, ...] = ()
         self.tap: Callable[[Any, Any], None] | None = None
-        self.losses: list[Callable[[], Any]] = []
+        self.loss: ForwardLoss | None = None
         self.task_weight = 1.0
 
     @property
@@ -201,6 +202,9 @@ class PatchedModel:
         if keras_private.in_symbolic_scope():
             return super().call(*args, **kwargs)  # type: ignore[misc]
         record = record_of(self)
+        trained = keras_private.trained_now()
+        if record.loss is not None:
+            record.loss.forward(trained)
         inputs = args[0] if args else next(iter(kwargs.values()), None)
         before, _running.counts = _running.counts, Counter()
         try:
@@ -210,22 +214,20 @@ class PatchedModel:
             outputs = _at_each(record, "model_output", outputs)
         finally:
             _running.counts = before
-        if record.tap is not None and keras_private.training_now():
+        if record.tap is not None and trained:
             record.tap(inputs, outputs)
         return outputs
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-        total = super().compute_loss(*args, **kwargs)  # type: ignore[misc]
         record = record_of(self)
-        if not kwargs.get("training", True):
-            return total
+        if record.loss is None or not kwargs.get("training", True):
+            return super().compute_loss(*args, **kwargs)  # type: ignore[misc]
+        record.loss.claim()
+        total = super().compute_loss(*args, **kwargs)  # type: ignore[misc]
         if record.task_weight != 1:
             total = total * record.task_weight
-        for loss in record.losses:
-            term = loss()
-            if term is not None:
-                total = total + keras_private.scaled_as_additional_loss(self, term)
-        return total
+        term = record.loss.for_compute_loss()
+        return total if term is None else total + keras_private.scaled_as_additional_loss(self, term)
 
 
 def _at_each(record: Record, point: str, structure: Any) -> Any:

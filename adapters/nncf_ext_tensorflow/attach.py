@@ -59,7 +59,7 @@ class PlacedTransform:
 
     def __call__(self, x: Any) -> Any:
         if self.edit.transform.looks_on:
-            if keras_private.training_now():
+            if keras_private.trained_now():
                 self.passed[threading.get_ident()] = x
             return x
         if not keras.backend.is_float_dtype(x.dtype):
@@ -86,7 +86,7 @@ class PlacedTransform:
         return self._transformed(x)
 
     def _transformed(self, x: Any) -> Any:
-        y = self.edit.apply(xp, keras.ops.cast(x, "float32"), self.variables(), keras_private.training_now())
+        y = self.edit.apply(xp, keras.ops.cast(x, "float32"), self.variables(), keras_private.trained_now())
         return keras.ops.cast(y, x.dtype)
 
 
@@ -208,8 +208,8 @@ class KerasAttached:
 
     def add_loss(self, loss: Any, task_weight: float) -> None:
         record = self._patch.record(self.model)
-        record.losses.append(loss)
-        record.task_weight *= task_weight
+        record.loss, record.task_weight = loss, task_weight
+        self._holder.forward_loss = loss
         keras_private.forget_compiled_functions(self.model)
 
     def transformed_parameters(self) -> list[tuple[keras.Variable, Any]]:

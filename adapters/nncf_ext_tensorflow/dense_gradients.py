@@ -1,11 +1,7 @@
-"""Gradients of parameters without their masks, caught where an optimizer takes them, and what optimizers keep for parameters.
-
-Keras has no hook on an optimizer's step, so its `Optimizer.apply`, in which `fit` and loops of one's own both end, is wrapped.
-"""
+"""Gradients of parameters without their masks, caught where an optimizer takes them, and what optimizers keep for parameters."""
 
 from __future__ import annotations
 
-import functools
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,8 +10,7 @@ import keras
 import tensorflow as tf
 
 from nncf_ext_tensorflow import keras_private
-
-_listening: weakref.WeakSet[DenseGradients] = weakref.WeakSet()
+from nncf_ext_tensorflow.optimizer_steps import listen
 
 
 class DenseGradients:
@@ -38,8 +33,7 @@ class DenseGradients:
         self._waiting = False
         self._arrived: Callable[[], None] = lambda: None
         self._optimizers: weakref.WeakSet[Any] = weakref.WeakSet()
-        _listening.add(self)
-        _listen()
+        listen(self)
 
     def request(self, arrived: Callable[[], None]) -> None:
         self._waiting, self._arrived = True, arrived
@@ -84,26 +78,3 @@ class DenseGradients:
         if tf.executing_eagerly():
             return gradient if mask.enabled else catch()
         return tf.cond(tf.convert_to_tensor(mask.off), catch, lambda: dense)
-
-
-def _listen() -> None:
-    optimizer_class: Any = keras.optimizers.Optimizer
-    apply = optimizer_class.apply
-    if hasattr(apply, "listened_to"):
-        return
-
-    @functools.wraps(apply)
-    def listened(self: Any, grads: Any, trainable_variables: Any = None) -> Any:
-        listeners = list(_listening)
-        if listeners and trainable_variables is not None:
-            trainable_variables = list(trainable_variables)
-        for listener in listeners:
-            variables = self._trainable_variables if trainable_variables is None else trainable_variables
-            grads = listener.before_step(self, grads, variables)
-        result = apply(self, grads, trainable_variables)
-        for listener in listeners:
-            listener.after_step()
-        return result
-
-    listened.listened_to = True  # type: ignore[attr-defined]
-    optimizer_class.apply = listened

@@ -20,6 +20,7 @@ from keras.src.ops.numpy import BroadcastTo, GetItem, Reshape, Split
 from keras.src.saving import object_registration
 from keras.src.utils import python_utils
 from keras.src.utils.naming import to_snake_case
+from tensorflow.python.eager import record
 from tensorflow.python.util import dispatch
 
 
@@ -143,6 +144,14 @@ def training_now() -> bool:
     return bool(context is not None and context.get_value("training"))
 
 
+def trained_now() -> bool:
+    """Whether the forward that is running is one to train with: also where a model around it has a `call` without `training`, so
+    that `fit` cannot pass it on, and a gradient tape is recording."""
+    context = global_state.get_global_attribute("current_call_ctx")
+    training = None if context is None else context.get_value("training")
+    return record.could_possibly_record() if training is None else bool(training)
+
+
 def without_autocast() -> Any:
     """A context in which variables are read in their own precision."""
     return AutocastScope(None)
@@ -231,6 +240,16 @@ def optimizer_states(optimizer: Any, variable: Any) -> list[Any]:
 
 def _is_list(value: Any) -> bool:
     return isinstance(value, list | tuple)
+
+
+class LayerWithLosses(keras.layers.Layer):
+    """A layer whose share in the `losses` of models is made when they are read; it never runs, so `add_loss` is not for it."""
+
+    def own_losses(self) -> list[Any]:
+        raise NotImplementedError
+
+    def _get_own_losses(self) -> list[Any]:
+        return [] if in_symbolic_scope() else self.own_losses()
 
 
 def scaled_as_additional_loss(model: Any, loss: Any) -> Any:

@@ -11,15 +11,21 @@ import numpy as np
 
 from nncf_ext.adapter import Values
 from nncf_ext.edits import Edit, Plan
+from nncf_ext.forward_loss import ForwardLoss
+from nncf_ext_tensorflow.keras_private import LayerWithLosses
 
 HOLDER = "nncf_ext"  # the model's attribute, and the first part of the variables' paths
 
 
-class TransformVariables(keras.layers.Layer):
-    """Holds variables by edit and name; always float32 or what their first value is, never cast to a compute dtype."""
+class TransformVariables(LayerWithLosses):
+    """Holds variables by edit and name; always float32 or what their first value is, never cast to a compute dtype.
+
+    Among the `losses` of the model, and of any model around it, are those of the algorithms, once `forward_loss` is set.
+    """
 
     def __init__(self, plan: Plan, values: Values):
         super().__init__(name=HOLDER, dtype="float32", autocast=False)
+        self.forward_loss: ForwardLoss | None = None
         self._by_edit: dict[str, dict[str, keras.Variable]] = {}
         taken: set[str] = set()
         with keras.name_scope(HOLDER):
@@ -32,6 +38,10 @@ class TransformVariables(keras.layers.Layer):
 
     def of(self, edit: Edit) -> Mapping[str, keras.Variable]:
         return self._by_edit[edit.key]
+
+    def own_losses(self) -> list[Any]:
+        term = None if self.forward_loss is None else self.forward_loss.for_losses()
+        return [] if term is None else [term]
 
     def specifications(self) -> dict[str, dict[str, dict[str, Any]]]:
         """Shapes, dtypes and trainable flags as JSON data: enough to build the holder again."""

@@ -14,17 +14,21 @@ from torch import nn
 
 from nncf_ext.adapter import Attached, Values
 from nncf_ext.edits import Plan, Removal
+from nncf_ext.forward_loss import ForwardLoss
 from nncf_ext.graph import Site
+from nncf_ext.step_watch import StepWatch
 from nncf_ext_torch import apply, arguments, batchnorm, hessian, observe, shrink, trace, xp
 from nncf_ext_torch.gradients import loss_gradients
 from nncf_ext_torch.sharding import of_first_rank, overwrite, to_numpy
 from nncf_ext_torch.sites import parameter_name
 from nncf_ext_torch.trace import ExampleInput, TorchTrace, evaluating, leaves
+from nncf_ext_torch.training_watch import TrainingWatch
 
 
 class TorchAdapter:
     name = "torch"
     xp: Any = xp
+    steps_by = "nncf_ext_torch.trainer_callback(controller) or lightning_callback(controller) among a trainer's callbacks"
 
     def trace(self, model: nn.Module, example: ExampleInput | Callable[[nn.Module], Any]) -> TorchTrace:
         apply.refuse_compressed(model)
@@ -102,8 +106,11 @@ class TorchAdapter:
         apply.remove_taps(model)
         model.register_forward_hook(apply.Tap(after_forward), with_kwargs=True)
 
-    def add_loss(self, model: nn.Module, loss: Callable[[], Any], task_weight: float) -> None:
+    def add_loss(self, model: nn.Module, loss: ForwardLoss, task_weight: float) -> None:
         """Nothing: in PyTorch the user's loop computes the loss."""
+
+    def watch_training(self, model: nn.Module, watch: StepWatch) -> TrainingWatch:
+        return TrainingWatch(model, watch)
 
     def infer(self, model: nn.Module, inputs: Any) -> Any:
         with evaluating(model), torch.no_grad():

@@ -1,7 +1,7 @@
 """Gradients of parameters without their masks, caught where an optimizer takes them, and what optimizers keep for parameters.
 
-The hooks are torch's own, on the steps of all optimizers (`register_optimizer_step_pre_hook`): by then gradients are
-accumulated, reduced over ranks, unscaled and clipped, and no loop has to be changed.
+When an optimizer begins its step (`optimizer_steps`), gradients are accumulated, reduced over ranks, unscaled and clipped, and no
+loop has to be changed.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
-from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from nncf_ext_torch.optimizer_steps import listen
 from nncf_ext_torch.sharding import overwrite, whole
 
 
@@ -25,7 +25,6 @@ class Mask(Protocol):
 
 
 Request = tuple[str, Mask, torch.nn.Parameter]  # edit key, the edit, its parameter
-_listening: weakref.WeakSet[DenseGradients] = weakref.WeakSet()
 
 
 class DenseGradients:
@@ -36,8 +35,7 @@ class DenseGradients:
         self._taken: dict[str, torch.Tensor] = {}
         self._arrived: Callable[[], None] = lambda: None
         self._optimizers: weakref.WeakSet[Any] = weakref.WeakSet()
-        _listening.add(self)
-        _listen()
+        listen(self)
 
     def __deepcopy__(self, memo: Any) -> DenseGradients:
         return DenseGradients()
@@ -99,21 +97,3 @@ class DenseGradients:
             mask.enabled = True
         self._waiting = {}
         self._arrived()
-
-
-def _before(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-    for listener in list(_listening):
-        listener.before_step(optimizer)
-
-
-def _after(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-    for listener in list(_listening):
-        listener.after_step(optimizer)
-
-
-_hooks: list[Any] = []
-
-
-def _listen() -> None:
-    if not _hooks:
-        _hooks.extend((register_optimizer_step_pre_hook(_before), register_optimizer_step_post_hook(_after)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -240,6 +240,15 @@ class Algorithm:
 
     def stage(self, clock: Clock, state: State) -> CompressionStage:
         return CompressionStage.FULLY_COMPRESSED
+
+    def awaits(self, clock: Clock, state: State) -> Collection[str]:
+        """The scheduler's calls (`epoch_step`, `step`) that have to come for what the config asks, as things stand."""
+        return ()
+
+    def shortfall(self, training: Training, clock: Clock, state: State) -> str | None:
+        """What was found and what the config asks for in the end, in words, where it is not there yet; not where the user set
+        something else."""
+        return None
 
     def report(self, training: Training, clock: Clock, state: State) -> Any:
         """A dataclass for `statistics()`, or None."""

@@ -5,7 +5,7 @@ The code books are made anew in every forward, of the weights as they are: a wei
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -168,6 +168,14 @@ class ClipQCompression(ClipQConfig, Algorithm):
 
     def stage(self, clock: Clock, state: State) -> CompressionStage:
         return CompressionStage.FULLY_COMPRESSED if state["begun"] else CompressionStage.UNCOMPRESSED
+
+    def awaits(self, clock: Clock, state: State) -> Collection[str]:
+        return () if state["begun"] else ("epoch_step",)
+
+    def shortfall(self, training: Training, clock: Clock, state: State) -> str | None:
+        if state["begun"] or not training.edits:
+            return None
+        return f"found it not begun, expected from epoch {self.params.start_epoch} on"
 
     def report(self, training: Training, clock: Clock, state: State) -> ClipQStatistics:
         layers, kept, size = [], 0, 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -105,6 +105,14 @@ class CodedWeights(Algorithm):
 
     def stage(self, clock: Clock, state: State) -> CompressionStage:
         return CompressionStage.FULLY_COMPRESSED if state["coded"] else CompressionStage.UNCOMPRESSED
+
+    def awaits(self, clock: Clock, state: State) -> Collection[str]:
+        return () if state["coded"] else ("epoch_step",)
+
+    def shortfall(self, training: Training, clock: Clock, state: State) -> str | None:
+        if state["coded"] or not training.edits:
+            return None
+        return f"found no code books, expected from epoch {self.params.start_epoch} on"
 
     def report(self, training: Training, clock: Clock, state: State) -> CodeBookStatistics:
         layers, bits, size = [], 0.0, 0

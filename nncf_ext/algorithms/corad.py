@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -186,6 +186,19 @@ class Corad(CoradConfig, Algorithm):
         if term is None or now >= term.weight * (term.multistep_factors[-1] if term.schedule == "multistep" else 1):
             return CompressionStage.FULLY_COMPRESSED
         return CompressionStage.UNCOMPRESSED if now == 0 else CompressionStage.PARTIALLY_COMPRESSED
+
+    def awaits(self, clock: Clock, state: State) -> Collection[str]:
+        """Factors are set, noise is drawn and proximal steps are made by `step`."""
+        terms = [term for term in (self.regularization, self.distillation) if term is not None and term.weight > 0]
+        changing = any(t.warmup_epochs or t.multistep_steps or t.schedule in ("linear", "cubic") for t in terms)
+        return (("epoch_step", "step") if changing else ("step",)) if terms else ()
+
+    def shortfall(self, training: Training, clock: Clock, state: State) -> str | None:
+        if not training.edits or self.stage(clock, state) is CompressionStage.FULLY_COMPRESSED:
+            return None
+        found = {"regularization": self.regularization, "distillation": self.distillation}
+        words = [f"{state[name]:g} of {term.weight:g} for {name}" for name, term in found.items() if term is not None]
+        return f"found the factors {', '.join(words)}, expected the schedule at its end"
 
     def report(self, training: Training, clock: Clock, state: State) -> CoradStatistics:
         raw = [training.adapter.to_numpy(training.attached.parameter(edit.site)) for edit in training.edits]

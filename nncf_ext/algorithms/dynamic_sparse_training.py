@@ -12,7 +12,7 @@ leaves out the optimizer's step in it.)
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -338,6 +338,21 @@ class DynamicSparseTraining(DynamicSparseTrainingConfig, Algorithm):
         if self.params.method == "granet" and clock.step < (self.params.end or 0):
             return CompressionStage.PARTIALLY_COMPRESSED
         return CompressionStage.FULLY_COMPRESSED
+
+    def awaits(self, clock: Clock, state: State) -> Collection[str]:
+        if state["frozen"] or self.params.method == "sr_ste":
+            return ()
+        if self.params.method == "ac_dc":
+            return ("epoch_step",) if clock.epoch < (self.params.final_epoch or 0) else ()
+        ended = self.params.end is not None and clock.step >= self.params.end
+        return () if self.params.method == "static" or ended else ("step",)
+
+    def shortfall(self, training: Training, clock: Clock, state: State) -> str | None:
+        if state["frozen"] or not training.edits or self.stage(clock, state) is CompressionStage.FULLY_COMPRESSED:
+            return None
+        when = f"epoch {self.params.final_epoch}" if self.params.method == "ac_dc" else f"step {self.params.end}"
+        found = measured(training, [self._mask_now(training, edit) for edit in training.edits])["sparsity_level_for_layers"]
+        return f"found {found:.1%} without connection, expected {self.params.level:.1%} for good from {when} on"
 
     def report(self, training: Training, clock: Clock, state: State) -> DynamicSparsityStatistics:
         masks = [self._mask_now(training, edit) for edit in training.edits]

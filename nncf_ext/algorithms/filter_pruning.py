@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -243,6 +243,17 @@ class FilterPruning(FilterPruningConfig, Algorithm):
         if state["level"] >= self.params.target:
             return CompressionStage.FULLY_COMPRESSED
         return CompressionStage.UNCOMPRESSED if state["level"] == 0 else CompressionStage.PARTIALLY_COMPRESSED
+
+    def awaits(self, clock: Clock, state: State) -> Collection[str]:
+        rises = not state["frozen"] and state["scheduled"] and state["level"] < self.params.target
+        return ("epoch_step",) if rises else ()
+
+    def shortfall(self, training: Training, clock: Clock, state: State) -> str | None:
+        if not self.awaits(clock, state):
+            return None
+        rising = 0 if self.params.schedule == "baseline" else self.params.pruning_steps - 1
+        level, target, of = state["level"], self.params.target, "FLOPs" if self.params.pruning_flops_target else "filters"
+        return f"found {level:.1%} of the {of} pruned, expected {target:.1%} from epoch {self.params.num_init_steps + rising} on"
 
     def level(self, epoch: float) -> float:
         """The schedule: share wanted in epoch `epoch`, of filters or of FLOPs."""

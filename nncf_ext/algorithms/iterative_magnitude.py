@@ -7,7 +7,7 @@ that it still has: over all, it would fall from round to round, and the threshol
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -168,6 +168,15 @@ class IterativeMagnitude(IterativeMagnitudeConfig, Algorithm):
         groups = _groups(training.graph)
         keep = [~_unread(training.graph, group, masks) for group in groups]
         return PrunableModel(training.graph, groups).removals([k if k.any() else _first(k) for k in keep])
+
+    def awaits(self, clock: Clock, state: State) -> Collection[str]:
+        return () if state["frozen"] or state["rounds"] >= self.params.rounds else ("epoch_step",)
+
+    def shortfall(self, training: Training, clock: Clock, state: State) -> str | None:
+        if not self.awaits(clock, state) or not training.edits:
+            return None
+        last = self.params.start_epoch + (self.params.rounds - 1) * self.params.epochs_per_round
+        return f"found {state['rounds']} rounds, expected {self.params.rounds} from epoch {last} on"
 
     def stage(self, clock: Clock, state: State) -> CompressionStage:
         if state["rounds"] == 0:

@@ -35,6 +35,7 @@ class HardConcreteGate(LearnedMask):
 
 class L0Sparsity(L0SparsityConfig, LearnedSparsity):
     transforms: ClassVar[tuple[type[Transform], ...]] = (HardConcreteGate,)
+    noisy: ClassVar[bool] = True
 
     def transform(self) -> LearnedMask:
         keep = self.params.initial_keep_probability

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -34,6 +34,7 @@ class LearnedMask(Transform):
 
 class LearnedSparsity(Algorithm):
     family: ClassVar[str] = "sparsity"
+    noisy: ClassVar[bool] = False  # whether its transform draws noise
     params: LearnedSparsityParams
 
     def transform(self) -> LearnedMask:
@@ -76,8 +77,23 @@ class LearnedSparsity(Algorithm):
         return xp.stop_gradient(factor) * self.term(training)
 
     def stage(self, clock: Clock, state: State) -> CompressionStage:
-        whole = self.params.warmup_epochs + self.params.ramp_epochs
-        return CompressionStage.FULLY_COMPRESSED if clock.epoch >= whole else CompressionStage.PARTIALLY_COMPRESSED
+        return CompressionStage.FULLY_COMPRESSED if clock.epoch >= self._whole else CompressionStage.PARTIALLY_COMPRESSED
+
+    def awaits(self, clock: Clock, state: State) -> Collection[str]:
+        """The loss's factor is of the epoch; noise is drawn in every step, where the transform has any."""
+        calls = ["epoch_step"] if clock.epoch < self._whole else []
+        return [*calls, "step"] if self.noisy else calls
+
+    def shortfall(self, training: Training, clock: Clock, state: State) -> str | None:
+        if not training.edits or clock.epoch >= self._whole or self._whole == 0:
+            return None
+        found, whole = self.factor(max(clock.epoch, 0)), self.params.weight
+        return f"found the factor {found:g} of its loss, expected {whole:g} from epoch {self._whole} on"
+
+    @property
+    def _whole(self) -> int:
+        """The epoch from which on the factor is what the config says."""
+        return self.params.warmup_epochs + self.params.ramp_epochs
 
     def freeze(self, training: Training, state: State, frozen: bool) -> State:
         """ValueError: what is zero is a value of what is learned, at every step anew."""

@@ -5,7 +5,7 @@ blocks: Lagunas et al. 2021; NNCF 2.x), and attention heads and channels of whic
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -241,6 +241,15 @@ class MovementSparsity(MovementSparsityConfig, Algorithm):
         if clock.epoch < self.params.warmup_end_epoch:
             return CompressionStage.PARTIALLY_COMPRESSED
         return CompressionStage.FULLY_COMPRESSED
+
+    def awaits(self, clock: Clock, state: State) -> Collection[str]:
+        return () if state["frozen"] else ("epoch_step", "step")
+
+    def shortfall(self, training: Training, clock: Clock, state: State) -> str | None:
+        if state["frozen"] or not training.edits:
+            return None
+        end = self.params.warmup_end_epoch
+        return f"found masks that are still learned, expected final ones, from warmup_end_epoch {end:g} on"
 
     def report(self, training: Training, clock: Clock, state: State) -> MovementSparsityStatistics:
         masks = self._masks(training)

@@ -175,6 +175,14 @@ class ProductQuantization(ProductQuantizationConfig, Algorithm):
     def stage(self, clock: Clock, state: State) -> CompressionStage:
         return CompressionStage.FULLY_COMPRESSED if state["coded"] else CompressionStage.UNCOMPRESSED
 
+    def awaits(self, clock: Clock, state: State) -> Collection[str]:
+        return () if state["coded"] else ("epoch_step",)
+
+    def shortfall(self, training: Training, clock: Clock, state: State) -> str | None:
+        if state["coded"] or not training.edits:
+            return None
+        return f"found no codes, expected from epoch {self.params.start_epoch} on"
+
     def report(self, training: Training, clock: Clock, state: State) -> ProductQuantizationStatistics:
         return _statistics(training.graph, training.edits, state["coded"], state["errors"], state["not_corrected"])
 

@@ -7,7 +7,7 @@ straight through to the probability. A term in the loss pulls the share of weigh
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -58,6 +58,7 @@ class RBSparsityStatistics(SparsityStatistics):
 
 class RBSparsity(RBSparsityConfig, ScheduledSparsity):
     transforms: ClassVar[tuple[type[Transform], ...]] = (RandomMask,)
+    tolerance: ClassVar[float] = TOLERANCE
 
     def plan(self, graph: Graph, target_device: str) -> Plan:
         return plan_weights(graph, self, self.algorithm, RandomMask())
@@ -90,6 +91,10 @@ class RBSparsity(RBSparsityConfig, ScheduledSparsity):
         if not state["frozen"]:
             self._draw(training, clock.step)
         return super().step(training, clock, state)
+
+    def awaits(self, clock: Clock, state: State) -> Collection[str]:
+        """Noise is drawn in every step."""
+        return () if state["frozen"] else {*super().awaits(clock, state), "step"}
 
     def freeze(self, training: Training, state: State, frozen: bool) -> State:
         """Frozen scores have no noise, gradient or loss, and stay on their side of zero."""

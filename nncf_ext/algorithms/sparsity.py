@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -145,6 +146,7 @@ class ScheduledSparsity(Algorithm):
     family: ClassVar[str] = "sparsity"
     commands: ClassVar[tuple[str, ...]] = ("set_sparsity_level",)
     readings: ClassVar[tuple[str, ...]] = ("current_sparsity_level", "sparsified_module_info")
+    tolerance: ClassVar[float] = 0.005  # of the level, in what counts as reached
     sparsity_init: float
     params: SparsityParams
 
@@ -256,6 +258,30 @@ class ScheduledSparsity(Algorithm):
         if state["level"] >= self.target:
             return CompressionStage.FULLY_COMPRESSED
         return CompressionStage.UNCOMPRESSED if state["level"] == 0 else CompressionStage.PARTIALLY_COMPRESSED
+
+    def awaits(self, clock: Clock, state: State) -> Collection[str]:
+        if state["frozen"] or not state["scheduled"] or state["level"] >= self.target:
+            return ()
+        return ("epoch_step", "step") if self.params.update_per_optimizer_step else ("epoch_step",)
+
+    def shortfall(self, training: Training, clock: Clock, state: State) -> str | None:
+        if not state["scheduled"] or "own_levels" in state or not training.edits:
+            return None
+        wanted = min(state["level"], self.target) if state["frozen"] else self.target  # frozen: by the schedule, or by the user
+        found = self.compression_rate(training, state)
+        rounding = 0.5 * len(training.edits) / sum(math.prod(training.graph.shape_of(edit.site)) for edit in training.edits)
+        return (
+            None
+            if found >= wanted - self.tolerance - rounding
+            else f"found {found:.1%} zeros, expected {wanted:.1%}{self._when()}"
+        )
+
+    def _when(self) -> str:
+        params = self.params
+        if params.schedule == "adaptive":
+            return ""
+        last = max(params.multistep_steps, default=0) if params.schedule == "multistep" else params.sparsity_target_epoch
+        return f" from epoch {last} on"
 
     @property
     def target(self) -> float:

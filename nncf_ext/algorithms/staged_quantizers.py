@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 from nncf_ext import staged
@@ -44,6 +44,16 @@ class StagedQuantizers(Algorithm):
         if len(begun) > 1:
             return CompressionStage.PARTIALLY_COMPRESSED
         return CompressionStage.FULLY_COMPRESSED if True in begun else CompressionStage.UNCOMPRESSED
+
+    def awaits(self, clock: Clock, state: State) -> Collection[str]:
+        return ("epoch_step",) if False in state["begun"].values() else ()
+
+    def shortfall(self, training: Training, clock: Clock, state: State) -> str | None:
+        waiting = [group for group, begun in state["begun"].items() if not begun and not state["enabled"][group]]
+        if not waiting or self.params is None or not training.edits:
+            return None
+        epochs = [str(staged.first_epoch(self.params, group)) for group in waiting]
+        return f"found {' and '.join(waiting)} not quantized, expected from epoch {' and '.join(epochs)} on"
 
     def enable_weight_quantization(self, training: Training, state: State) -> State:
         """The weights' quantizers work, from now on."""

@@ -55,6 +55,7 @@ def divergence(xp: Any, log_alpha: Any) -> Any:
 
 class VariationalDropout(VariationalDropoutConfig, LearnedSparsity):
     transforms: ClassVar[tuple[type[Transform], ...]] = (WeightNoise,)
+    noisy: ClassVar[bool] = True
 
     def transform(self) -> LearnedMask:
         return WeightNoise(initial=self.params.initial_log_variance, threshold=self.params.threshold)

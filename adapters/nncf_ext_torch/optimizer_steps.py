@@ -1,0 +1,50 @@
+"""The steps of all optimizers, by torch's own hooks on them, for those who listen. Without listeners there are no hooks."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+
+class Listener(Protocol):
+    def before_step(self, optimizer: torch.optim.Optimizer) -> None: ...
+
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None: ...
+
+
+_listening: weakref.WeakSet[Any] = weakref.WeakSet()
+_hooks: list[Any] = []
+
+
+def listen(listener: Listener) -> None:
+    """Until `ignore`, or until nobody holds `listener`."""
+    _listening.add(listener)
+    if not _hooks:
+        _hooks.extend((register_optimizer_step_pre_hook(_before), register_optimizer_step_post_hook(_after)))
+
+
+def ignore(listener: Listener) -> None:
+    """The reverse. Not to be called within a step."""
+    _listening.discard(listener)
+    if not _listening:
+        while _hooks:
+            _hooks.pop().remove()
+
+
+def holds_any(optimizer: torch.optim.Optimizer, parameters: Iterable[torch.nn.Parameter]) -> bool:
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    return any(id(parameter) in held for parameter in parameters)
+
+
+def _before(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    for listener in list(_listening):
+        listener.before_step(optimizer)
+
+
+def _after(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    for listener in list(_listening):
+        listener.after_step(optimizer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from nncf_ext.forward_loss import LOOP, UNSEEN
@@ -67,6 +67,17 @@ class StepWatch:
             f"{', '.join(names)}: the model is trained without the loss of the algorithm, which does nothing then: expected "
             "controller.total_loss(loss), or loss + controller.loss(), where the loss of the training step is computed"
         )
+
+    def state(self) -> dict[str, Any]:
+        """To be saved with the weights."""
+        return self._controller.get_state()
+
+    def state_found(self, state: Mapping[str, Any]) -> None:
+        """Weights were loaded, with the state of the controller whose model was saved; one of other algorithms is left alone."""
+        if set(state["algorithms"]) == set(self.state()["algorithms"]):
+            self._controller.load_state(state)
+        else:
+            self.weights_loaded()
 
     def weights_loaded(self) -> None:
         """Weights and what transforms keep beside them were loaded, without the schedules' state."""

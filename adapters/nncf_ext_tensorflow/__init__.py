@@ -3,7 +3,7 @@
 from nncf_ext.config import is_accuracy_aware_training
 from nncf_ext.controller import CompressionStage
 from nncf_ext_tensorflow.accuracy_aware import accuracy_aware_fit
-from nncf_ext_tensorflow.callbacks import AverageWeights, create_compression_callbacks
+from nncf_ext_tensorflow.callbacks import AverageWeights, create_compression_callbacks, only_when_compressed
 from nncf_ext_tensorflow.creation import create_compressed_model, preview_compression
 from nncf_ext_tensorflow.initialization import BNAdaptationInitArgs, QuantizationRangeInitArgs, register_default_init_args
 from nncf_ext_tensorflow.load_state import load_state
@@ -20,6 +20,7 @@ __all__ = [
     "is_accuracy_aware_training",
     "load_state",
     "make_soup",
+    "only_when_compressed",
     "preview_compression",
     "register_default_init_args",
 ]

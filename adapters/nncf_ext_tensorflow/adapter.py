@@ -112,7 +112,7 @@ class KerasAdapter:
         attached_to(model).add_loss(loss, task_weight)
 
     def watch_training(self, model: keras.Model, watch: StepWatch) -> TrainingWatch:
-        return TrainingWatch(model, watch)
+        return attached_to(model).watch_training(watch)
 
     def infer(self, model: keras.Model, inputs: Any) -> Any:
         return keras.tree.map_structure(keras.ops.stop_gradient, model(inputs, training=False))

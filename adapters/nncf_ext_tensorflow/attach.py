@@ -13,12 +13,14 @@ from nncf_ext.adapter import Values
 from nncf_ext.edits import Edit, Plan, Var
 from nncf_ext.graph import Site
 from nncf_ext.quantizers.fixed import fixed
+from nncf_ext.step_watch import StepWatch
 from nncf_ext_tensorflow import keras_private, xp
 from nncf_ext_tensorflow.apply import Patch
 from nncf_ext_tensorflow.dense_gradients import DenseGradients
 from nncf_ext_tensorflow.naming import names_in
 from nncf_ext_tensorflow.saving import CompressedModel, input_specs, refuse_compressed, serialize_as_compressed
 from nncf_ext_tensorflow.trace import KerasTrace, trace
+from nncf_ext_tensorflow.training_watch import TrainingWatch
 from nncf_ext_tensorflow.variables import HOLDER, TransformVariables, to_numpy
 
 
@@ -211,6 +213,10 @@ class KerasAttached:
         record.loss, record.task_weight = loss, task_weight
         self._holder.forward_loss = loss
         keras_private.forget_compiled_functions(self.model)
+
+    def watch_training(self, watch: StepWatch) -> TrainingWatch:
+        self._holder.watch = watch
+        return TrainingWatch(self.model, watch)
 
     def transformed_parameters(self) -> list[tuple[keras.Variable, Any]]:
         """Every parameter that has transforms, and what they make of it."""

@@ -222,6 +222,24 @@ def renew_optimizer(model: Any) -> None:
         model.optimizer.build(model.trainable_variables)
 
 
+def steps_of(optimizer: Any) -> tuple[int, bool]:
+    """Steps that an optimizer has made, and whether it has gradients of some batches for the next one."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    steps, batches = divmod(int(inner._iterations.numpy()), inner.gradient_accumulation_steps or 1)
+    return steps, batches > 0
+
+
+def callbacks_beside(callback: Any) -> list[Any]:
+    """The other callbacks of the `fit` that is calling `callback`: Keras tells a callback of no others."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, keras.callbacks.CallbackList) and any(each is callback for each in caller.callbacks):
+            return [each for each in caller.callbacks if each is not callback]
+        frame = frame.f_back
+    return []
+
+
 def optimizer_states(optimizer: Any, variable: Any) -> list[Any]:
     """The variables of an optimizer that hold a number for each element of `variable`: moments, accumulators."""
     if not getattr(optimizer, "built", False) or not any(v is variable for v in optimizer._trainable_variables):

@@ -47,7 +47,7 @@ class StepWatch:
             self._silent = True
             warnings.warn(self._nobody_steps(waiting), stacklevel=1)
 
-    def _nobody_steps(self, waiting: dict[str, Collection[str]]) -> str:
+    def _nobody_steps(self, waiting: Mapping[str, Collection[str]]) -> str:
         calls = [_CALLS[call] for call in _CALLS if any(call in each for each in waiting.values())]
         return (
             f"{', '.join(waiting)}: an optimizer trains the model, and nobody tells the schedule, which stays where it is: "

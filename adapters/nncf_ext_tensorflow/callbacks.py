@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
 import keras
 
-from nncf_ext.algorithms.algorithm import CompressionStage
+from nncf_ext.best_model import Waiting, hold
 from nncf_ext.controller import Controller
 from nncf_ext.report import prepare_for_tensorboard
 from nncf_ext.run_log import RunLog
@@ -56,25 +55,16 @@ class StepSchedules(keras.callbacks.Callback):
         self._whole_epoch: int | None = None  # the last one that ended, of the controller's
         self._first_batch, self._steps_before, self._step_begun = 0, 0, False
         self._told = False
-        self._waiting: list[keras.callbacks.Callback] = []
+        self._waiting: Waiting | None = None
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._epochs_before, self._step_begun = None, False
-        if self._controller.compression_stage() == CompressionStage.FULLY_COMPRESSED:
-            return
-        judges = [c for c in keras_private.callbacks_beside(self) if looks_for_the_best(c) and not is_held(c)]
-        self._waiting = [only_when_compressed(self._controller, callback) for callback in judges]
-        if self._waiting:
-            names = ", ".join(type(callback).__name__ for callback in self._waiting)
-            _LOGGER.warning("%s: begins to judge models once the compression stage is FULLY_COMPRESSED", names)
+        judges = [callback for callback in keras_private.callbacks_beside(self) if looks_for_the_best(callback)]
+        self._waiting = Waiting(self._controller, judges, _JUDGING)
 
     def on_train_end(self, logs: Any = None) -> None:
-        for callback in self._waiting:
-            let_go(callback)
-        if self._waiting and self._controller.compression_stage() != CompressionStage.FULLY_COMPRESSED:
-            names = ", ".join(type(callback).__name__ for callback in self._waiting)
-            _LOGGER.warning("%s: judged no model, because `fit` ended before compression did", names)
-        self._waiting = []
+        if self._waiting is not None:
+            self._waiting.end()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         clock = self._controller.clock
@@ -141,31 +131,11 @@ _JUDGING = ("on_epoch_end", "on_train_batch_end")
 
 
 def only_when_compressed(controller: Controller, callback: keras.callbacks.Callback) -> keras.callbacks.Callback:
-    """`callback`, which from now on sees the ends of epochs and batches only while all of the model is compressed. A model that
-    has not got there is often more accurate, and is not what was asked for.
-
-    `create_compression_callbacks` does so to each EarlyStopping, and ModelCheckpoint with save_best_only, in the same `fit`.
-    """
-
-    def held(end: Callable[..., None]) -> Callable[..., None]:
-        def only_then(*args: Any, **kwargs: Any) -> None:
-            if controller.compression_stage() == CompressionStage.FULLY_COMPRESSED:
-                end(*args, **kwargs)
-
-        return only_then
-
-    vars(callback).update({name: held(getattr(callback, name)) for name in _JUDGING})
+    """`callback`, which from now on sees the ends of epochs and batches only while all of the model is compressed (see
+    `nncf_ext.best_model`). `create_compression_callbacks` does so to each EarlyStopping, and ModelCheckpoint with save_best_only,
+    in the same `fit`."""
+    hold(controller, callback, _JUDGING)
     return callback
-
-
-def is_held(callback: keras.callbacks.Callback) -> bool:
-    return any(name in vars(callback) for name in _JUDGING)
-
-
-def let_go(callback: keras.callbacks.Callback) -> None:
-    """The reverse of `only_when_compressed`."""
-    for name in _JUDGING:
-        vars(callback).pop(name, None)
 
 
 class AverageWeights(keras.callbacks.Callback):

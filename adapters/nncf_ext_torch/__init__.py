@@ -28,6 +28,7 @@ from nncf_ext_torch.tracing_marks import (
     register_module,
     register_operator,
 )
+from nncf_ext_torch.trainers import lightning_callback, trainer_callback
 
 __all__ = [
     "AdaptiveCompressionTrainingLoop",
@@ -43,6 +44,7 @@ __all__ = [
     "disable_tracing",
     "forward_nncf_trace",
     "is_accuracy_aware_training",
+    "lightning_callback",
     "load_state",
     "make_soup",
     "nncf_model_input",
@@ -52,5 +54,6 @@ __all__ = [
     "register_default_init_args",
     "register_module",
     "register_operator",
+    "trainer_callback",
     "wrap_dataloader_for_init",
 ]

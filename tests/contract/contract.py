@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -209,6 +210,12 @@ def check_resume(driver: Driver, case: Case, folder: Path) -> None:
     assert whole.compression_stage() == resumed.compression_stage()
 
 
+def told_of(controller: Any) -> Any:
+    """A schedule that is not through."""
+    unfinished = pytest.warns(UserWarning, match="has not reached its target: found .*, expected ")
+    return unfinished if controller.shortfalls() else nullcontext()
+
+
 def check_strip(driver: Driver, case: Case) -> None:
     """The stripped model computes what the compressed one does, has what is left of its weights, and leaves it as it was; without
     quantizers it is plain."""
@@ -220,7 +227,8 @@ def check_strip(driver: Driver, case: Case) -> None:
     reference.net.variables = reference.variables(driver, controller)
     reference.net.weights = driver.weights(controller.model)
     before = driver.outputs(controller.model, data(9)[0], False)
-    stripped = controller.strip(do_copy=True)
+    with told_of(controller):
+        stripped = controller.strip(do_copy=True)
     reference.net.forward(data(9)[0], training=False)
     got = driver.weights(stripped)
     for name, value in reference.stripped().items():
@@ -230,7 +238,8 @@ def check_strip(driver: Driver, case: Case) -> None:
     plain = driver.build({name: value for name, value in got.items()})
     without_rounding = driver.outputs(plain, data(9)[0], False)
     told = _told(controller)
-    in_place = controller.strip(do_copy=False)
+    with told_of(controller):
+        in_place = controller.strip(do_copy=False)
     assert in_place is controller.model
     assert _told(controller) == told  # what a controller tells stays after the model became plain in place
     controller.prepare_for_export()

@@ -60,7 +60,9 @@ def test_from_an_epoch_on_to_a_file(tmp_path):
     model.compile("sgd", "mse", jit_compile=False)
     callbacks = create_compression_callbacks(ctrl)
     model.fit(x, np.zeros((32, 3)), verbose=0, callbacks=callbacks)
-    assert len(np.unique(ctrl.strip().layers[0].kernel)) > 300 and ctrl.statistics().clip_q.layers == ()
+    with pytest.warns(UserWarning, match="clip_q has not reached its target: found it not begun, expected from epoch 1 on"):
+        assert len(np.unique(ctrl.strip().layers[0].kernel)) > 300
+    assert ctrl.statistics().clip_q.layers == ()
     model.fit(x, np.zeros((32, 3)), verbose=0, callbacks=callbacks, initial_epoch=1, epochs=2)
     first, second = ctrl.statistics().clip_q.layers
     assert (first.pruning, first.bits, second.pruning, second.bits) == (0.75, 3, 0.5, 2)

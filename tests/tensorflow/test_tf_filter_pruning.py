@@ -151,7 +151,7 @@ def test_resuming_takes_the_same_steps(batches, tmp_path):
 
 def test_with_quantization_sparsity_and_a_teacher(batches, tmp_path):
     int8 = {"algorithm": "quantization", "initializer": {"range": {"num_init_samples": 64}}}
-    sparse = {"algorithm": "magnitude_sparsity", "sparsity_init": 0.3}
+    sparse = {"algorithm": "magnitude_sparsity", "sparsity_init": 0.3, "params": {"sparsity_target": 0.3}}
     teacher = {"algorithm": "knowledge_distillation", "type": "softmax"}
     ctrl, model = pruned(batches, more=(int8, sparse, teacher), pruning_target=0.5, pruning_steps=1, **EVERYTHING)
     train(ctrl, model, batches)
@@ -186,7 +186,9 @@ def test_the_search_for_a_ranking_leaves_the_model_as_it_was(batches, tmp_path):
     for start in starts:
         assert all((a == b).all() for a, b in zip(start, starts[0], strict=True))
     assert all((ctrl.variable_values(edit)["mask"] == 1).all() for edit in ctrl.plan)
-    assert all((a == b).all() for a, b in zip(ctrl.strip().get_weights(), before, strict=True))
+    with pytest.warns(UserWarning, match="found 0.0% of the filters pruned, expected 50.0% from epoch"):
+        stripped = ctrl.strip()
+    assert all((a == b).all() for a, b in zip(stripped.get_weights(), before, strict=True))
     assert set(json.loads(file.read_text())) == {"stem", "inner", "outer"}
 
     optimizer = keras.optimizers.SGD()

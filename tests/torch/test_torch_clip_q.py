@@ -53,7 +53,9 @@ def test_from_an_epoch_on_to_a_file(tmp_path):
     model = nn.Sequential(nn.Linear(6, 64), nn.ReLU(), nn.Linear(64, 3))
     before = model[0].weight.detach().clone()
     ctrl, model = compressed(model, pruning=0.75, bits=3, start_epoch=1, by_scope={"{re}2": {"pruning": 0.5, "bits": 2}})
-    assert torch.equal(ctrl.strip()[0].weight, before) and ctrl.statistics().clip_q.layers == ()
+    with pytest.warns(UserWarning, match="clip_q has not reached its target: found it not begun, expected from epoch 1 on"):
+        assert torch.equal(ctrl.strip()[0].weight, before)
+    assert ctrl.statistics().clip_q.layers == ()
     for _ in range(2):
         ctrl.scheduler.epoch_step()
     first, second = ctrl.statistics().clip_q.layers

@@ -111,6 +111,7 @@ def test_weights_that_are_no_numbers():
     assert type(model[0]) is nn.Linear
 
 
+@pytest.mark.filterwarnings("ignore:.* has not reached its target:UserWarning")  # it is looked at on its way
 def test_what_is_masked_later_is_zero():
     levels = {"schedule": "multistep", "multistep_steps": [2], "multistep_sparsity_levels": [0.2, 0.7]}
     ctrl, model = compressed(

@@ -62,7 +62,12 @@ def test_switched_off_it_is_plain_training_bit_for_bit(when):
     for (name, ours), theirs in zip(model.named_parameters(), plain.parameters(), strict=True):
         assert torch.equal(ours, theirs), name
     assert torch.equal(model.eval()(X), plain.eval()(X))
-    for ours, theirs in zip(ctrl.strip().parameters(), plain.parameters(), strict=True):
+    if when == "in the warm-up":
+        with pytest.warns(UserWarning, match="corad has not reached its target: found the factors 0 of 2 for regularization"):
+            stripped = ctrl.strip()
+    else:
+        stripped = ctrl.strip()
+    for ours, theirs in zip(stripped.parameters(), plain.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     assert (ctrl._teacher is not None) == (when == "in the warm-up")
 

@@ -240,7 +240,7 @@ def test_a_convolution_that_runs_twice_has_one_mask(batches):
 
 def test_with_quantization_sparsity_and_a_teacher(batches, tmp_path):
     int8 = {"algorithm": "quantization", "initializer": {"range": {"num_init_samples": 64}}}
-    sparse = {"algorithm": "magnitude_sparsity", "sparsity_init": 0.3}
+    sparse = {"algorithm": "magnitude_sparsity", "sparsity_init": 0.3, "params": {"sparsity_target": 0.3}}
     teacher = {"algorithm": "knowledge_distillation", "type": "softmax"}
     ctrl, model = pruned(batches, more=(int8, sparse, teacher), pruning_target=0.5, pruning_steps=1, **EVERYTHING)
     train(ctrl, model, batches)

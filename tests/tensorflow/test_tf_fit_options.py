@@ -11,6 +11,7 @@ from nncf_ext_tensorflow import create_compressed_model, create_compression_call
 
 from nncf_ext import NNCFConfig
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
 X = np.random.default_rng(0).random((32, 8)).astype("float32")
 Y = X[:, :3]
 SPARSE = {

@@ -332,6 +332,8 @@ class Controller:
         return {name: words for name, words in found.items() if words}
 
     def _warn_of_shortfalls(self) -> None:
+        if self._stripped is not None:  # it was told then
+            return
         for name, words in self.shortfalls().items():
             calls = [f"scheduler.{call}()" for call in self.awaited().get(name, ()) if self._count(call) < 0]
             why = f", which {' and '.join(calls)} never told of training" if calls else ""

@@ -1,4 +1,4 @@
-"""A callback for the Trainer of Hugging Face transformers. Importing this module loads transformers."""
+"""A callback for the Trainer of Hugging Face transformers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import TrainerCallback
 
 from nncf_ext.best_model import is_compressed
 from nncf_ext.controller import Controller
@@ -16,8 +15,8 @@ from nncf_ext.controller import Controller
 _KEY = "nncf_ext"  # in the `stateful_callbacks` of the Trainer's state, which is saved with each checkpoint
 
 
-class CompressionCallback(TrainerCallback):
-    """See `nncf_ext_torch.trainer_callback`."""
+class CompressionEvents:
+    """Mixin for a TrainerCallback, see `nncf_ext_torch.trainer_callback`."""
 
     def __init__(self, controller: Controller):
         self._controller = controller

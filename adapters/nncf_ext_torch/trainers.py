@@ -14,9 +14,11 @@ def trainer_callback(compression_ctrl: Controller) -> Any:
     a loss function of its own has to add `compression_ctrl.loss()`); puts the controller's state into the Trainer's checkpoints
     and takes it from there with `resume_from_checkpoint`; and lets only compressed models be the best, or stop training early.
     """
-    from nncf_ext_torch.hugging_face import CompressionCallback
+    from transformers import TrainerCallback
 
-    return CompressionCallback(compression_ctrl)
+    from nncf_ext_torch.hugging_face import CompressionEvents
+
+    return type("CompressionCallback", (CompressionEvents, TrainerCallback), {})(compression_ctrl)
 
 
 def lightning_callback(compression_ctrl: Controller) -> Any:

@@ -15,7 +15,7 @@ from nncf_ext.config.initialization import RangeInit
 from nncf_ext.edits import Edit, Range
 from nncf_ext.graph import Site
 from nncf_ext.initialization import InitializationWarning, running_on_data, samples_wanted, samples_with_progress
-from nncf_ext.ranges import RangeCollector
+from nncf_ext.ranges import RangeCollector, widest
 
 Batches = Callable[[], Iterable[Any]]
 Observe = Callable[[Iterable[Site], Iterable[Any], Callable[[Site, Any], None]], None]
@@ -39,22 +39,26 @@ def ranges_of(
     Activations are seen in inference mode, as NNCF 2.x does, where BatchNorm's statistics fit the data. Where they do not (a
     network, a part of it, or data that is new), such ranges would cut off what training computes: they are taken with the
     statistics of each batch, with an InitializationWarning. Of several processes, all get the first one's.
+    A quantizer of several tensors gets a range that holds what each of them would have by itself.
     parameter(site): a weight as its quantizer sees it. observe(sites, batches, visit), batch_statistics(): see `Adapter`.
     """
     edits = [edit for edit in edits if edit.key in starts]
     wanted = dict.fromkeys(starts, 0)
     if batches is not None:
         wanted = dict(zip(starts, samples_wanted(adapter, batches, list(starts.values()), _WHAT), strict=True))
-    found: dict[str, Range] = {}
+    found: dict[str, list[Range]] = {}
     for edit in edits:
-        if edit.site.is_parameter:
-            collector = _collector(edit, starts[edit.key])
-            collector.update(edit.transform.observed(parameter(edit.site)))
-            found[edit.key] = collector.result()
-    looked_at = [edit for edit in edits if not edit.site.is_parameter and wanted[edit.key]]
+        for site in edit.sites:
+            if site.is_parameter:
+                collector = _collector(edit, site, starts[edit.key])
+                collector.update(edit.transform.observed(parameter(site)))
+                if not collector.is_empty:
+                    found.setdefault(edit.key, []).append(collector.result())
+    looked_at = [edit for edit in edits if wanted[edit.key] and not edit.of_parameters]
     if looked_at and batches is not None:
-        found |= _of_activations(adapter, looked_at, starts, wanted, observe, batch_statistics, batches)
-    return adapter.of_first_rank(found)
+        for key, ranges in _of_activations(adapter, looked_at, starts, wanted, observe, batch_statistics, batches).items():
+            found.setdefault(key, []).extend(ranges)
+    return adapter.of_first_rank({key: widest(ranges) for key, ranges in found.items()})
 
 
 def _of_activations(
@@ -65,13 +69,16 @@ def _of_activations(
     observe: Observe,
     batch_statistics: BatchStatistics,
     batches: Batches,
-) -> dict[str, Range]:
-    def collected(samples: Mapping[str, int]) -> tuple[dict[str, RangeCollector], dict[Site, float]]:
-        collectors = {edit.key: _collector(edit, starts[edit.key]) for edit in edits}
+) -> dict[str, list[Range]]:
+    def collected(samples: Mapping[str, int]) -> tuple[dict[str, list[RangeCollector]], dict[Site, float]]:
+        collectors: dict[str, list[RangeCollector]] = {}
         at_site: dict[Site, list[tuple[RangeCollector, int]]] = {}
         for edit in edits:
             for site in edit.sites:
-                at_site.setdefault(site, []).append((collectors[edit.key], samples[edit.key]))
+                if not site.is_parameter:
+                    collector = _collector(edit, site, starts[edit.key])
+                    collectors.setdefault(edit.key, []).append(collector)
+                    at_site.setdefault(site, []).append((collector, samples[edit.key]))
         return collectors, _collect(adapter, observe, at_site, batches)
 
     collectors, in_inference = collected(wanted)
@@ -82,7 +89,8 @@ def _of_activations(
             if adapter.of_first_rank(bool(apart)):
                 collectors, _ = collected(wanted)
                 _warn_of_statistics(apart, in_inference, in_training)
-    return {key: collector.result() for key, collector in collectors.items() if not collector.is_empty}
+    ranges = {key: [c.result() for c in each if not c.is_empty] for key, each in collectors.items()}
+    return {key: each for key, each in ranges.items() if each}
 
 
 def _alike(in_training: float, in_inference: float) -> bool:
@@ -136,13 +144,13 @@ def _collect(
     return largest
 
 
-def _collector(edit: Edit, start: RangeInit) -> RangeCollector:
+def _collector(edit: Edit, site: Site, start: RangeInit) -> RangeCollector:
     transform: Any = edit.transform
     return RangeCollector(
         start.type,
         transform.channel_axis,
         transform.symmetric,
-        edit.site.is_parameter,
+        site.is_parameter,
         (start.params.min_percentile, start.params.max_percentile),
         transform.needs_values,
     )

@@ -66,7 +66,7 @@ def compress(
         for algorithm in algorithms:
             edits = plan.of(algorithm.algorithm)
             starts |= (own := algorithm.range_inits(traced.graph, edits))
-            of_data = {edit.key: own[edit.key] for edit in edits if edit.key in own and not edit.site.is_parameter}
+            of_data = {edit.key: own[edit.key] for edit in edits if edit.key in own and not edit.of_parameters}
             check_registered(algorithm, of_data, config.get_all_extra_structs())
         parameter, observe = partial(adapter.parameter, model, traced), partial(adapter.observe, model, traced)
         ranges = ranges_of(adapter, plan, starts, parameter, observe, partial(adapter.batch_statistics, model), range_batches)
@@ -121,7 +121,7 @@ def _calibrated(plan: Plan, graph: Graph, ranges: Mapping[str, Range]) -> tuple[
     """The plan with all that depends on data fixed, and the first values of its variables."""
     edits, values = [], {}
     for edit in plan:
-        transform, variables = edit.transform.calibrate(graph.shape_of(edit.site), ranges.get(edit.key))
+        transform, variables = edit.transform.calibrate(edit.shape_in(graph), ranges.get(edit.key))
         edits.append(replace(edit, transform=transform))
         values[edit.key] = variables
     return Plan(tuple(edits), plan.skipped), values

@@ -75,6 +75,9 @@ class Scheduler:
     state_dict, load_state_dict = get_state, load_state
 
 
+_ONE_EXPORT = threading.Lock()  # an export puts markers into the model, and moves its weights for a moment
+
+
 class CompressionLoss:
     """What the algorithms add to the task's loss; `loss()` and NNCF's `loss.calculate()` are the same."""
 
@@ -550,7 +553,8 @@ class Controller:
         dynamic_shapes: axes of inputs that take any size, as the batch always does: input -> axis -> a name for the dimension,
         `{"image": {2: "height", 3: "width"}}`. Inputs are named as the model's arguments or as in `input_names`.
         Returns the parity report (`nncf_ext.export.Parity`): largest output difference on the calibration samples in ONNX
-        Runtime, in absolute terms and in quantization steps; with free axes, at a second size too.
+        Runtime, in absolute terms and in quantization steps; with free axes, at a second size too. It is beside what the model
+        differs from itself with its weights moved by one unit in the last place; an ExportWarning tells where the file is worse.
         """
         from nncf_ext.export import export_onnx
 
@@ -559,7 +563,7 @@ class Controller:
             raise ValueError(f"save_format: found {save_format!r}, expected 'onnx' or 'onnx_<opset>', 'onnx_18' say")
         self._warn_of_shortfalls()
         removals = self._removals()
-        with ExitStack() as stack:
+        with _ONE_EXPORT, ExitStack() as stack:
             ours = stack.enter_context(self._adapter.in_float32(self._live))
             exported = ours
             if removals:

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from nncf_ext import numerics
-from nncf_ext.graph import Site
+from nncf_ext.graph import Graph, Site
 
 # Stages: at one site a lower one is applied first, in whatever order a config has the algorithms. Weights share values as masks
 # leave them, and a quantizer sees what they have become.
@@ -81,6 +81,15 @@ class Edit:
     @property
     def site(self) -> Site:
         return self.sites[0]
+
+    @property
+    def of_parameters(self) -> bool:
+        """Whether no activation is among its sites."""
+        return all(site.is_parameter for site in self.sites)
+
+    def shape_in(self, graph: Graph) -> tuple[int, ...]:
+        """Of the first tensor with the fewest axes among its sites: one number for each tensor then goes with all of them."""
+        return min((graph.shape_of(site) for site in self.sites), key=len)
 
     @property
     def key(self) -> str:

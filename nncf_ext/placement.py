@@ -124,7 +124,7 @@ def _placements(graph: Graph, setup: Any, weights: Constraints) -> tuple[Placeme
         spec = QuantizerSpec(chosen.num_bits, chosen.mode.value, chosen.signedness_to_force, chosen.per_channel)
         if point.is_weight_quantization_point():
             sites = tuple(Site(node, weight.slot) for weight in ops.weights(graph[node]))
-            spec = spec.constrained(weights)
+            spec = spec.constrained(weights if key not in unified else replace(weights, per_channel=False))
         else:
             sites = _activation_sites(graph, node, point.insertion_point.input_port_id)
         for site in sites:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -107,6 +108,17 @@ class RangeCollector:
         if self._axis is None:
             return x.reshape(1, -1)
         return np.moveaxis(x, self._axis, 0).reshape(x.shape[self._axis], -1)
+
+
+def widest(ranges: Sequence[Range]) -> Range:
+    """The range that holds all of `ranges`, of tensors that share a quantizer; with the fewest axes among them."""
+    shape = min((r.low.shape for r in ranges), key=len)
+    values = [r.values for r in ranges if r.values is not None]
+    return Range(
+        np.min([r.low.reshape(shape) for r in ranges], axis=0),
+        np.max([r.high.reshape(shape) for r in ranges], axis=0),
+        np.concatenate(values, axis=1) if values else None,
+    )
 
 
 def _thinned(values: np.ndarray, most: int = _SAMPLE) -> np.ndarray:

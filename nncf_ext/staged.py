@@ -82,7 +82,7 @@ def init_ranges(training: Training, groups: Collection[str], starts: Mapping[str
     )
     for edit in edits:
         if edit.key in ranges:
-            _, values = edit.transform.calibrate(training.graph.shape_of(edit.site), ranges[edit.key])
+            _, values = edit.transform.calibrate(edit.shape_in(training.graph), ranges[edit.key])
             for name, var in values.items():
                 attached.assign(edit, name, var.value)
 

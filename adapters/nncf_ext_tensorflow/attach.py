@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import keras
@@ -44,7 +45,7 @@ def attach(model: Any, plan: Plan, values: Values, traced: KerasTrace | None = N
 class PlacedTransform:
     """One edit's transform with its variables, as a function of one tensor: in float32, whatever the compute dtype is.
 
-    stand_in: what is called instead where it is set (export puts a marker there).
+    stand_in: what is called instead where it is set (export puts a marker there), with the variable that the tensor is, if any.
     off: what compiled functions read, so that they need not be traced anew; a transform that never was off has none, which costs
     nothing, unless it is made to be switched (`Transform.dense_gradients`).
     """
@@ -52,14 +53,14 @@ class PlacedTransform:
     def __init__(self, edit: Edit, variables: Mapping[str, keras.Variable]):
         self.edit, self.enabled = edit, True
         self.off: keras.Variable | None = _off(False) if edit.transform.dense_gradients else None
-        self.stand_in: Callable[[Any], Any] | None = None
+        self.stand_in: Callable[[Any, Any], Any] | None = None
         self.passed: dict[int, Any] = {}  # by thread
         self._variables = variables
 
     def variables(self) -> dict[str, Any]:
         return {name: keras.ops.convert_to_tensor(variable) for name, variable in self._variables.items()}
 
-    def __call__(self, x: Any) -> Any:
+    def __call__(self, x: Any, variable: keras.Variable | None = None) -> Any:
         if self.edit.transform.looks_on:
             if keras_private.trained_now():
                 self.passed[threading.get_ident()] = x
@@ -67,7 +68,7 @@ class PlacedTransform:
         if not keras.backend.is_float_dtype(x.dtype):
             return x
         if self.stand_in is not None:
-            return self.stand_in(x) if self.enabled else x
+            return self.stand_in(x, variable) if self.enabled else x
         if self.off is None:
             return self._transformed(x)
         return keras.ops.cond(keras.ops.logical_not(self.off), lambda: self._transformed(x), lambda: x)
@@ -189,12 +190,15 @@ class KerasAttached:
     def observe(
         self, sites: Iterable[Site], batches: Iterable[Any], visit: Callable[[Site, Any], None], off: Collection[Edit]
     ) -> None:
-        with self.replaced(off, lambda edit: lambda x: x), self._patch.also({site: visiting(site, visit) for site in sites}):
+        with (
+            self.replaced(off, lambda edit: lambda x, variable: x),
+            self._patch.also({site: visiting(site, visit) for site in sites}),
+        ):
             for batch in batches:
                 self.model(batch, training=False)
 
     @contextmanager
-    def replaced(self, edits: Collection[Edit], stand_in: Callable[[Edit], Callable[[Any], Any]]) -> Iterator[None]:
+    def replaced(self, edits: Collection[Edit], stand_in: Callable[[Edit], Callable[[Any, Any], Any]]) -> Iterator[None]:
         """With functions in place of some edits that are on; in what runs or is traced now, not in what was traced before."""
         try:
             for edit in edits:
@@ -224,7 +228,7 @@ class KerasAttached:
         for edit in self.plan:
             for variable in {id(v): v for site in edit.sites if site.is_parameter for v in [self._variable(site)]}.values():
                 _, value = results.get(id(variable), (variable, keras.ops.convert_to_tensor(variable)))
-                results[id(variable)] = (variable, self.placed[edit.key](value))
+                results[id(variable)] = (variable, self.placed[edit.key](value, variable))
         return list(results.values())
 
     def fixed(self) -> tuple[Plan, dict[str, dict[str, Var]]]:
@@ -269,4 +273,4 @@ class KerasAttached:
                 raise ValueError(f"{site}: the model has no such parameter")
             if id(self._variable(site)) not in done:  # a layer that is called twice reads one variable
                 done.add(id(self._variable(site)))
-                self._patch.at_weight(site, self.placed[edit.key])
+                self._patch.at_weight(site, partial(self.placed[edit.key], variable=self._variable(site)))

@@ -13,7 +13,6 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -53,12 +52,15 @@ def export_marked(attached: KerasAttached, example: Any, free: Mapping[str, Mapp
     def convert(*tensors: Any) -> Any:
         given, placeholders = tensors[: len(inputs)], dict(zip(weights, tensors[len(inputs) :], strict=True))
 
-        def stand_in(edit: Edit) -> Callable[[Any], Any]:
-            if edit.key in placeholders:
-                return lambda x: tf.cast(placeholders[edit.key], x.dtype)
-            if edit.key in known:
-                return lambda x: tf.cast(known[edit.key], x.dtype)
-            return partial(_stand_in, slope=_SLOPE + quantizers.index(edit), axis=_channel_axis(edit))
+        def stand_in(edit: Edit) -> Callable[[Any, Any], Any]:
+            def instead(x: Any, variable: Any) -> Any:
+                if variable is not None and (edit.key, id(variable)) in placeholders:
+                    return tf.cast(placeholders[edit.key, id(variable)], x.dtype)
+                if edit.key in known:
+                    return tf.cast(known[edit.key], x.dtype)
+                return _stand_in(x, slope=_SLOPE + quantizers.index(edit), axis=_channel_axis(edit))
+
+            return instead
 
         replaced = [edit for edit in attached.plan if edit in quantizers or edit.key in known]
         with attached.replaced(replaced, stand_in), _functions_inlined(), computing_in_float32(model):
@@ -77,7 +79,7 @@ def export_marked(attached: KerasAttached, example: Any, free: Mapping[str, Mapp
         given_names = [f"output_{index}" for index in range(len(graph.outputs))]
     for value, name in zip(graph.outputs, given_names, strict=True):
         value.name = name
-    for number, (key, array) in enumerate(weights.items()):
+    for number, ((key, _), array) in enumerate(weights.items()):
         if _WEIGHT + str(number) in by_name:
             _weight_to_initializer(graph, by_name[_WEIGHT + str(number)], key, array)
     for node in list(graph):
@@ -138,14 +140,18 @@ def _functions_inlined() -> Iterator[None]:
         tf.config.run_functions_eagerly(before)
 
 
-def _float_weights(attached: KerasAttached, quantizers: list[Edit]) -> dict[str, np.ndarray]:
-    """What goes into each enabled quantizer of a weight: masked, not rounded. By edit key."""
-    with attached.replaced(quantizers, lambda edit: lambda x: x):
+def _float_weights(attached: KerasAttached, quantizers: list[Edit]) -> dict[tuple[str, int], np.ndarray]:
+    """What goes into each enabled quantizer of weights: masked, not rounded. By edit key and id of the variable, of which one
+    quantizer may have several."""
+    with attached.replaced(quantizers, lambda edit: lambda x, variable: x):
         masked = {id(variable): value for variable, value in attached.transformed_parameters()}
     return {
-        edit.key: np.asarray(tf.convert_to_tensor(masked[id(attached._variable(edit.site))]).numpy(), np.float32)
+        (edit.key, id(variable)): np.asarray(tf.convert_to_tensor(masked[id(variable)]).numpy(), np.float32)
         for edit in quantizers
-        if edit.site.is_parameter and attached.placed[edit.key].enabled
+        if attached.placed[edit.key].enabled
+        for site in edit.sites
+        if site.is_parameter
+        for variable in [attached._variable(site)]
     }
 
 
@@ -156,7 +162,7 @@ def _known(attached: KerasAttached) -> dict[str, np.ndarray]:
     for edit in attached.plan:
         variables = {id(v): v for site in edit.sites if site.is_parameter for v in [attached._variable(site)]}
         for key, variable in variables.items():
-            values[key] = attached.placed[edit.key](values.get(key, keras.ops.convert_to_tensor(variable)))
+            values[key] = attached.placed[edit.key](values.get(key, keras.ops.convert_to_tensor(variable)), variable)
             if len(variables) == 1 and not edit.transform.has_grid:
                 found[edit.key] = np.asarray(keras.ops.convert_to_numpy(values[key]))
     return found
@@ -185,7 +191,8 @@ def _input_specs(model: Any, example: Any, free: Mapping[str, Mapping[int, str]]
 
 
 def _weight_to_initializer(graph: ir.Graph, value: ir.Value, key: str, array: np.ndarray) -> None:
-    value.name = key.partition("|")[0] + "/weight"
+    name = key.partition("|")[0] + "/weight"
+    value.name = name if name not in graph.initializers else f"{name}_{len(graph.initializers)}"
     value.const_value = ir.tensor(np.ascontiguousarray(array), name=value.name)
     graph.register_initializer(value)
     mark = marker(value, key)

@@ -3,6 +3,6 @@
 from nncf_ext.export.lower import lower
 from nncf_ext.export.marked import Grid
 from nncf_ext.export.model import export_onnx
-from nncf_ext.export.parity import Parity, integer_operators, parity
+from nncf_ext.export.parity import ExportWarning, Parity, integer_operators, parity
 
-__all__ = ["Grid", "Parity", "export_onnx", "integer_operators", "lower", "parity"]
+__all__ = ["ExportWarning", "Grid", "Parity", "export_onnx", "integer_operators", "lower", "parity"]

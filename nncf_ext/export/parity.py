@@ -12,6 +12,26 @@ from typing import Any
 import numpy as np
 
 _NUMPY_TYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(int32)": np.int32, "tensor(int64)": np.int64}
+_FLOAT = 1 / 64  # difference, in steps, that is rounding in a file that rounds no activations
+_RANDOM = 1e-4  # share of an output's span by which two runs of a model that draws no numbers may differ
+
+
+class ExportWarning(UserWarning):
+    """An exported file gives other outputs than its model, by more than the model's own arithmetic leaves open."""
+
+
+@dataclass(frozen=True)
+class Own:
+    """What a model differs from itself: what its file may differ from it, too.
+
+    moved: per batch its outputs, with every weight moved by one unit in the last place. again: of another run on the first batch.
+    levels: the fewest that activations are rounded to, so that the last place of one number may decide about a whole step of
+    another; None where none are rounded.
+    """
+
+    moved: Sequence[Sequence[np.ndarray]]
+    again: Sequence[np.ndarray]
+    levels: int | None
 
 
 @dataclass(frozen=True)
@@ -20,12 +40,20 @@ class Parity:
 
     difference: in ONNX Runtime as users run it, in the outputs' unit. unoptimized: with its graph optimisations off.
     step: one quantization step of the outputs (LSB), in their unit. samples: rows compared.
+    own: the model's largest difference to itself, see `Own`; NaN where it is unknown. exact: whether the file is no further off,
+    at worst and in the root mean square, but for a factor and for rounding; exact_optimized: whether this holds of what ONNX
+    Runtime's optimisations make of it on this processor, too. random: positions of outputs that differ from run to run, which are
+    not compared.
     """
 
     difference: float
     unoptimized: float
     step: float
     samples: int
+    own: float = float("nan")
+    exact: bool = True
+    random: tuple[int, ...] = ()
+    exact_optimized: bool = True
 
     @property
     def lsb(self) -> float:
@@ -33,14 +61,52 @@ class Parity:
         return self.difference / self.step
 
     def __str__(self) -> str:
-        return (
-            f"largest difference to the model {self.difference:.3g} = {self.lsb:.2f} LSB "
-            f"({self.unoptimized / self.step:.2f} LSB without ONNX Runtime's optimisations; {self.samples} samples)"
+        text = (
+            ""
+            if np.isnan(self.difference)
+            else (
+                f"largest difference to the model {self.difference:.3g} = {self.lsb:.2f} LSB "
+                f"({self.unoptimized / self.step:.2f} LSB without ONNX Runtime's optimisations; {self.samples} samples)"
+            )
         )
+        if text and not np.isnan(self.own):
+            text += f", {'as exact as' if self.exact else 'worse than'} the model itself ({self.own / self.step:.2f} LSB)"
+            if self.exact and not self.exact_optimized:
+                text += ", but not as ONNX Runtime optimises it on this processor (8-bit sums saturate on some)"
+        if self.random:
+            positions = f"{'s' * (len(self.random) > 1)} {', '.join(map(str, self.random))}"
+            text = (
+                f"{text}; " * bool(text)
+                + f"output{positions} cannot be compared: random, other numbers in every run of the model"
+            )
+        return text
+
+
+class _Differences:
+    """Of outputs from others, over batches: the largest one, and the root mean square."""
+
+    def __init__(self) -> None:
+        self.largest, self.squares, self.count = 0.0, 0.0, 0
+
+    def add(self, found: np.ndarray, expected: np.ndarray) -> None:
+        found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
+        same = (found == expected) | (np.isnan(found) & np.isnan(expected))  # infinite ones (masks) too
+        apart = np.abs(np.where(same, 0, found) - np.where(same, 0, expected))
+        apart[np.isnan(apart)] = np.inf
+        self.largest = max(self.largest, float(apart.max(initial=0)))
+        self.squares, self.count = self.squares + float(np.square(apart).sum()), self.count + apart.size
+
+    @property
+    def typical(self) -> float:
+        return (self.squares / max(self.count, 1)) ** 0.5
 
 
 def parity(
-    path: Path, samples: Sequence[Sequence[np.ndarray]], references: Sequence[Sequence[np.ndarray]], step: float | None = None
+    path: Path,
+    samples: Sequence[Sequence[np.ndarray]],
+    references: Sequence[Sequence[np.ndarray]],
+    step: float | None = None,
+    own: Own | None = None,
 ) -> Parity:
     """Run the file on `samples` (per batch its inputs, in the file's order) and compare its float outputs with the `references`.
 
@@ -49,20 +115,50 @@ def parity(
     """
     if not samples:
         raise ValueError(f"{path}: found no samples to compare the exported model on, expected at least one batch")
+    outputs = range(len(references[0]))
+    random = tuple(i for i in outputs if own is not None and _is_random(references[0][i], own.again[i]))
     optimized, plain = session(path), session(path, optimize=False)
-    worst = [0.0, 0.0]
-    for inputs, expected in zip(samples, references, strict=True):
-        for place, runner in enumerate((optimized, plain)):
+    by_file = {runner: [_Differences() for _ in outputs] for runner in (optimized, plain)}
+    by_model = [_Differences() for _ in outputs]
+    for index, (inputs, expected) in enumerate(zip(samples, references, strict=True)):
+        for runner, differences in by_file.items():
             found = [output for output in run(runner, inputs) if np.issubdtype(output.dtype, np.floating)]
-            if [f.shape for f in found] != [np.shape(e) for e in expected]:
-                shapes = [f.shape for f in found], [np.shape(e) for e in expected]
+            shapes = [f.shape for f in found], [np.shape(e) for e in expected]
+            if len(found) != len(expected) or any(shapes[0][i] != shapes[1][i] for i in outputs if i not in random):
                 raise ValueError(f"{path}: found outputs of shapes {shapes[0]}, expected the model's {shapes[1]}")
-            pairs = zip(found, expected, strict=True)
-            worst[place] = max(worst[place], *(float(np.max(np.abs(f - np.asarray(e)), initial=0.0)) for f, e in pairs))
+            for i in set(outputs) - set(random):
+                differences[i].add(found[i], expected[i])
+        for i in set(outputs) - set(random) if own is not None else ():
+            by_model[i].add(own.moved[index][i], expected[i])
+    compared = [i for i in outputs if i not in random]
     if step is None:
-        spans = [max(np.max(r) for r in outs) - min(np.min(r) for r in outs) for outs in zip(*references, strict=True)]
-        step = float(max(spans)) / 255 or 1.0
-    return Parity(worst[0], worst[1], float(step), sum(len(inputs[0]) for inputs in samples))
+        step = max((_span([r[i] for r in references]) for i in compared or outputs), default=0.0) / 255 or 1.0
+    count = sum(len(inputs[0]) for inputs in samples)
+    if not compared:
+        return Parity(float("nan"), float("nan"), float(step), count, random=random)
+    worst = [max(differences[i].largest for i in compared) for differences in by_file.values()]
+    if own is None:
+        return Parity(*worst, float(step), count)
+    floor = step * (_FLOAT if own.levels is None else max(255 / own.levels, 1))
+    exact = [all(_is_exact(differences[i], by_model[i], floor) for i in compared) for differences in by_file.values()]
+    return Parity(*worst, float(step), count, max(by_model[i].largest for i in compared), exact[1], random, exact[0])
+
+
+def _is_exact(file: _Differences, model: _Differences, floor: float) -> bool:
+    return file.typical <= max(2 * model.typical, floor) and file.largest <= max(4 * model.largest, 16 * floor)
+
+
+def _is_random(first: np.ndarray, again: np.ndarray) -> bool:
+    if np.shape(first) != np.shape(again):
+        return True
+    differences = _Differences()
+    differences.add(again, first)
+    return differences.largest > _RANDOM * _span([first])
+
+
+def _span(arrays: Sequence[np.ndarray]) -> float:
+    finite = np.concatenate([a[np.isfinite(a)] for a in map(np.asarray, arrays)])
+    return float(np.ptp(finite)) if finite.size else 0.0
 
 
 def integer_operators(path: Path) -> Counter[str]:

@@ -25,7 +25,7 @@ def packed_model(
     """coded: quantizers and product codes with their variables, of which those at parameters are looked at."""
     shorter: dict[str, Scaled | Product] = {}
     for edit, variables in coded.items():
-        for site in edit.sites if edit.site.is_parameter else ():
+        for site in edit.sites:
             parameter = graph[site.node].parameter(site.slot)
             if parameter is not None and parameter.name in tensors:
                 own = _as_integers if edit.transform.has_grid else _as_codes

@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from nncf_ext.export.parity import Parity, integer_operators, parity
+from nncf_ext.export.parity import Own, Parity, integer_operators, parity
 from nncf_ext.export.write import write
 
 DOUBLE = '<ir_version: 10, opset_import: ["" : 18]> g (float[N,2] x) => (float[N,2] y) <float two = {2.0}> { y = Mul (x, two) }'
@@ -26,6 +26,38 @@ def test_differences_count_in_steps(path):
 def test_without_a_step_the_outputs_span_has_255(path):
     x = np.array([[0, 1], [2, 5.1]], np.float32)
     assert parity(path, [[x]], [[2 * x]]).step == pytest.approx(10.2 / 255)
+
+
+def test_the_model_itself_is_the_yardstick(path):
+    x = np.linspace(0, 100, 200, dtype=np.float32).reshape(100, 2)
+    y = 2 * x
+    off = y + np.where(np.arange(200).reshape(100, 2) % 2, 3, -3).astype(np.float32)
+
+    def against(expected, moved, levels=255):
+        return parity(path, [[x]], [[expected]], step=1.0, own=Own([[moved]], [expected], levels))
+
+    assert not (found := against(off, off)).exact and found.own == 0  # 3 steps everywhere, where the model has none
+    assert "3.00 LSB" in str(found) and "worse than the model itself (0.00 LSB)" in str(found)
+    assert (found := against(off, off + 2)).exact and found.own == pytest.approx(2)
+    assert "as exact as the model itself (2.00 LSB)" in str(found)
+    one = y.copy()
+    one[0] += 3
+    assert against(one, one).exact and not against(one, one, levels=None).exact  # few of them are ties, where there is rounding
+    one[0] += 20
+    assert not against(one, one).exact
+
+
+def test_random_outputs_are_not_compared(path):
+    x = np.ones((3, 2), np.float32)
+    found = parity(path, [[x]], [[x]], own=Own([[x]], [x + 1], 255))
+    assert found.random == (0,) and np.isnan(found.difference) and found.exact
+    assert str(found) == "output 0 cannot be compared: random, other numbers in every run of the model"
+
+
+def test_infinite_outputs_count_where_they_differ(path):
+    x = np.array([[np.inf, 1], [-np.inf, np.nan]], np.float32)
+    assert parity(path, [[x]], [[2 * x]]).difference == 0
+    assert np.isinf(parity(path, [[x]], [[np.ones((2, 2), np.float32)]]).difference)
 
 
 def test_other_shapes_and_no_samples_are_refused(path):

@@ -40,7 +40,10 @@ def describe(path: Path) -> list[Table]:
     summary.add_row("tensors", f"{len(tensors)}, {sum(array.nbytes for array in tensors.values()):,} bytes")
     for name, algorithm in progress["algorithms"].items():
         summary.add_row(name, ", ".join(f"{key} {value}" for key, value in algorithm["state"].items()) or "no schedule")
-    layers = Table("layer", "tensor", "transform", "settings", "values", title="compressed tensors", title_justify="left")
+    layers = Table(title="compressed tensors", title_justify="left")
+    layers.add_column("layer", overflow="fold", ratio=2)  # names are long words, which differ at their ends
+    for name in ("tensor", "transform", "settings", "values"):
+        layers.add_column(name)
     for edit in plan:
         settings = edit.transform.model_dump(exclude={"kind"}, exclude_none=True, exclude_defaults=True)
         layers.add_row(edit.site.node, edit.site.slot, edit.transform.kind, _settings(settings), _values(edit, state, tensors))

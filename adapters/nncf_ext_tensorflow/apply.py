@@ -22,6 +22,7 @@ import keras
 from nncf_ext.forward_loss import ForwardLoss
 from nncf_ext.graph import Site
 from nncf_ext_tensorflow import keras_private
+from nncf_ext_tensorflow.framework_operators import in_keras_loop
 from nncf_ext_tensorflow.recurrent import cells_of
 from nncf_ext_tensorflow.trace import KerasTrace, Place, is_tensor, names_of, signature_of, symbolic_call, tensors_in
 
@@ -217,6 +218,18 @@ class PatchedModel:
         if record.tap is not None and trained:
             record.tap(inputs, outputs)
         return outputs
+
+    def train_step(self, *args: Any, **kwargs: Any) -> Any:
+        with in_keras_loop():
+            return super().train_step(*args, **kwargs)  # type: ignore[misc]
+
+    def test_step(self, *args: Any, **kwargs: Any) -> Any:
+        with in_keras_loop():
+            return super().test_step(*args, **kwargs)  # type: ignore[misc]
+
+    def predict_step(self, *args: Any, **kwargs: Any) -> Any:
+        with in_keras_loop():
+            return super().predict_step(*args, **kwargs)  # type: ignore[misc]
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
         record = record_of(self)

@@ -18,6 +18,7 @@ from nncf_ext.step_watch import StepWatch
 from nncf_ext_tensorflow import keras_private, xp
 from nncf_ext_tensorflow.apply import Patch
 from nncf_ext_tensorflow.dense_gradients import DenseGradients
+from nncf_ext_tensorflow.framework_operators import is_exporting, operators_of
 from nncf_ext_tensorflow.naming import names_in
 from nncf_ext_tensorflow.saving import CompressedModel, input_specs, refuse_compressed, serialize_as_compressed
 from nncf_ext_tensorflow.trace import KerasTrace, trace
@@ -89,7 +90,15 @@ class PlacedTransform:
         return self._transformed(x)
 
     def _transformed(self, x: Any) -> Any:
+<<<<<<< HEAD
         y = self.edit.apply(xp, keras.ops.cast(x, "float32"), self.variables(), keras_private.trained_now())
+=======
+        x32, variables = keras.ops.cast(x, "float32"), self.variables()
+        if is_exporting():
+            y = operators_of(self.edit, x32, variables)
+        else:
+            y = self.edit.apply(xp, x32, variables, keras_private.training_now())
+>>>>>>> 461e227 (Keras: SavedModels and TFLite files of compressed and stripped models have TensorFlow's fake-quantize operators)
         return keras.ops.cast(y, x.dtype)
 
 

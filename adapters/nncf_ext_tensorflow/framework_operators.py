@@ -70,8 +70,8 @@ def _is_of_product(found: Affine) -> bool:
 def _fake_quantize(x: Any, found: Affine) -> Any:
     lowest, highest = found.codes
     narrow = found.lowest > lowest and lowest < 0  # TFLite takes weights from -127 on
-    scale = tf.convert_to_tensor(found.scale, tf.float32)
-    point = keras.ops.cast(found.zero_point, "float32")
+    scale: Any = tf.convert_to_tensor(found.scale, tf.float32)
+    point: Any = keras.ops.cast(found.zero_point, "float32")
     low, high = (lowest + narrow - point) * scale, (highest - point) * scale
     settings: dict[str, Any] = {"num_bits": 8, "narrow_range": narrow}
     if scale.shape.num_elements() == 1:

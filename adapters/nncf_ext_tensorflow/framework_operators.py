@@ -75,11 +75,11 @@ def _fake_quantize(x: Any, found: Affine) -> Any:
     low, high = (lowest + narrow - point) * scale, (highest - point) * scale
     settings: dict[str, Any] = {"num_bits": 8, "narrow_range": narrow}
     if scale.shape.num_elements() == 1:
-        return tf.quantization.fake_quant_with_min_max_vars(x, tf.reshape(low, ()), tf.reshape(high, ()), **settings)
+        return tf.raw_ops.FakeQuantWithMinMaxVars(inputs=x, min=tf.reshape(low, ()), max=tf.reshape(high, ()), **settings)
     axis, rank = max(range(scale.shape.rank), key=lambda axis: scale.shape[axis]), scale.shape.rank
     low, high = tf.reshape(low, (-1,)), tf.reshape(high, (-1,))
     if axis == rank - 1:
-        return tf.quantization.fake_quant_with_min_max_vars_per_channel(x, low, high, **settings)
+        return tf.raw_ops.FakeQuantWithMinMaxVarsPerChannel(inputs=x, min=low, max=high, **settings)
     order = [a for a in range(rank) if a != axis] + [axis]
-    last = tf.quantization.fake_quant_with_min_max_vars_per_channel(tf.transpose(x, order), low, high, **settings)
+    last = tf.raw_ops.FakeQuantWithMinMaxVarsPerChannel(inputs=tf.transpose(x, order), min=low, max=high, **settings)
     return tf.transpose(last, [order.index(a) for a in range(rank)])

@@ -90,15 +90,11 @@ class PlacedTransform:
         return self._transformed(x)
 
     def _transformed(self, x: Any) -> Any:
-<<<<<<< HEAD
-        y = self.edit.apply(xp, keras.ops.cast(x, "float32"), self.variables(), keras_private.trained_now())
-=======
         x32, variables = keras.ops.cast(x, "float32"), self.variables()
         if is_exporting():
             y = operators_of(self.edit, x32, variables)
         else:
-            y = self.edit.apply(xp, x32, variables, keras_private.training_now())
->>>>>>> 461e227 (Keras: SavedModels and TFLite files of compressed and stripped models have TensorFlow's fake-quantize operators)
+            y = self.edit.apply(xp, x32, variables, keras_private.trained_now())
         return keras.ops.cast(y, x.dtype)
 
 

@@ -35,7 +35,7 @@ def in_keras_loop() -> Iterator[None]:
 def is_exporting() -> bool:
     """Whether TensorFlow records an inference that is not one of Keras' loops and that nobody differentiates: `model.export`,
     `tf.saved_model.save`, the TFLite converter, or a `tf.function` of the user's."""
-    if tf.executing_eagerly() or _loops.running or keras_private.training_now():
+    if tf.executing_eagerly() or _loops.running or keras_private.trained_now():
         return False
     return not keras_private.is_recording_gradients()
 

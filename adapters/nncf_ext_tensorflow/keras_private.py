@@ -144,18 +144,17 @@ def training_now() -> bool:
     return bool(context is not None and context.get_value("training"))
 
 
-<<<<<<< HEAD
 def trained_now() -> bool:
     """Whether the forward that is running is one to train with: also where a model around it has a `call` without `training`, so
     that `fit` cannot pass it on, and a gradient tape is recording."""
     context = global_state.get_global_attribute("current_call_ctx")
     training = None if context is None else context.get_value("training")
     return record.could_possibly_record() if training is None else bool(training)
-=======
+
+
 def is_recording_gradients() -> bool:
     """Whether a `tf.GradientTape` is open in this thread."""
     return record.could_possibly_record()
->>>>>>> 461e227 (Keras: SavedModels and TFLite files of compressed and stripped models have TensorFlow's fake-quantize operators)
 
 
 def without_autocast() -> Any:

@@ -570,6 +570,7 @@ class Controller:
                 exported = stack.enter_context(self._adapter.in_float32(self._smaller(self._live, removals, True)[0]))
             return export_onnx(
                 self._adapter,
+                self._graph,
                 exported,
                 ours.model,
                 Path(path),

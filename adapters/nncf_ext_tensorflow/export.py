@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
@@ -25,6 +25,7 @@ import tensorflow as tf
 from nncf_ext.edits import Edit
 from nncf_ext.export.constants import add_constant, constant
 from nncf_ext.export.marked import marker
+from nncf_ext.export.recurrent import stays_float
 from nncf_ext.export.rewiring import only_user, replace_node
 from nncf_ext_tensorflow.attach import KerasAttached
 from nncf_ext_tensorflow.keras_private import computing_in_float32, functional_of
@@ -44,9 +45,10 @@ def export_marked(attached: KerasAttached, example: Any, free: Mapping[str, Mapp
     """
     model = attached.model
     inputs, names = _input_specs(model, example, free)
-    quantizers = [edit for edit in attached.plan if edit.transform.has_grid]
+    graph = attached.traced.graph
+    quantizers = [edit for edit in attached.plan if edit.transform.has_grid and not stays_float(graph, edit)]
     weights = _float_weights(attached, quantizers)
-    known = _known(attached)
+    known = _known(attached, quantizers)
     specs = [tf.TensorSpec(value.shape, value.dtype, _WEIGHT + str(number)) for number, value in enumerate(weights.values())]
 
     def convert(*tensors: Any) -> Any:
@@ -155,15 +157,15 @@ def _float_weights(attached: KerasAttached, quantizers: list[Edit]) -> dict[tupl
     }
 
 
-def _known(attached: KerasAttached) -> dict[str, np.ndarray]:
-    """What edits of one parameter that are no quantizers make of it: a constant of the file. By edit key."""
+def _known(attached: KerasAttached, quantizers: Sequence[Edit]) -> dict[str, np.ndarray]:
+    """What edits of one parameter that are not among `quantizers` make of it: a constant of the file. By edit key."""
     found: dict[str, np.ndarray] = {}
     values: dict[int, Any] = {}
     for edit in attached.plan:
         variables = {id(v): v for site in edit.sites if site.is_parameter for v in [attached._variable(site)]}
         for key, variable in variables.items():
             values[key] = attached.placed[edit.key](values.get(key, keras.ops.convert_to_tensor(variable)), variable)
-            if len(variables) == 1 and not edit.transform.has_grid:
+            if len(variables) == 1 and edit not in quantizers:
                 found[edit.key] = np.asarray(keras.ops.convert_to_numpy(values[key]))
     return found
 

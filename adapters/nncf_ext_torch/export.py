@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from nncf_ext.export.marked import DOMAIN, MARKER
+from nncf_ext.export.recurrent import stays_float
 from nncf_ext_torch.apply import Applied, TorchAttached
 from nncf_ext_torch.arguments import by_argument, call_of, in_order, named_inputs, resized
 from nncf_ext_torch.module_classes import edited_modules
@@ -34,6 +35,9 @@ def export_marked(
     `named_inputs` does, outputs by their keys; what holds no tensors (a cache) is left out.
     """
     model = attached.model
+    projected = next((name for name, m in model.named_modules() if isinstance(m, nn.LSTM) and m.proj_size), None)
+    if projected is not None:
+        raise ValueError(f"{projected}: found an LSTM with proj_size, expected one without: ONNX's LSTM has no projection")
     call = _with_free_sizes(model, in_order(model, on_device_of(model, call_of(model, example))), free)
     outputs: list[str] = []
     with _marked(attached), _flat_outputs(model, outputs), evaluating(model), torch.no_grad(), _quiet():
@@ -129,10 +133,11 @@ def _known(value: torch.Tensor, x: torch.Tensor, training: bool) -> torch.Tensor
 @contextmanager
 def _marked(attached: TorchAttached) -> Iterator[None]:
     placed = [attached._of(edit) for edit in attached.plan]
-    known = _known_values(attached.model)
+    marked = {e.key for e in attached.plan if e.transform.has_grid and not stays_float(attached._traced.graph, e)}
+    known = _known_values(attached.model, marked)
     try:
         for applied in placed:
-            if applied.edit.transform.has_grid:
+            if applied.edit.key in marked:
                 applied.stand_in = partial(_marker, applied.edit.key)
             elif applied in known:
                 applied.stand_in = partial(_known, known[applied])
@@ -142,8 +147,8 @@ def _marked(attached: TorchAttached) -> Iterator[None]:
             applied.stand_in = None
 
 
-def _known_values(model: nn.Module) -> dict[Applied, torch.Tensor]:
-    """For edits of parameters what they make, in inference."""
+def _known_values(model: nn.Module, marked: Collection[str]) -> dict[Applied, torch.Tensor]:
+    """For edits of parameters, but those with keys in `marked`, what they make in inference."""
     found: dict[Applied, torch.Tensor] = {}
     with torch.no_grad():
         for module, edits in edited_modules(model):
@@ -152,7 +157,7 @@ def _known_values(model: nn.Module) -> dict[Applied, torch.Tensor]:
                 for step in steps:
                     assert value is not None
                     value = step(value, False)
-                    if isinstance(step, Applied) and not step.edit.transform.has_grid:
+                    if isinstance(step, Applied) and step.edit.key not in marked:
                         found[step] = value
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -19,8 +20,10 @@ from nncf_ext.export.free_axes import FreeAxes, free_axes, name_axes, other_size
 from nncf_ext.export.lower import lower
 from nncf_ext.export.marked import FloatGrid, Grid
 from nncf_ext.export.parity import ExportWarning, Own, Parity, parity
+from nncf_ext.export.recurrent import in_integers, steps_of
 from nncf_ext.export.weights import opset_of
 from nncf_ext.export.write import write
+from nncf_ext.graph import Graph
 from nncf_ext.quantizers import float8
 
 _FLOAT8 = 8  # levels below its largest number at the distance of the two largest ones (e5m2)
@@ -28,6 +31,7 @@ _FLOAT8 = 8  # levels below its largest number at the distance of the two larges
 
 def export_onnx(
     adapter: Adapter,
+    graph: Graph,
     attached: Attached,
     reference: Any,
     path: Path,
@@ -40,11 +44,13 @@ def export_onnx(
 ) -> Parity | None:
     """Write the compressed model to `path` with QuantizeLinear/DequantizeLinear and integer weights.
 
-    reference: the model that the file is compared with: `attached.model`, or the one that it is a smaller form of.
-    samples: batches of model inputs for the parity check (where there are none, `example`). Returns what the check found; None
-    where there is neither, or `example` is a function that runs the model.
+    graph: of the model. reference: the model that the file is compared with: `attached.model`, or the one that it is a smaller
+    form of. samples: batches of model inputs for the parity check (where there are none, `example`). Returns what the check
+    found; None where there is neither, or `example` is a function that runs the model.
     opset: ONNX's, where it is not the exporter's own. ValueError, and no file, for one in which the model cannot be written.
     dynamic_shapes: axes of any size beside the batch, see `free_axes`; then the file is compared at a second size too.
+
+    LSTMs with 8-bit weights are ONNX Runtime's integer ones where the file is then as exact as the model itself.
     """
     shapes = {name: tuple(array.shape) for name, array in adapter.inputs(attached.model, example).items()}
     free = free_axes(dynamic_shapes or {}, shapes, input_names)
@@ -75,7 +81,16 @@ def export_onnx(
     inputs = [_inputs(adapter, attached.model, batch, own) for batch in batches]
     of_activations = [levels[edit.key] for edit in attached.plan if edit.key in levels and not edit.site.is_parameter]
     fewest = min((_FLOAT8 if isinstance(grid, FloatGrid) else grid.intervals for grid in of_activations), default=None)
-    found = parity(path, inputs, references, step, _differences_to_itself(adapter, reference, batches, fewest))
+    itself = _differences_to_itself(adapter, reference, batches, fewest)
+    found = parity(path, inputs, references, step, itself)
+    if opset is None and in_integers(model, steps_of(graph, attached.plan, levels)):
+        with tempfile.TemporaryDirectory() as folder:
+            faster = Path(folder) / path.name
+            write(model, faster)
+            integer = parity(faster, inputs, references, step, itself)
+        if integer.exact and integer.exact_optimized:
+            write(model, path)
+            found = integer
     if not found.exact:
         warnings.warn(f"{path}: {found}. The file does not compute what the model computes", ExportWarning, stacklevel=3)
     return found

@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import onnx
 import pytest
 import tensorflow as tf
 from keras import layers as L
@@ -141,6 +142,30 @@ def test_what_no_algorithm_takes_is_counted_and_named():
     assert left is not None and left.weights == owned and left.share == owned / (owned + 2 * 3)
     names = [name for name, reason in ctrl.plan.skipped if "kernel" in name]
     assert len(names) == 2 and all(name in str(ctrl.statistics()) for name in names)
+
+
+FILES = {
+    "lstm": (lambda: L.Bidirectional(L.LSTM(4, return_sequences=True)), {"LSTM", "DynamicQuantizeLSTM"}),
+    "gru": (lambda: L.GRU(4), {"Loop"}),
+    "masked": (lambda: L.LSTM(4), {"Loop", "LSTM", "DynamicQuantizeLSTM"}),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_file_computes_what_the_model_does(name, tmp_path):
+    layer, operators = FILES[name]
+    if name == "masked":
+        keras.utils.set_random_seed(0)
+        x = keras.Input((6, 5))
+        model = keras.Model(x, L.Dense(3, name="fc")(layer()(L.Masking()(x))))
+    else:
+        model = made(layer())
+    ctrl, model = compressed(model, SPARSE, INT8)
+    report = ctrl.export_model(tmp_path / "model.onnx")
+    file = onnx.load(tmp_path / "model.onnx")
+    found = {node.op_type for node in file.graph.node} & {"LSTM", "DynamicQuantizeLSTM", "GRU", "Loop"}
+    assert found and found <= operators
+    assert report.lsb <= 1 and (report.lsb < 0.1 or "DynamicQuantizeLSTM" in found)
 
 
 class Steps(keras.Model):

@@ -3,6 +3,7 @@
 import copy
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from nncf_ext_torch import create_compressed_model, register_default_init_args
@@ -286,17 +287,47 @@ def trained(digits):
 
 
 @pytest.mark.parametrize("compression", [INT8, RIGL, {**SPARSE, "params": {"sparsity_target": 0.6, "sparsity_target_epoch": 1}}])
-def test_digits_read_row_by_row_are_still_read(compression, digits, trained):
+def test_digits_read_row_by_row_are_still_read(compression, digits, trained, tmp_path):
     model, accuracy = copy.deepcopy(trained[0]), trained[1]
     assert accuracy > 0.94
     config = NNCFConfig.from_dict({"input_info": {"sample_size": [1, 8, 8]}, "compression": compression})
     ctrl, model = create_compressed_model(model, register_default_init_args(config, [(digits[0][:64], 0)]))
     if compression is INT8:
         assert fit(model, digits, 2, ctrl, 1e-3) > accuracy - 0.01
+        report = ctrl.export_model(tmp_path / "rows.onnx")
+        assert report.lsb <= 1
+        file = onnx.load(tmp_path / "rows.onnx")
+        lstm = next(node for node in file.graph.node if node.op_type == "DynamicQuantizeLSTM")
+        read = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in file.graph.initializer}
+        codes, scale = read[lstm.input[2]][0], read[lstm.input[10]][0]
+        gates = ctrl.strip().rnn.weight_hh_l0.detach().numpy().reshape(4, 32, 32)[[0, 3, 1, 2]]
+        np.testing.assert_array_equal((codes * scale).T, gates.reshape(128, 32))
+        assert codes.dtype == np.int8 and not [name for name, array in read.items() if array.shape == (1, 128, 32)]
         return
     assert fit(model, digits, 4, ctrl, 1e-2) > accuracy - 0.05
     assert abs(getattr(ctrl.statistics(), compression["algorithm"]).sparsity_level_for_layers - 0.6) < 0.01
     assert (ctrl.strip().rnn.weight_hh_l0 == 0).float().mean() > 0.5
+
+
+@pytest.mark.parametrize("kind", ["gru", "rnn"])
+def test_the_file_has_float_weights_that_stand_on_the_grid_where_no_runtime_takes_codes(kind, tmp_path):
+    ctrl, _ = compressed(made(kind, num_layers=2), [SPARSE, INT8])
+    assert ctrl.export_model(tmp_path / "model.onnx").lsb < 0.1
+    file = onnx.load(tmp_path / "model.onnx")
+    shapes = [tuple(tensor.dims) for tensor in file.graph.initializer if tensor.data_type == onnx.TensorProto.INT8]
+    assert [shape for shape in shapes if len(shape) > 1] == [(3, 8)]
+    if kind == "gru":
+        plain = ctrl.strip().rnn.weight_hh_l1.detach().numpy().reshape(3, 8, 8)[[1, 0, 2]].reshape(1, 24, 8)
+        arrays = [onnx.numpy_helper.to_array(tensor) for tensor in file.graph.initializer]
+        assert any(array.shape == plain.shape and np.array_equal(array, plain) for array in arrays)
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+def test_an_lstm_with_projections_is_not_written_wrongly(tmp_path):
+    ctrl, _ = compressed(made("lstm", proj_size=4), SPARSE)
+    with pytest.raises(ValueError, match="rnn: found an LSTM with proj_size"):
+        ctrl.export_model(tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()
 
 
 def test_what_no_algorithm_takes_is_counted():

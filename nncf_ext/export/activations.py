@@ -61,7 +61,7 @@ def _repeat_behind_selection(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def _lower(graph: ir.Graph, node: ir.Node, grid: Grid) -> None:
-    if np.size(grid.step) > 1:
+    if np.size(grid.step) > 1 or _is_read_inside(graph, node.outputs[0]):
         _lower_in_float(graph, node, grid)
         return
     x, y = node.inputs[0], node.outputs[0]
@@ -88,12 +88,24 @@ def _lower(graph: ir.Graph, node: ir.Node, grid: Grid) -> None:
     replace_node(node, new[-1])
 
 
+def _is_read_inside(graph: ir.Graph, value: ir.Value) -> bool:
+    """Whether the body of a loop or branch reads `value`, also behind operators that only move or select elements."""
+    for user, _ in value.uses():
+        if user.graph is not graph:
+            return True
+        if user.domain == "" and user.op_type in (*_MOVE, *_SELECT) and any(_is_read_inside(graph, y) for y in user.outputs):
+            return True
+    return False
+
+
 def _lower_in_float(graph: ir.Graph, node: ir.Node, grid: Grid) -> None:
-    """Steps by channel: rounding in floating point. ONNX Runtime 1.32 would take a QuantizeLinear and a DequantizeLinear of them
-    into the integer operators beside, which then refuse to run with zero points by channel."""
+    """Steps by channel, and what a loop reads: rounding in floating point. ONNX Runtime 1.32 would take a QuantizeLinear and a
+    DequantizeLinear of the first into the integer operators beside, which then refuse to run with zero points by channel; and it
+    aborts where it moves them to a node that has a body."""
     y = node.outputs[0]
     shape = [1] * np.ndim(grid.step)
-    shape[_axis(node, grid.step)] = -1
+    if np.size(grid.step) > 1:
+        shape[_axis(node, grid.step)] = -1
     step = np.asarray(grid.step, np.float32)
     value, new = node.inputs[0], []
     for op, operand in (("Div", step), ("Round", None), ("Max", -grid.zero), ("Min", grid.intervals - grid.zero), ("Mul", step)):

@@ -1,0 +1,132 @@
+"""The zoo: `make zoo`, or part of it.
+
+python -m benchmarks.zoo [FAMILY...] [--only NAME] [--quick] [--again] [--workers N]
+
+Every row runs in a process of its own. What is known already (runs/zoo/) is not run again, so that it goes on where it was stopped;
+--again forgets it. At the end docs/zoo.md is written from all that is known. torchvision and timm run in .venv-zoo, with the newest
+PyTorch; the whole of it takes some hours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatch
+from typing import Any
+
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from benchmarks.contest import ROOT
+from benchmarks.zoo.row import MODULES
+from benchmarks.zoo.table import write_document
+
+KNOWN = ROOT / "runs" / "zoo"
+ENVIRONMENTS = {"torchvision": ".venv-zoo", "timm": ".venv-zoo"}
+QUICK = {
+    "torchvision": ("resnet18", "mobilenet_v3_small"),
+    "timm": ("resnet18",),
+    "transformers": ("bert", "gpt2", "vit", "t5"),
+    "keras.applications": ("MobileNetV2",),
+    "keras idioms": ("convolutions in a Sequential", "vision transformer, class token", "words, transformer", "series, LSTM"),
+}
+_LIMIT = 1800  # seconds for a row
+
+
+def python_of(family: str) -> str:
+    environment = os.environ.get("NNCF_EXT_ZOO_VENV") or ENVIRONMENTS.get(family)
+    if environment is None:
+        return sys.executable
+    return str(ROOT / environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
+
+
+def names_of(family: str) -> list[str]:
+    """The family's names, remembered: timm needs a minute to tell them."""
+    file = KNOWN / f"{family}.names.json"
+    if not file.exists():
+        listed = _run(family, "--list")
+        if listed.returncode:
+            raise SystemExit(f"{family}: {(listed.stderr.strip().splitlines() or ['no names'])[-1]} (make .venv-zoo/installed)")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(listed.stdout.strip().splitlines()[-1], encoding="utf-8")
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def known_of(family: str) -> dict[str, dict[str, Any]]:
+    """The rows of a family by name, the latest of each."""
+    file = KNOWN / f"{family}.jsonl"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    return {row["name"]: row for row in map(json.loads, lines)}
+
+
+def measure(family: str, name: str) -> dict[str, Any]:
+    """One row, whatever happens to the process that makes it."""
+    try:
+        done = _run(family, name)
+    except subprocess.TimeoutExpired:
+        return {"name": name, "cells": {"attach": f"crash: no result after {_LIMIT} s"}}
+    for line in reversed(done.stdout.strip().splitlines()):
+        if line.startswith("{"):
+            return {"name": name, **json.loads(line)}
+    complaint = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+    return {"name": name, "cells": {"attach": f"crash: {complaint[-1][:300]} (exit code {done.returncode})"}}
+
+
+def _run(family: str, name: str) -> subprocess.CompletedProcess[str]:
+    paths = [str(ROOT), str(ROOT / "adapters"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    variables = {"OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": os.pathsep.join(paths)}
+    command = [python_of(family), "-m", "benchmarks.zoo.row", family, name]
+    return subprocess.run(command, cwd=ROOT, env=os.environ | variables, capture_output=True, text=True, timeout=_LIMIT)
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.zoo", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("families", nargs="*", metavar="FAMILY", help=f"of {', '.join(MODULES)}; all where none is named")
+    parser.add_argument("--only", default="*", metavar="NAME", help="models with such a name; * and ? stand for others")
+    parser.add_argument("--quick", action="store_true", help="a dozen models")
+    parser.add_argument("--again", action="store_true", help="measure anew what is known")
+    parser.add_argument("--workers", type=int, default=1, help="rows at a time")
+    parser.add_argument("--render", action="store_true", help="only write docs/zoo.md from what is known")
+    options = parser.parse_args(arguments)
+    families = options.families or list(MODULES)
+    unknown = [family for family in families if family not in MODULES]
+    if unknown:
+        parser.error(f"found family {unknown[0]!r}, expected of {', '.join(MODULES)}")
+    if not options.render:
+        _measure(families, options)
+    write_document({family: known_of(family) for family in MODULES})
+    return 0
+
+
+def _measure(families: Sequence[str], options: argparse.Namespace) -> None:
+    wanted = []
+    for family in families:
+        names = QUICK[family] if options.quick else names_of(family)
+        known = {} if options.again else known_of(family)
+        wanted += [(family, name) for name in names if name not in known and fnmatch(name, options.only)]
+    KNOWN.mkdir(parents=True, exist_ok=True)
+    columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
+    console = Console(stderr=True)
+    with ThreadPoolExecutor(options.workers) as pool, Progress(*columns, console=console) as bar:
+        task = bar.add_task("rows", total=len(wanted))
+
+        def one(item: tuple[str, str]) -> None:
+            family, name = item
+            bar.update(task, description=f"{family}: {name}")
+            row = measure(family, name)
+            with (KNOWN / f"{family}.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            faults = {column: cell for column, cell in row["cells"].items() if cell not in ("ok", "not reached")}
+            bar.console.print(f"{family}: {name}: {faults or 'all right'}", markup=False, highlight=False)
+            bar.advance(task)
+
+        list(pool.map(one, wanted))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-# make demo | test | check | bench | results | notebooks | clean. Needs Python 3.11 or newer; everything runs in .venv, which make creates.
+# make demo | test | check | bench | results | zoo | notebooks | clean. Needs Python 3.11 or newer; everything runs in .venv, which make creates.
 PYTHON ?= python3
 BIN := .venv/bin
 ifeq ($(OS),Windows_NT)
@@ -6,7 +6,7 @@ BIN := .venv/Scripts
 endif
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test check bench results notebooks clean
+.PHONY: demo test check bench results zoo notebooks clean
 
 demo: .venv/installed
 	$(BIN)/nncf-ext demo
@@ -33,6 +33,9 @@ results: .venv/installed
 	$(BIN)/python -m benchmarks.results_soups
 	$(BIN)/python -m benchmarks.results_quantizers
 
+zoo: .venv/installed .venv-zoo/installed
+	$(BIN)/python -m benchmarks.zoo
+
 notebooks: .venv/installed
 	$(BIN)/python notebooks/execute.py
 
@@ -55,5 +58,11 @@ notebooks: .venv/installed
 	$(BIN:.venv/%=.venv-tfmot/%)/python -m pip install -q --no-deps -r benchmarks/requirements-tfmot.txt
 	$(PYTHON) -c "open('.venv-tfmot/installed', 'w').close()"
 
+# torchvision imports only beside the newest PyTorch; nncf_ext is tried with that one too.
+.venv-zoo/installed: benchmarks/requirements-zoo.txt setup.cfg
+	$(PYTHON) -m venv .venv-zoo
+	$(BIN:.venv/%=.venv-zoo/%)/python -m pip install -q -r benchmarks/requirements-zoo.txt -e ".[torch,bench]"
+	$(PYTHON) -c "open('.venv-zoo/installed', 'w').close()"
+
 clean:
-	rm -rf .venv .venv-peers .venv-tfmot build dist *.egg-info
+	rm -rf .venv .venv-peers .venv-tfmot .venv-zoo build dist *.egg-info

@@ -2,9 +2,9 @@
 
 python -m benchmarks.zoo [FAMILY...] [--only NAME] [--quick] [--again] [--workers N]
 
-Every row runs in a process of its own. What is known already (runs/zoo/) is not run again, so that it goes on where it was stopped;
---again forgets it. At the end docs/zoo.md is written from all that is known. torchvision and timm run in .venv-zoo, with the newest
-PyTorch; the whole of it takes some hours.
+Every row runs in a process of its own. What is known already (runs/zoo/) is not run again, so that it goes on where it was
+stopped; --again forgets it. At the end docs/zoo.md is written from all that is known. torchvision and timm run in .venv-zoo, with
+the newest PyTorch; the whole of it takes some hours.
 """
 
 from __future__ import annotations

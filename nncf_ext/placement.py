@@ -115,6 +115,7 @@ def place(
 def _placements(graph: Graph, setup: Any, weights: Constraints) -> tuple[Placement, ...]:
     """What NNCF's SingleConfigQuantizerSetup says, in terms of our sites."""
     unified = {point: group for group, points in setup.unified_scale_groups.items() for point in points}
+    tables = _weights_by_group(graph, setup, unified)
     order = {node.name: index for index, node in enumerate(graph.nodes)}
     shared: dict[object, list[Site]] = {}  # by what makes a quantizer one: its unified scale, its weight, or its site
     specs: dict[object, QuantizerSpec] = {}
@@ -124,7 +125,8 @@ def _placements(graph: Graph, setup: Any, weights: Constraints) -> tuple[Placeme
         spec = QuantizerSpec(chosen.num_bits, chosen.mode.value, chosen.signedness_to_force, chosen.per_channel)
         if point.is_weight_quantization_point():
             sites = tuple(Site(node, weight.slot) for weight in ops.weights(graph[node]))
-            spec = spec.constrained(weights if key not in unified else replace(weights, per_channel=False))
+            several = len(tables.get(unified.get(key), ())) > 1  # whose channels are not the same ones
+            spec = spec.constrained(replace(weights, per_channel=False) if several else weights)
         else:
             sites = _activation_sites(graph, node, point.insertion_point.input_port_id)
         for site in sites:
@@ -143,6 +145,16 @@ def _placements(graph: Graph, setup: Any, weights: Constraints) -> tuple[Placeme
         )
         for owner, sites in shared.items()
     )
+
+
+def _weights_by_group(graph: Graph, setup: Any, unified: Mapping[Any, Any]) -> dict[Any, set[str]]:
+    """The names of the weights in each group of unified scales."""
+    found: dict[Any, set[str]] = {}
+    for key, point in setup.quantization_points.items():
+        if key in unified and point.is_weight_quantization_point():
+            node = point.insertion_point.target_node_name
+            found.setdefault(unified[key], set()).update(weight.name for weight in ops.weights(graph[node]))
+    return found
 
 
 def model_type_of(graph: Graph) -> Literal["transformer"] | None:

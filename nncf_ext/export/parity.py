@@ -128,8 +128,9 @@ def parity(
                 raise ValueError(f"{path}: found outputs of shapes {shapes[0]}, expected the model's {shapes[1]}")
             for i in set(outputs) - set(random):
                 differences[i].add(found[i], expected[i])
-        for i in set(outputs) - set(random) if own is not None else ():
-            by_model[i].add(own.moved[index][i], expected[i])
+        if own is not None:
+            for i in set(outputs) - set(random):
+                by_model[i].add(own.moved[index][i], expected[i])
     compared = [i for i in outputs if i not in random]
     if step is None:
         step = max((_span([r[i] for r in references]) for i in compared or outputs), default=0.0) / 255 or 1.0
@@ -138,10 +139,11 @@ def parity(
         return Parity(float("nan"), float("nan"), float(step), count, random=random)
     worst = [max(differences[i].largest for i in compared) for differences in by_file.values()]
     if own is None:
-        return Parity(*worst, float(step), count)
+        return Parity(worst[0], worst[1], float(step), count)
     floor = step * (_FLOAT if own.levels is None else max(255 / own.levels, 1))
     exact = [all(_is_exact(differences[i], by_model[i], floor) for i in compared) for differences in by_file.values()]
-    return Parity(*worst, float(step), count, max(by_model[i].largest for i in compared), exact[1], random, exact[0])
+    difference_of_model = max(by_model[i].largest for i in compared)
+    return Parity(worst[0], worst[1], float(step), count, difference_of_model, exact[1], random, exact[0])
 
 
 def _is_exact(file: _Differences, model: _Differences, floor: float) -> bool:

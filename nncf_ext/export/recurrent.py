@@ -68,7 +68,7 @@ def in_integers(model: ir.Model, steps: Sequence[np.ndarray]) -> bool:
         model.graph.insert_before(node, new)
         for old, made in zip(node.outputs, new.outputs, strict=True):
             made.name, made.type, made.shape = old.name, old.type, old.shape
-            old.replace_all_uses_with(made)
+            old.replace_all_uses_with(made, replace_graph_outputs=True)
         model.graph.remove(node, safe=True)
         changed = True
     if changed:

@@ -111,10 +111,17 @@ def test_mixed_bits(tmp_path):
     ]
     batchnorm = {"num_bn_adaptation_samples": 0}
     initializer = {"batchnorm_adaptation": batchnorm, "precision": {"bitwidth_per_scope": bits}}
-    ctrl, _ = compressed(net(), initializer=initializer)
+    ctrl, model = compressed(net(), initializer=initializer)
     assert len({edit.transform.bits for edit in ctrl.plan}) == 5
     parity = ctrl.export_model(tmp_path / "model.onnx")
-    assert parity.samples == 8 and parity.lsb <= 1 and parity.unoptimized <= parity.step
+    assert parity.samples == 8 and parity.exact
+    # a bias is rounded to the steps of its products: now and then that moves a number to the next of 15 levels
+    x = torch.randn(64, 3, 16, 16)
+    with torch.no_grad():
+        expected = model.eval()(x).numpy()
+    runner = session(tmp_path / "model.onnx", optimize=False)
+    (found,) = runner.run(None, {runner.get_inputs()[0].name: x.numpy()})
+    assert (np.abs(found - expected).max(1) < 0.1 * parity.step).mean() > 0.9
     head = next(value for value in dequantized(tmp_path / "model.onnx") if sorted(value.shape) == [5, 8])
     expected = ctrl.strip().head.weight.detach().numpy()
     assert np.array_equal(head, expected) or np.array_equal(head.T, expected)
@@ -214,7 +221,7 @@ def test_a_weight_shared_by_embedding_and_head_has_a_scale_per_output(tmp_path):
     tokens = torch.randint(0, 20, (4, 6))
     config = NNCFConfig.from_dict({"compression": {"algorithm": "quantization"}})
     ctrl, model = create_compressed_model(TiedHead(), register_default_init_args(config, [(tokens, None)]))
-    (edit,) = [edit for edit in ctrl.plan if edit.site.is_parameter]
+    (edit,) = [edit for edit in ctrl.plan if edit.site.is_parameter and "gru" not in edit.key]
     assert len(edit.sites) == 2 and ctrl.variable_values(edit)["scale"].shape == (20, 1)
     parity = ctrl.export_model(tmp_path / "model.onnx")
     assert parity.lsb < 1

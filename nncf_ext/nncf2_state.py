@@ -15,4 +15,4 @@ def nncf2_schedules(state: Any) -> dict[str, Mapping[str, Any]] | None:
         return None
     if not all(isinstance(part, Mapping) and isinstance(part.get("scheduler_state"), Mapping) for part in saved.values()):
         return None
-    return {FORMER_NAMES.get(name, name): part["scheduler_state"] for name, part in saved.items()}
+    return {FORMER_NAMES.get(name) or name: part["scheduler_state"] for name, part in saved.items()}

@@ -11,6 +11,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from nncf_ext_torch import recurrent
+from nncf_ext_torch.programs import look
 from nncf_ext_torch.trace import Argument, is_bookkeeping, unfolded
 
 Step = Callable[[torch.Tensor, bool], torch.Tensor]  # (tensor, training) -> tensor
@@ -70,6 +71,7 @@ class FunctionMode(TorchFunctionMode):
         self.seen: list[int] = []  # which of the functions, in order
         self.training = training
         self.counts = [0] * len(table)
+        self.depth = 0 if torch.compiler.is_compiling() else look.depth
         unfolding = (torch.nn.functional.multi_head_attention_forward, *recurrent.FUNCTIONS)
         self.looked_for = {*unfolding, *(entry.function for entry in table)}
 
@@ -83,7 +85,7 @@ class FunctionMode(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if not torch.compiler.is_compiling() and func not in self.looked_for:
+        if not torch.compiler.is_compiling() and (func not in self.looked_for or look.depth != self.depth):
             return func(*args, **kwargs)
         body = unfolded(func, args)
         if body is not None:

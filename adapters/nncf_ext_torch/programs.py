@@ -7,6 +7,7 @@ stochastic depth multiplies. Calls are told by the module they are made in, the 
 from __future__ import annotations
 
 import random
+import threading
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -118,19 +119,31 @@ def _below(container: str, module: str) -> str:
     return module if not container else module[len(container) + 1 :]
 
 
+class _Look(threading.local):
+    depth = 0
+
+
+look = (
+    _Look()
+)  # how many forwards are being run only to see what they call, one inside the other; a mode is of the one it began in
+
+
 @contextmanager
 def nothing_kept(module: nn.Module) -> Iterator[None]:
-    """A forward inside leaves no trace: buffers and random generators are afterwards what they were."""
-    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    """A forward inside leaves no trace: buffers and random generators are afterwards what they were, modes around see nothing."""
+    with torch._C.DisableTorchFunction():
+        buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
     generators = random.getstate(), np.random.get_state()
     devices = [buffer.device for buffer, _ in buffers] + [parameter.device for parameter in module.parameters()]
+    look.depth += 1
     try:
         with torch.no_grad(), torch.random.fork_rng(sorted({d.index or 0 for d in devices if d.type == "cuda"})):
             yield
     finally:
+        look.depth -= 1
         random.setstate(generators[0])
         np.random.set_state(generators[1])
-        with torch.no_grad():
+        with torch.no_grad(), torch._C.DisableTorchFunction():
             for buffer, value in buffers:
                 buffer.copy_(value)
 

@@ -19,7 +19,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from nncf_ext.graph import INPUT, OUTPUT, Edge, Graph, Node, Parameter
 from nncf_ext_torch import operators, recurrent
 from nncf_ext_torch.attributes import attributes
-from nncf_ext_torch.programs import CallLog, Program, nothing_kept
+from nncf_ext_torch.programs import CallLog, Program, look, nothing_kept
 
 
 @dataclass(frozen=True)
@@ -374,9 +374,10 @@ class _Recorder(TorchFunctionMode):
 
 def program_of(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], forward: Callable[[], Any]) -> Program:
     """What `forward`, the one of `module` with these arguments, calls. The module is afterwards as it was."""
-    watcher = _Watcher(module)
-    with nothing_kept(module), watcher.watching(), watcher.inside(module, args, kwargs), watcher:
-        forward()
+    with nothing_kept(module):
+        watcher = _Watcher(module)
+        with watcher.watching(), watcher.inside(module, args, kwargs), watcher:
+            forward()
     return watcher.log.program("")
 
 
@@ -389,6 +390,7 @@ class _Watcher(TorchFunctionMode):
         self.names = {id(inner): name for name, inner in reversed(list(module.named_modules(remove_duplicate=False)))}
         self.log = CallLog()
         self.stack: list[tuple[str, dict[int, Any]]] = []
+        self.depth = look.depth
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -408,12 +410,16 @@ class _Watcher(TorchFunctionMode):
         yield
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if look.depth != self.depth:
+            return
         inputs: dict[int, Any] = {}
         for argument, tensor in _module_arguments(module, args, kwargs):
             inputs.setdefault(id(tensor), argument)
         self.stack.append((self.names[id(module)], inputs))
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if look.depth != self.depth:
+            return
         name, _ = self.stack.pop()
         for _, tensor in leaves(output):
             self.log.returned(name, tensor)
@@ -422,6 +428,8 @@ class _Watcher(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if look.depth != self.depth:
+            return func(*args, **kwargs)
         body = unfolded(func, args)
         if body is not None:
             with self:

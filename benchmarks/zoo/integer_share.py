@@ -50,6 +50,8 @@ def _products(path: Path) -> list[tuple[str, int]]:
     with tempfile.TemporaryDirectory() as folder:
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = 1, 3
+        # layouts for this processor, which come after, pad the channels
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
         options.enable_profiling, options.profile_file_prefix = True, str(Path(folder) / "profile")
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

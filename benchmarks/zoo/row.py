@@ -192,7 +192,7 @@ def _parity(subject: Subject, made: dict[str, Any], row: dict[str, Any], path: P
     if report is None:
         raise Wrong("no report")
     row["lsb"], row["report"] = round(float(report.lsb), 2), str(report)
-    if report.lsb > 2:
+    if not report.exact:
         raise Wrong(str(report))
 
 
@@ -207,7 +207,7 @@ def _filters(subject: Subject, made: dict[str, Any], row: dict[str, Any], path: 
     row["weights left"] = round(subject.weights(smaller) / row["weights"], 3)
     _same(subject.outputs(model), subject.outputs(smaller), 0.02)
     report = _exported(subject, controller, path / "pruned.onnx", row)
-    if report is not None and report.lsb > 2:
+    if report is not None and not report.exact:
         raise Wrong(str(report))
 
 

@@ -19,7 +19,7 @@ def compressed(model, **params):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
 def test_a_large_weight_is_as_in_numpy(dtype):
     x = torch.from_numpy(np.random.default_rng(0).normal(size=(300, 400)).astype(np.float32) * 0.02).to(dtype)
-    y = ClipQ(pruning=0.7, bits=4).apply(xp, x, {"begun": torch.ones(())}, True)
+    y = ClipQ(pruning=0.7, bits=4).apply(xp, x, {"begun": torch.ones((), dtype=torch.bool)}, True)
     assert y.dtype == dtype
     expected = torch.from_numpy(clipped(x.float().numpy(), 0.7, 4)).to(dtype)
     torch.testing.assert_close(y, expected, rtol=0 if dtype in (torch.float16, torch.bfloat16) else 1e-6, atol=0)

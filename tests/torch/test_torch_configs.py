@@ -58,7 +58,7 @@ def test_config_runs(file, batches):
     ctrl.scheduler.epoch_step()
     ctrl.scheduler.step()
     x, y = batches[0]
-    loss = torch.nn.functional.cross_entropy(model(x), y) + ctrl.loss()
+    loss = ctrl.total_loss(torch.nn.functional.cross_entropy(model(x), y))
     loss.backward()
     optimizer.step()
 

@@ -43,7 +43,7 @@ def test_equal_shares_of_what_is_left():
     for _ in range(5):
         ctrl.scheduler.epoch_step()
         masks.append(ctrl._attached.variables(ctrl.plan.edits[0])["mask"].clone())
-    left = [float(mask.mean()) for mask in masks]
+    left = [float(mask.float().mean()) for mask in masks]
     assert left[1] == pytest.approx(1 - 0.535841, abs=1e-4) and left[2] / left[1] == pytest.approx(1 - 0.535841, abs=1e-4)
     assert left[3:] == pytest.approx([0.1] * 3, abs=1e-4)
     assert all((later <= earlier).all() for earlier, later in zip(masks, masks[1:], strict=False))

@@ -50,7 +50,8 @@ def trained(compression, batches):
 def test_the_file_gives_what_the_model_gives(name, batches, tmp_path):
     ctrl, model = trained(EXPORTS[name], batches)
     report = ctrl.export_model(tmp_path / "model.onnx")
-    assert report.lsb < 4 and report.unoptimized / report.step < 4  # codes of activations differ by one at ties, and add up
+    assert report.unoptimized / report.step < 4  # codes of activations differ by one at ties, and add up
+    assert report.lsb < 4 or not report.exact_optimized  # processors without VNNI saturate: the report says so
     with torch.no_grad():
         y = ctrl.strip()(batches[0][0])
         assert torch.isfinite(y).all()

@@ -12,7 +12,8 @@ from benchmarks.results_torch import digits
 
 def test_a_row(tmp_path):
     data = digits()
-    outcome = data.compressed(data.trained(0, epochs=3), Row((FILTERS, INT8)), 0, tmp_path, epochs=2)
+    with pytest.warns(UserWarning, match="filter_pruning has not reached its target"):  # two epochs of its three
+        outcome = data.compressed(data.trained(0, epochs=3), Row((FILTERS, INT8)), 0, tmp_path, epochs=2)
     assert outcome["bytes"] == (tmp_path / "compressed.onnx").stat().st_size > outcome["zipped"]
     assert outcome["left"]["weights of 8 bits"] == 11 and 50 < outcome["left"]["% of FLOPs"] < 95
     assert outcome["file"] > 0.5 and outcome["file"] == pytest.approx(outcome["model"], abs=0.05)

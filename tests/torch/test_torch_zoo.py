@@ -30,7 +30,7 @@ def test_a_whole_row():
     assert row["integer"] > 0.9 and row["weights left"] < 0.8
     assert set(row["cells"]) == set(COLUMNS) and json.dumps(row)
     shown = table.family_section({"resnet": row}).splitlines()
-    assert len(shown) == 4 and "crash" not in shown[2] and table.kind(row) == "green"
+    assert len(shown) == 3 and "crash" not in shown[2] and table.kind(row) == "green"
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -11,6 +11,8 @@ from nncf_ext_tensorflow.copies import copy_of
 
 from nncf_ext import NNCFConfig
 
+pytestmark = pytest.mark.filterwarnings("ignore:magnitude_sparsity:UserWarning")  # whose schedule does not matter here
+
 RNG = np.random.default_rng(0)
 X = (RNG.random((32, 6)) * 255).astype("float32")
 NO_SPARSITY = {"algorithm": "magnitude_sparsity", "sparsity_init": 0.0}

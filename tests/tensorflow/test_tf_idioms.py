@@ -85,6 +85,7 @@ def test_layers_in_front_of_a_quantized_operator(name, tmp_path):
     assert controller.export_model(tmp_path / "a.onnx").lsb < 1
 
 
+@pytest.mark.filterwarnings("ignore:magnitude_sparsity:UserWarning")  # whose schedule does not matter here
 def test_losses_that_layers_add_are_part_of_the_loss():
     for algorithm in ({"algorithm": "magnitude_sparsity", "sparsity_init": 0.0}, QUANTIZATION):
         keras.utils.set_random_seed(0)

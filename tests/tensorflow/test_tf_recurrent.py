@@ -165,7 +165,8 @@ def test_the_file_computes_what_the_model_does(name, tmp_path):
     file = onnx.load(tmp_path / "model.onnx")
     found = {node.op_type for node in file.graph.node} & {"LSTM", "DynamicQuantizeLSTM", "GRU", "Loop"}
     assert found and found <= operators
-    assert report.lsb <= 1 and (report.lsb < 0.1 or "DynamicQuantizeLSTM" in found)
+    # the integer operator rounds what it reads to 8 bits of its own
+    assert report.exact and report.lsb <= (2 if "DynamicQuantizeLSTM" in found else 0.1)
 
 
 class Steps(keras.Model):

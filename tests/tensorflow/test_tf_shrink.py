@@ -349,6 +349,7 @@ def test_a_users_layer_whose_config_says_it_is_a_plain_file(tmp_path):
     check_life(model, tokens(1)[:, 0], expected, tmp_path, USERS)
 
 
+@pytest.mark.filterwarnings("ignore:magnitude_sparsity:UserWarning")  # whose schedule does not matter here
 def test_a_model_can_shrink_again_and_be_compressed_afterwards(tmp_path):
     model, inputs, keeps = a_users_model()
     shrink(model, inputs, keeps)

@@ -75,7 +75,9 @@ def test_a_pruned_model_gets_smaller(make, others, tmp_path):
     parity = ctrl.export_model(tmp_path / "small.onnx", input_names=["image"])
     np.testing.assert_array_equal(model(images).numpy(), expected)
     session = onnxruntime.InferenceSession(tmp_path / "small.onnx")
-    np.testing.assert_allclose(session.run(None, {"image": images})[0], expected, atol=2 * parity.step if others else 1e-5)
+    # codes of activations differ by one at ties, and the ranges of an untrained net have many of them
+    np.testing.assert_allclose(session.run(None, {"image": images})[0], expected, atol=4 * parity.step if others else 1e-5)
+    assert parity.exact
     values = [onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(tmp_path / "small.onnx").graph.initializer]
     assert sum(value.size for value in values if value.ndim > 1) < 0.6 * weights
 

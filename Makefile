@@ -1,4 +1,4 @@
-# make demo | test | check | bench | results | zoo | notebooks | clean. Needs Python 3.11 or newer; everything runs in .venv, which make creates.
+# make demo | test | test-all | check | bench | results | zoo | notebooks | clean. Needs Python 3.11 or newer; everything runs in .venv, which make creates.
 PYTHON ?= python3
 BIN := .venv/bin
 ifeq ($(OS),Windows_NT)
@@ -6,14 +6,19 @@ BIN := .venv/Scripts
 endif
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test check bench results zoo notebooks clean
+.PHONY: demo test test-all check bench results zoo notebooks clean
 
 demo: .venv/installed
 	$(BIN)/nncf-ext demo
 
 # The frameworks get a run each: they do not share a process well. Two workers with one thread each suit two cores.
-test: export OMP_NUM_THREADS = 1
+test test-all: export OMP_NUM_THREADS = 1
 test: check
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" tests/core tests/torch tests/contract/test_contract_torch.py
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" tests/tensorflow tests/contract/test_contract_tensorflow.py
+
+# With whole trainings, notebooks and compilations: half an hour on two cores.
+test-all: check
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/core tests/torch tests/contract/test_contract_torch.py
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/tensorflow tests/contract/test_contract_tensorflow.py
 

@@ -1,10 +1,11 @@
 """The zoo: `make zoo`, or part of it.
 
-python -m benchmarks.zoo [FAMILY...] [--only NAME] [--quick] [--again] [--workers N]
+python -m benchmarks.zoo [FAMILY...] [--only NAME...] [--quick] [--again] [--workers N]
 
-Every row runs in a process of its own. What is known already (runs/zoo/) is not run again, so that it goes on where it was
-stopped; --again forgets it. At the end docs/zoo.md is written from all that is known. torchvision and timm run in .venv-zoo, with
-the newest PyTorch; the whole of it takes some hours.
+Every row runs in a process of its own; PyTorch's are forked off one that has imported everything, which is half of a small row.
+What is known already (runs/zoo/) is not run again, so that it goes on where it was stopped; --again forgets it. At the end
+docs/zoo.md is written from all that is known. torchvision and timm run in .venv-zoo, with the newest PyTorch; the whole of it
+takes some hours.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
 from typing import Any
@@ -23,7 +25,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.contest import ROOT
-from benchmarks.zoo.row import MODULES
+from benchmarks.zoo.row import MODULES, broken, ended_by
 from benchmarks.zoo.table import write_document
 
 KNOWN = ROOT / "runs" / "zoo"
@@ -35,7 +37,7 @@ QUICK = {
     "keras.applications": ("MobileNetV2",),
     "keras idioms": ("convolutions in a Sequential", "vision transformer, class token", "words, transformer", "series, LSTM"),
 }
-_LIMIT = 1800  # seconds for a row
+FORKED = ("torchvision", "timm", "transformers") if hasattr(os, "fork") else ()  # TensorFlow does not outlive a fork
 
 
 def python_of(family: str) -> str:
@@ -49,11 +51,12 @@ def names_of(family: str) -> list[str]:
     """The family's names, remembered: timm needs a minute to tell them."""
     file = KNOWN / f"{family}.names.json"
     if not file.exists():
-        listed = _run(family, "--list")
-        if listed.returncode:
-            raise SystemExit(f"{family}: {(listed.stderr.strip().splitlines() or ['no names'])[-1]} (make .venv-zoo/installed)")
+        process = _started(family, "--list", stderr=subprocess.PIPE)
+        listed, said = process.communicate()
+        if process.returncode:
+            raise SystemExit(f"{family}: {(said.strip().splitlines() or ['no names'])[-1]} (make .venv-zoo/installed)")
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(listed.stdout.strip().splitlines()[-1], encoding="utf-8")
+        file.write_text(listed.strip().splitlines()[-1], encoding="utf-8")
     return json.loads(file.read_text(encoding="utf-8"))
 
 
@@ -64,30 +67,34 @@ def known_of(family: str) -> dict[str, dict[str, Any]]:
     return {row["name"]: row for row in map(json.loads, lines)}
 
 
-def measure(family: str, name: str) -> dict[str, Any]:
-    """One row, whatever happens to the process that makes it."""
-    try:
-        done = _run(family, name)
-    except subprocess.TimeoutExpired:
-        return {"name": name, "cells": {"attach": f"crash: no result after {_LIMIT} s"}}
-    for line in reversed(done.stdout.strip().splitlines()):
-        if line.startswith("{"):
-            return {"name": name, **json.loads(line)}
-    complaint = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-    return {"name": name, "cells": {"attach": f"crash: {complaint[-1][:300]} (exit code {done.returncode})"}}
+def measure(family: str, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Their rows, each as soon as it is there, whatever happens to the process that makes them."""
+    left = list(names)
+    with tempfile.TemporaryFile("w+") as complaints, _started(family, *left, stderr=complaints) as process:
+        for line in process.stdout or ():
+            if line.startswith("{"):
+                row = json.loads(line)
+                left.remove(row["name"])
+                yield row
+        process.wait()
+        complaints.seek(0)
+        said = complaints.read().strip().splitlines() or [""]
+    code = process.returncode
+    for name in left:
+        yield broken(name, ended_by(-code) if code < 0 else f"{said[-1][:300]} (exit code {code})")
 
 
-def _run(family: str, name: str) -> subprocess.CompletedProcess[str]:
+def _started(family: str, *arguments: str, stderr: Any) -> subprocess.Popen[str]:
     paths = [str(ROOT), str(ROOT / "adapters"), *filter(None, [os.environ.get("PYTHONPATH")])]
     variables = {"OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": os.pathsep.join(paths)}
-    command = [python_of(family), "-m", "benchmarks.zoo.row", family, name]
-    return subprocess.run(command, cwd=ROOT, env=os.environ | variables, capture_output=True, text=True, timeout=_LIMIT)
+    command = [python_of(family), "-m", "benchmarks.zoo.row", family, *arguments]
+    return subprocess.Popen(command, cwd=ROOT, env=os.environ | variables, stdout=subprocess.PIPE, stderr=stderr, text=True)
 
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.zoo", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("families", nargs="*", metavar="FAMILY", help=f"of {', '.join(MODULES)}; all where none is named")
-    parser.add_argument("--only", default="*", metavar="NAME", help="models with such a name; * and ? stand for others")
+    parser.add_argument("--only", nargs="+", default=["*"], metavar="NAME", help="models with such names; * is any")
     parser.add_argument("--quick", action="store_true", help="a dozen models")
     parser.add_argument("--again", action="store_true", help="measure anew what is known")
     parser.add_argument("--workers", type=int, default=1, help="rows at a time")
@@ -104,28 +111,30 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _measure(families: Sequence[str], options: argparse.Namespace) -> None:
-    wanted = []
+    parts = []
     for family in families:
         names = QUICK[family] if options.quick else names_of(family)
         known = {} if options.again else known_of(family)
-        wanted += [(family, name) for name in names if name not in known and fnmatch(name, options.only)]
+        wanted = [name for name in names if name not in known and any(fnmatch(name, only) for only in options.only)]
+        at_once = 12 if family in FORKED else 1
+        parts += [(family, wanted[i : i + at_once]) for i in range(0, len(wanted), at_once)]
     KNOWN.mkdir(parents=True, exist_ok=True)
     columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
     console = Console(stderr=True)
     with ThreadPoolExecutor(options.workers) as pool, Progress(*columns, console=console) as bar:
-        task = bar.add_task("rows", total=len(wanted))
+        task = bar.add_task("rows", total=sum(len(names) for _, names in parts))
 
-        def one(item: tuple[str, str]) -> None:
-            family, name = item
-            bar.update(task, description=f"{family}: {name}")
-            row = measure(family, name)
-            with (KNOWN / f"{family}.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-            faults = {column: cell for column, cell in row["cells"].items() if cell not in ("ok", "not reached")}
-            bar.console.print(f"{family}: {name}: {faults or 'all right'}", markup=False, highlight=False)
-            bar.advance(task)
+        def some(part: tuple[str, list[str]]) -> None:
+            family, names = part
+            bar.update(task, description=f"{family}: {names[0]} ...")
+            for row in measure(family, names):
+                with (KNOWN / f"{family}.jsonl").open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
+                faults = {column: cell for column, cell in row["cells"].items() if cell not in ("ok", "not reached")}
+                bar.console.print(f"{family}: {row['name']}: {faults or 'all right'}", markup=False, highlight=False)
+                bar.advance(task)
 
-        list(pool.map(one, wanted))
+        list(pool.map(some, parts))
 
 
 if __name__ == "__main__":

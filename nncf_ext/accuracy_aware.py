@@ -16,10 +16,11 @@ import numpy as np
 from rich.console import Console
 
 from nncf_ext.algorithms.algorithm import CompressionStage
-from nncf_ext.checkpoint import CheckpointError, atomic, load_checkpoint, save_checkpoint
+from nncf_ext.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from nncf_ext.config import ConfigError, NNCFConfig
 from nncf_ext.config.accuracy_aware import AccuracyAwareParams, AccuracyAwareTraining
 from nncf_ext.controller import Controller
+from nncf_ext.files.writing import write_text
 from nncf_ext.run_log import RunLog
 
 FOLDER = (
@@ -294,8 +295,7 @@ class AccuracyAwareLoop:
         self._controller.save_checkpoint(self._folder / "last.safetensors")
         tensors, settings = self._trainer.state()
         save_checkpoint(self._folder / "optimizer.safetensors", tensors, settings)
-        with atomic(self._folder / "progress.json") as file:
-            file.write_text(json.dumps({"settings": self._settings, **asdict(progress)}), encoding="utf-8")
+        write_text(self._folder / "progress.json", json.dumps({"settings": self._settings, **asdict(progress)}))
 
     def _resume(self) -> Progress | None:
         """Go on where an interrupted run with the same settings was; None where there is none."""

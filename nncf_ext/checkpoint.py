@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -17,6 +16,7 @@ from safetensors.numpy import save_file
 
 from nncf_ext.algorithms import ALGORITHMS
 from nncf_ext.edits import Edit, Plan
+from nncf_ext.files.writing import replacing
 from nncf_ext.graph import Graph, Site
 
 FORMAT = 1
@@ -85,7 +85,7 @@ def save_tensors(
 ) -> None:
     """Write a safetensors file in one step. Takes the memory of the tensors once more."""
     contiguous = {name: np.asarray(array, order="C") for name, array in tensors.items()}
-    with atomic(Path(path)) as temporary:
+    with replacing(path) as temporary:
         save_file(contiguous, temporary, metadata=None if metadata is None else dict(metadata))
 
 
@@ -141,17 +141,3 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray]
     if state is None:
         raise CheckpointError(f"{path} is a safetensors file without nncf_ext's compression state")
     return {name: file.read(name) for name in file.specs}, state
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """A temporary name for `path`, in a folder of its own beside it.
-
-    At the end all files there move beside `path`, and last of all it replaces `path`; on an error they go.
-    """
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path.parent} is not a folder: cannot write {path.name} there")
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        yield Path(folder) / path.name
-        for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name):
-            os.replace(file, path.parent / file.name)

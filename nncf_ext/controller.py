@@ -75,7 +75,7 @@ class Scheduler:
     state_dict, load_state_dict = get_state, load_state
 
 
-_ONE_EXPORT = threading.Lock()  # an export puts markers into the model, and moves its weights for a moment
+_ALONE = threading.RLock()  # an export puts markers into the model, a copy is traced, a checkpoint is of one moment: of any model
 
 
 class CompressionLoss:
@@ -352,18 +352,20 @@ class Controller:
 
     def statistics(self, quickly_collected_only: bool = False) -> CompressionStatistics:
         """What was compressed, per algorithm and layer. `str()` of it is a readable table."""
-        reports = {a.algorithm: a.report(self._training(a), self.clock, self._states[a.algorithm]) for a in self._algorithms}
-        return CompressionStatistics(reports, self.plan.skipped, untouched(self._graph, self.plan))
+        with _ALONE:
+            reports = {a.algorithm: a.report(self._training(a), self.clock, self._states[a.algorithm]) for a in self._algorithms}
+            return CompressionStatistics(reports, self.plan.skipped, untouched(self._graph, self.plan))
 
     def get_compression_state(self) -> dict[str, Any]:
         """Plan and schedules as plain JSON data, to be saved beside the model's weights."""
-        self.settle()
-        return {
-            "builder_state": {"format": STATE_FORMAT, "plan": self._attached.plan.to_json()},
-            "variables": {edit.key: dict(self._attached.tensor_names(edit)) for edit in self._attached.plan},
-            "parameters": {edit.key: list(self._attached.parameter_names(edit)) for edit in self._attached.plan},
-            "ctrl_state": self.get_state(),
-        }
+        with _ALONE:
+            self.settle()
+            return {
+                "builder_state": {"format": STATE_FORMAT, "plan": self._attached.plan.to_json()},
+                "variables": {edit.key: dict(self._attached.tensor_names(edit)) for edit in self._attached.plan},
+                "parameters": {edit.key: list(self._attached.parameter_names(edit)) for edit in self._attached.plan},
+                "ctrl_state": self.get_state(),
+            }
 
     def get_state(self) -> dict[str, Any]:
         """Where the schedules are, as plain JSON data: a part of `get_compression_state`."""
@@ -382,13 +384,14 @@ class Controller:
         """Take over `get_state` or `get_compression_state` of an earlier run, or of one of NNCF 2.x. CheckpointError, and nothing
         changed, where it had other algorithms, or is no such state."""
         self._refuse_stripped("load_state")
-        schedules = nncf2_schedules(state)
-        if schedules is None:
-            self._become(*self._read(state))
-            return
-        self._check_algorithms(schedules)
-        moved = next((saved for saved in schedules.values() if saved), {"current_epoch": -1, "current_step": -1})
-        self._take_up(_clock_in(moved), schedules)
+        with _ALONE:
+            schedules = nncf2_schedules(state)
+            if schedules is None:
+                self._become(*self._read(state))
+                return
+            self._check_algorithms(schedules)
+            moved = next((saved for saved in schedules.values() if saved), {"current_epoch": -1, "current_step": -1})
+            self._take_up(_clock_in(moved), schedules)
 
     def load_clock(self, state: Mapping[str, Any]) -> None:
         """See `Scheduler.load_state`. After one of NNCF 2.x, which keeps nothing else, the algorithms are where it is."""
@@ -459,27 +462,29 @@ class Controller:
 
     def save_checkpoint(self, path: str | os.PathLike[str]) -> None:
         """Weights, transform variables and compression state in one safetensors file, written atomically."""
-        state = self.get_compression_state()  # first: it may change the tensors
-        save_checkpoint(path, self._adapter.tensors(self._live.model), state)
+        with _ALONE:
+            state = self.get_compression_state()  # first: it may change the tensors
+            save_checkpoint(path, self._adapter.tensors(self._live.model), state)
 
     def load_checkpoint(self, path: str | os.PathLike[str]) -> None:
         """Restore what `save_checkpoint` wrote. CheckpointError, and nothing changed, where it is of another model or plan."""
         self._refuse_stripped("load_checkpoint")
-        tensors, state = load_checkpoint(path)
-        self._check_plan(state, str(path))
-        clock, states = self._read(state)
-        present = self._adapter.tensors(self.model)
-        problems = [f"{name} is missing" for name in present if name not in tensors]
-        problems += [f"{name} is not in the model" for name in tensors if name not in present]
-        problems += [
-            f"{name} has shape {tensors[name].shape}, the model's {array.shape}"
-            for name, array in present.items()
-            if name in tensors and tensors[name].shape != array.shape
-        ]
-        if problems:
-            raise CheckpointError(f"{path} is of another model: {problems[0]} ({len(problems)} differences)")
-        self._adapter.load_tensors(self.model, tensors)
-        self._become(clock, states)
+        with _ALONE:
+            tensors, state = load_checkpoint(path)
+            self._check_plan(state, str(path))
+            clock, states = self._read(state)
+            present = self._adapter.tensors(self.model)
+            problems = [f"{name} is missing" for name in present if name not in tensors]
+            problems += [f"{name} is not in the model" for name in tensors if name not in present]
+            problems += [
+                f"{name} has shape {tensors[name].shape}, the model's {array.shape}"
+                for name, array in present.items()
+                if name in tensors and tensors[name].shape != array.shape
+            ]
+            if problems:
+                raise CheckpointError(f"{path} is of another model: {problems[0]} ({len(problems)} differences)")
+            self._adapter.load_tensors(self.model, tensors)
+            self._become(clock, states)
 
     def weight_average(self, decay: float | None = None) -> WeightAverage:
         """A running average of the model's weights and ranges, to be told of every step or epoch with `update()`.
@@ -501,8 +506,9 @@ class Controller:
         A compressed copy stays behind, so that statistics, checkpoints and exports are had from the controller as before.
         ConfigError, and the model still compressed, where it does not work without the channels.
         """
-        self._warn_of_shortfalls()
-        return self._as_deployed(do_copy, quantizers)
+        with _ALONE:
+            self._warn_of_shortfalls()
+            return self._as_deployed(do_copy, quantizers)
 
     def _as_deployed(self, do_copy: bool, quantizers: bool) -> Any:
         if self._stripped is not None and not do_copy:
@@ -530,7 +536,8 @@ class Controller:
         """`strip` of `model`, which is this controller's, or a copy of it; pruned channels stay in the copy, as zeros."""
         if model is self.model:
             return self.strip(do_copy, quantizers)
-        return self._adapter.strip(model, do_copy, quantizers)
+        with _ALONE:
+            return self._adapter.strip(model, do_copy, quantizers)
 
     def prepare_for_export(self) -> None:
         """`strip` in place, for an exporter of one's own. `export_model` does not need it."""
@@ -561,9 +568,9 @@ class Controller:
         opset = re.fullmatch(r"onnx(?:_(\d+))?", save_format or "onnx")
         if opset is None:
             raise ValueError(f"save_format: found {save_format!r}, expected 'onnx' or 'onnx_<opset>', 'onnx_18' say")
-        self._warn_of_shortfalls()
-        removals = self._removals()
-        with _ONE_EXPORT, ExitStack() as stack:
+        with _ALONE, ExitStack() as stack:
+            self._warn_of_shortfalls()
+            removals = self._removals()
             ours = stack.enter_context(self._adapter.in_float32(self._live))
             exported = ours
             if removals:
@@ -588,16 +595,17 @@ class Controller:
         codes as codes and code books where that is shorter. -0.0 becomes 0.0."""
         from nncf_ext.packed.plain import packed_model
 
-        self.settle()
-        self._warn_of_shortfalls()
-        removals = self._removals()
-        attached, graph = self._smaller(self._live, removals, True) if removals else (self._live, self._graph)
-        coded = {
-            edit: {name: self._adapter.to_numpy(value) for name, value in attached.variables(edit).items()}
-            for edit in attached.plan
-            if edit.transform.has_grid or edit.transform.has_codes
-        }
-        packed_model(path, self._adapter.tensors(self._as_deployed(True, False)), coded, graph, self._adapter.name)
+        with _ALONE:
+            self.settle()
+            self._warn_of_shortfalls()
+            removals = self._removals()
+            attached, graph = self._smaller(self._live, removals, True) if removals else (self._live, self._graph)
+            coded = {
+                edit: {name: self._adapter.to_numpy(value) for name, value in attached.variables(edit).items()}
+                for edit in attached.plan
+                if edit.transform.has_grid or edit.transform.has_codes
+            }
+            packed_model(path, self._adapter.tensors(self._as_deployed(True, False)), coded, graph, self._adapter.name)
 
     def _removals(self) -> tuple[Removal, ...]:
         return joint(removal for a in self._algorithms for removal in a.removals(*self._seen_by(a)))

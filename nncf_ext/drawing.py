@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 
 from nncf_ext.edits import MASK, Edit, Plan
+from nncf_ext.files.writing import write_text
 from nncf_ext.graph import INPUT, OUTPUT, Graph, Node
 
 _WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _LETTER = 230, 34, 24, 26, 6.2  # of a box, in pixels
@@ -18,9 +19,9 @@ _LEGEND = (("mask", "weights masked"), ("quantizer", "quantized"), ("both", "bot
 def write_graphs(folder: Path, graph: Graph, plan: Plan) -> None:
     """`original_graph.dot`, `compressed_graph.dot` and `compressed_graph.svg` in `folder`, which is made where it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "original_graph.dot").write_text(dot(graph, Plan()), encoding="utf-8")
-    (folder / "compressed_graph.dot").write_text(dot(graph, plan), encoding="utf-8")
-    (folder / "compressed_graph.svg").write_text(svg(graph, plan), encoding="utf-8")
+    write_text(folder / "original_graph.dot", dot(graph, Plan()))
+    write_text(folder / "compressed_graph.dot", dot(graph, plan))
+    write_text(folder / "compressed_graph.svg", svg(graph, plan))
 
 
 def dot(graph: Graph, plan: Plan) -> str:

@@ -21,7 +21,8 @@ def find_checkpoint(path: Path) -> Path:
         return path
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: no such checkpoint or folder")
-    found = sorted(path.rglob(f"*{SUFFIX}"), key=lambda file: file.stat().st_mtime)
+    shown = [file for file in path.rglob(f"*{SUFFIX}") if not any(part[0] == "." for part in file.relative_to(path).parts)]
+    found = sorted((file for file in shown if file.is_file()), key=lambda file: file.stat().st_mtime)  # not what is being written
     if not found:
         raise FileNotFoundError(f"{path}: no checkpoint (*{SUFFIX}) in this folder")
     return found[-1]

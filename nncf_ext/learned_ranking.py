@@ -14,6 +14,7 @@ import numpy as np
 from nncf_ext.config import ConfigError
 from nncf_ext.config.errors import nearest
 from nncf_ext.config.filter_pruning import LegrParams
+from nncf_ext.files.writing import write_text
 from nncf_ext.report import progress
 from nncf_ext.scopes import unwrapped
 
@@ -78,7 +79,7 @@ class TrialController:
 
 
 def save_coefficients(path: Path, coefficients: Coefficients) -> None:
-    path.write_text(json.dumps({layer: list(pair) for layer, pair in coefficients.items()}, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps({layer: list(pair) for layer, pair in coefficients.items()}, indent=2) + "\n")
 
 
 def load_coefficients(path: Path, layers: list[str], where: str) -> Coefficients:

@@ -21,6 +21,7 @@ from safetensors.numpy import save
 from nncf_ext import reference
 from nncf_ext.adapter import Adapter
 from nncf_ext.config.errors import ConfigError
+from nncf_ext.files.writing import replacing
 
 FORMAT = 1
 _HEADER = "nncf_ext_teacher"
@@ -121,8 +122,6 @@ def write_cache(
 
     A sample that comes twice is kept once. Held in memory until it is written: `top_k` numbers a position, not all classes.
     """
-    from nncf_ext.checkpoint import atomic
-
     keys: list[np.ndarray] = []
     parts: list[list[np.ndarray]] = []
     shapes: list[tuple[int, ...]] = []
@@ -144,7 +143,7 @@ def write_cache(
     for number, pieces in enumerate(zip(*parts, strict=True)):
         tensors[f"{number // 3}.{_PARTS[number % 3]}"] = np.concatenate(pieces)[first]
     about = {"format": FORMAT, "temperature": temperature, "shapes": shapes}
-    with atomic(Path(path)) as temporary:
+    with replacing(path) as temporary:
         temporary.write_bytes(save(tensors, metadata={_HEADER: json.dumps(about)}))
 
 

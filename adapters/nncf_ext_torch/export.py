@@ -22,7 +22,7 @@ from nncf_ext_torch.module_classes import edited_modules
 from nncf_ext_torch.trace import ExampleInput, evaluating, leaves, on_device_of
 
 OPSET = 18  # the exporter's own; ONNX Runtime 1.32 cannot load its QuantizeLinear from 21 on
-_HALF = (torch.float16, torch.bfloat16)
+_CAST = (torch.float16, torch.bfloat16, torch.float64)  # ONNX's quantizers, or ONNX Runtime's operators, lack them
 _NOISY = ("torch.onnx._internal.exporter._registration", "onnxscript.optimizer._constant_folding")
 
 
@@ -38,7 +38,11 @@ def export_marked(
     projected = next((name for name, m in model.named_modules() if isinstance(m, nn.LSTM) and m.proj_size), None)
     if projected is not None:
         raise ValueError(f"{projected}: found an LSTM with proj_size, expected one without: ONNX's LSTM has no projection")
-    call = _with_free_sizes(model, in_order(model, on_device_of(model, call_of(model, example))), free)
+    call = in_order(model, on_device_of(model, call_of(model, example)))
+    for hook in model._forward_pre_hooks.values():
+        if isinstance(hook, _InputsInFloat32):
+            call = ExampleInput(*hook(model, call.args, dict(call.kwargs)))
+    call = _with_free_sizes(model, call, free)
     outputs: list[str] = []
     with _marked(attached), _flat_outputs(model, outputs), evaluating(model), torch.no_grad(), _quiet():
         program = torch.onnx.export(
@@ -66,9 +70,10 @@ def in_float32(attached: TorchAttached) -> Iterator[TorchAttached]:
         for device in {parameter.device.type for parameter in attached.model.parameters()} - {"meta"}:
             stack.enter_context(torch.autocast(device, enabled=False))
         stack.enter_context(_plain_forwards(attached.model))
-        if any(parameter.dtype in _HALF for parameter in attached.model.parameters()):
+        if any(parameter.dtype in _CAST for parameter in attached.model.parameters()):
             attached = copy.deepcopy(attached)
             attached.model.float()
+            attached.model.register_forward_pre_hook(_InputsInFloat32(), prepend=True, with_kwargs=True)
         yield attached
 
 
@@ -88,6 +93,13 @@ def _plain_forwards(model: nn.Module) -> Iterator[None]:
     finally:
         for module, name, value in taken:
             vars(module)[name] = value
+
+
+class _InputsInFloat32:
+    """Casts the inputs of a model whose weights were cast."""
+
+    def __call__(self, model: nn.Module, args: Any, kwargs: Any) -> Any:
+        return pytree.tree_map_only(torch.Tensor, lambda x: x.float() if x.dtype in _CAST else x, (args, kwargs))
 
 
 def _wrapped_by(function: Any) -> Iterator[Any]:

@@ -19,10 +19,12 @@ from nncf_ext.export.bias import step_of
 from nncf_ext.export.free_axes import FreeAxes, free_axes, name_axes, other_sizes
 from nncf_ext.export.lower import lower
 from nncf_ext.export.marked import FloatGrid, Grid
-from nncf_ext.export.parity import ExportWarning, Own, Parity, parity
+from nncf_ext.export.parity import ExportWarning, Own, Parity, parity, session
 from nncf_ext.export.recurrent import in_integers, steps_of
 from nncf_ext.export.weights import opset_of
-from nncf_ext.export.write import write
+from nncf_ext.export.write import save
+from nncf_ext.files.writing import replacing
+from nncf_ext.finite import refuse_nan
 from nncf_ext.graph import Graph
 from nncf_ext.quantizers import float8
 
@@ -42,7 +44,8 @@ def export_onnx(
     opset: int | None = None,
     dynamic_shapes: FreeAxes | None = None,
 ) -> Parity | None:
-    """Write the compressed model to `path` with QuantizeLinear/DequantizeLinear and integer weights.
+    """Write the compressed model to `path` with QuantizeLinear/DequantizeLinear and integer weights. ONNX Runtime runs it before
+    it gets that name: where it cannot, ValueError, and a file that was there is there still.
 
     graph: of the model. reference: the model that the file is compared with: `attached.model`, or the one that it is a smaller
     form of. samples: batches of model inputs for the parity check (where there are none, `example`). Returns what the check
@@ -52,6 +55,7 @@ def export_onnx(
 
     LSTMs with 8-bit weights are ONNX Runtime's integer ones where the file is then as exact as the model itself.
     """
+    refuse_nan(adapter.tensors(reference), "export")
     shapes = {name: tuple(array.shape) for name, array in adapter.inputs(attached.model, example).items()}
     free = free_axes(dynamic_shapes or {}, shapes, input_names)
     batches = list(samples) or ([] if example is None or callable(example) else [example])
@@ -74,23 +78,27 @@ def export_onnx(
     if opset is not None or needed > model.opset_imports[""]:
         model = in_opset(model, needed if opset is None else opset)
     step = _output_step(model.graph)
-    write(model, path)
     if not batches:
+        with replacing(path) as file:
+            save(model, file)
+            session(file)
         return None
     references = [_arrays(adapter, answer) for answer in answers]
     inputs = [_inputs(adapter, attached.model, batch, own) for batch in batches]
     of_activations = [levels[edit.key] for edit in attached.plan if edit.key in levels and not edit.site.is_parameter]
     fewest = min((_FLOAT8 if isinstance(grid, FloatGrid) else grid.intervals for grid in of_activations), default=None)
     itself = _differences_to_itself(adapter, reference, batches, fewest)
-    found = parity(path, inputs, references, step, itself)
-    if opset is None and in_integers(model, steps_of(graph, attached.plan, levels)):
-        with tempfile.TemporaryDirectory() as folder:
-            faster = Path(folder) / path.name
-            write(model, faster)
-            integer = parity(faster, inputs, references, step, itself)
-        if integer.exact and integer.exact_optimized:
-            write(model, path)
-            found = integer
+    with replacing(path) as file:
+        save(model, file)
+        found = parity(file, inputs, references, step, itself)
+        if opset is None and in_integers(model, steps_of(graph, attached.plan, levels)):
+            with tempfile.TemporaryDirectory() as folder:
+                faster = Path(folder) / path.name
+                save(model, faster)
+                integer = parity(faster, inputs, references, step, itself)
+            if integer.exact and integer.exact_optimized:
+                save(model, file)
+                found = integer
     if not found.exact:
         warnings.warn(f"{path}: {found}. The file does not compute what the model computes", ExportWarning, stacklevel=3)
     return found

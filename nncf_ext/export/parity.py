@@ -114,7 +114,7 @@ def parity(
     ValueError where there is no sample, or the file's outputs are not those of the references.
     """
     if not samples:
-        raise ValueError(f"{path}: found no samples to compare the exported model on, expected at least one batch")
+        raise ValueError(f"{path.name}: found no samples to compare the exported model on, expected at least one batch")
     outputs = range(len(references[0]))
     random = tuple(i for i in outputs if own is not None and _is_random(references[0][i], own.again[i]))
     optimized, plain = session(path), session(path, optimize=False)
@@ -125,7 +125,7 @@ def parity(
             found = [output for output in run(runner, inputs) if np.issubdtype(output.dtype, np.floating)]
             shapes = [f.shape for f in found], [np.shape(e) for e in expected]
             if len(found) != len(expected) or any(shapes[0][i] != shapes[1][i] for i in outputs if i not in random):
-                raise ValueError(f"{path}: found outputs of shapes {shapes[0]}, expected the model's {shapes[1]}")
+                raise ValueError(f"{path.name}: found outputs of shapes {shapes[0]}, expected the model's {shapes[1]}")
             for i in set(outputs) - set(random):
                 differences[i].add(found[i], expected[i])
         if own is not None:
@@ -184,7 +184,10 @@ def session(path: Path, optimize: bool = True, save_to: Path | None = None) -> A
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
     if save_to is not None:
         options.optimized_model_filepath = str(save_to)
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its classes have no base of their own
+        raise ValueError(f"{path.name}: ONNX Runtime cannot load the file: {_first_line(error)}") from error
 
 
 def run(runner: Any, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -193,4 +196,11 @@ def run(runner: Any, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         value.name: array.astype(_NUMPY_TYPES.get(value.type, array.dtype), copy=False)
         for value, array in zip(runner.get_inputs(), inputs, strict=True)
     }
-    return [np.asarray(out) for out in runner.run(None, feeds)]
+    try:
+        return [np.asarray(out) for out in runner.run(None, feeds)]
+    except Exception as error:
+        raise ValueError(f"ONNX Runtime cannot run the file: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

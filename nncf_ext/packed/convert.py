@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from nncf_ext.files.writing import replacing
 from nncf_ext.packed.layout import DTYPES, NAMES
 from nncf_ext.packed.reader import Packed, PackedError
 from nncf_ext.packed.writer import PackedWriter
@@ -94,15 +95,10 @@ def _unpack_safetensors(packed: Packed, path: Path) -> None:
         offset += size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(struct.pack("<Q", len(text)) + text)
-            for name in packed:
-                file.write(np.ascontiguousarray(packed.bits(name)).tobytes())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for name in packed:
+            file.write(np.ascontiguousarray(packed.bits(name)).tobytes())
 
 
 def _pack_onnx(path: Path, target: str | os.PathLike[str]) -> None:
@@ -156,9 +152,5 @@ def _unpack_onnx(packed: Packed, path: Path) -> None:
         name = f"{number}:{tensor.name}"
         if name in packed:
             tensor.raw_data = packed[name].tobytes()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as temporary:
         temporary.write_bytes(model.SerializeToString(deterministic=True))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

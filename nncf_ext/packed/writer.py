@@ -8,6 +8,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from nncf_ext.files.writing import replacing
 from nncf_ext.packed.coding import Coded, coded
 from nncf_ext.packed.layout import BITS, MAGIC, NAMES, PREFIX, SIGNS, VERSION, product_decoded
 
@@ -57,13 +59,14 @@ class PackedWriter:
         if importlib.util.find_spec("constriction") is None:
             raise ValueError("packing: constriction is not installed: pip install constriction")
         self._path = Path(path)
-        self._temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         self._tensors: dict[str, Any] = {}
         self.metadata: dict[str, Any] = {}
 
     def __enter__(self) -> PackedWriter:
-        self._file = self._temporary.open("wb")
-        self._file.write(bytes(PREFIX))
+        with ExitStack() as stack:
+            self._file = stack.enter_context(stack.enter_context(replacing(self._path)).open("wb"))
+            self._file.write(bytes(PREFIX))
+            self._open = stack.pop_all()
         return self
 
     def add(self, name: str, value: np.ndarray | Scaled | Product, dtype: str | None = None) -> None:
@@ -96,20 +99,19 @@ class PackedWriter:
         return {"codec": code.codec, **code.details, "parts": parts, **values}
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        try:
-            if kind is None:
-                index = json.dumps({"tensors": self._tensors, "metadata": self.metadata}, separators=(",", ":")).encode()
-                stored = zlib.compress(index, 9)
-                offset = self._file.tell()
-                self._file.write(stored)
-                self._file.seek(0)
-                check = zlib.crc32(stored)
-                self._file.write(MAGIC + struct.pack("<IQQII", VERSION, offset, len(stored), len(index), check))
-            self._file.close()
-            if kind is None:
-                self._temporary.replace(self._path)
-        finally:
-            self._temporary.unlink(missing_ok=True)
+        if kind is None:
+            with self._open:
+                self._write_index()
+        else:
+            self._open.__exit__(kind, error, trace)
+
+    def _write_index(self) -> None:
+        index = json.dumps({"tensors": self._tensors, "metadata": self.metadata}, separators=(",", ":")).encode()
+        stored = zlib.compress(index, 9)
+        offset = self._file.tell()
+        self._file.write(stored)
+        self._file.seek(0)
+        self._file.write(MAGIC + struct.pack("<IQQII", VERSION, offset, len(stored), len(index), zlib.crc32(stored)))
 
 
 def _without_negative_zeros(array: np.ndarray, dtype: str) -> np.ndarray:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from nncf_ext.checkpoint import atomic
 from nncf_ext.config import ConfigError
+from nncf_ext.files.writing import replacing, write_text
 
 
 def can_draw(where: str) -> None:
@@ -26,9 +26,8 @@ def write(folder: Path, name: str, found: Mapping[str, Any], draw: Callable[[Any
     draw(figure.subplots(3, 1), found)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with atomic(folder / f"{name}_precision.json") as path:
-            path.write_text(json.dumps(found, indent=4) + "\n", encoding="utf-8")
-        with atomic(folder / f"{name}_precision.png") as path:
+        write_text(folder / f"{name}_precision.json", json.dumps(found, indent=4) + "\n")
+        with replacing(folder / f"{name}_precision.png") as path:
             figure.savefig(path)
     except OSError as error:
         raise ConfigError(f"{where}.dump_init_precision_data: cannot write into log_dir {folder}: {error}") from None

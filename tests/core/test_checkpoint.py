@@ -11,8 +11,9 @@ from safetensors.numpy import save_file
 
 from nncf_ext import checkpoint
 from nncf_ext.algorithms.sparsity import BinaryMask
-from nncf_ext.checkpoint import CheckpointError, atomic, check_plan_fits, load_checkpoint, plan_from_json, save_checkpoint
+from nncf_ext.checkpoint import CheckpointError, check_plan_fits, load_checkpoint, plan_from_json, save_checkpoint
 from nncf_ext.edits import Edit, Plan
+from nncf_ext.files.writing import replacing
 from nncf_ext.graph import Edge, Graph, Node, Parameter, Site
 from nncf_ext.quantizers import Quantizer
 
@@ -78,7 +79,7 @@ def test_saving_replaces_the_file_in_one_step(path, monkeypatch):
 
 
 def test_an_interrupt_leaves_no_file(tmp_path):
-    with pytest.raises(KeyboardInterrupt), atomic(tmp_path / "model.bin") as temporary:
+    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "model.bin") as temporary:
         with open(temporary, "wb") as file:
             file.write(b"half")
         raise KeyboardInterrupt

@@ -561,7 +561,8 @@ class Controller:
         `{"image": {2: "height", 3: "width"}}`. Inputs are named as the model's arguments or as in `input_names`.
         Returns the parity report (`nncf_ext.export.Parity`): largest output difference on the calibration samples in ONNX
         Runtime, in absolute terms and in quantization steps; with free axes, at a second size too. It is beside what the model
-        differs from itself with its weights moved by one unit in the last place; an ExportWarning tells where the file is worse.
+        differs from itself with its weights moved by one unit in the last place, and the file with its int32 biases by up to half
+        a step; an ExportWarning tells where the file is worse.
         """
         from nncf_ext.export import export_onnx
 

@@ -34,12 +34,28 @@ def mean_square(outputs: Any) -> Tensor:
 
 @dataclass
 class TorchSubject:
-    """args, kwargs: a batch. loss(model) runs a training forward; the mean square of the outputs where None."""
+    """args, kwargs: a batch. loss(model) runs a training forward; the mean square of the outputs where None.
+
+    BatchNorm has the batch's statistics, as it would have after any training: with those of a new layer signals vanish on the way
+    through a deep network, and all that is compared is how rounding errors grow.
+    """
 
     model: nn.Module
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] | None = None
     loss: Callable[[nn.Module], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        normalizing = [
+            m for m in self.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats
+        ]
+        momenta = [layer.momentum for layer in normalizing]
+        for layer in normalizing:
+            layer.momentum = 1.0
+        with torch.no_grad():
+            self._loss(self.model.train())
+        for layer, momentum in zip(normalizing, momenta, strict=True):
+            layer.momentum = momentum
 
     def weights(self, model: nn.Module) -> int:
         return sum(p.numel() for name, p in model.named_parameters() if "nncf_ext" not in name)

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from nncf_ext.export.activations import dequantizer_of
-from nncf_ext.export.constants import constant
+from nncf_ext.export.constants import add_constant, constant
 from nncf_ext.export.fold import channel_axis, per_channel
 from nncf_ext.export.rewiring import only_user
 from nncf_ext.export.weights import Quantized, dequantize, quantized_constant, weight_name
@@ -49,6 +49,22 @@ def integer_biases(graph: ir.Graph) -> None:
         step = np.moveaxis(weight.step, axis, 0).reshape(channels, -1)[:, 0] * np.float32(input_step)
         codes = np.clip(np.round(bias / step), -_LARGEST, _LARGEST).astype(np.int32)
         owner.replace_input_with(index, dequantize(graph, Quantized(codes, np.zeros_like(codes), step), f"{name}_bias"))
+
+
+def move_biases(graph: ir.Graph) -> bool:
+    """Moves every int32 bias by up to half a step, as much as rounding did. Returns whether there is one."""
+    moves, found = np.random.default_rng(0), False
+    for node in list(graph):
+        codes = constant(node.inputs[0]) if node.op_type == "DequantizeLinear" else None
+        step = None if codes is None or codes.dtype != np.int32 else constant(node.inputs[1])
+        if codes is None or step is None:
+            continue
+        moved = ((codes + moves.uniform(-0.5, 0.5, codes.shape)) * step).astype(step.dtype)
+        value = add_constant(graph, f"{node.outputs[0].name}_moved", moved)
+        node.outputs[0].replace_all_uses_with(value)
+        graph.remove(node, safe=True)
+        found = True
+    return found
 
 
 def _bias_slot(node: ir.Node) -> tuple[ir.Node, int] | None:

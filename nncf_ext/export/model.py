@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,11 @@ import onnx_ir as ir
 from nncf_ext import reference
 from nncf_ext.adapter import Adapter, Attached
 from nncf_ext.edits import Edit
-from nncf_ext.export.bias import step_of
+from nncf_ext.export.bias import move_biases, step_of
 from nncf_ext.export.free_axes import FreeAxes, free_axes, name_axes, other_sizes
 from nncf_ext.export.lower import lower
 from nncf_ext.export.marked import FloatGrid, Grid
-from nncf_ext.export.parity import ExportWarning, Own, Parity, parity, session
+from nncf_ext.export.parity import ExportWarning, Own, Parity, float_outputs, parity, session
 from nncf_ext.export.recurrent import in_integers, steps_of
 from nncf_ext.export.weights import opset_of
 from nncf_ext.export.write import save
@@ -90,6 +91,7 @@ def export_onnx(
     itself = _differences_to_itself(adapter, reference, batches, fewest)
     with replacing(path) as file:
         save(model, file)
+        itself = replace(itself, biases=_outputs_by_biases(file, inputs))
         found = parity(file, inputs, references, step, itself)
         if opset is None and in_integers(model, steps_of(graph, attached.plan, levels)):
             with tempfile.TemporaryDirectory() as folder:
@@ -118,6 +120,17 @@ def _differences_to_itself(adapter: Adapter, model: Any, batches: Sequence[Any],
         adapter.load_tensors(model, {name: (v * (1 + one_place[name])).astype(v.dtype) for name, v in floats.items()})
         moved = [_arrays(adapter, adapter.infer(model, batch)) for batch in batches]
     return Own(moved, again, levels)
+
+
+def _outputs_by_biases(file: Path, batches: Sequence[Sequence[np.ndarray]]) -> list[tuple[list[np.ndarray], list[np.ndarray]]]:
+    """For `Own.biases`; empty where the file has no int32 biases."""
+    model = ir.load(file)
+    if not move_biases(model.graph):
+        return []
+    with tempfile.TemporaryDirectory() as folder:
+        save(model, Path(folder) / file.name)
+        runners = session(file, optimize=False), session(Path(folder) / file.name, optimize=False)
+        return [(float_outputs(runners[0], inputs), float_outputs(runners[1], inputs)) for inputs in batches]
 
 
 def _rename(argument: str, values: Sequence[ir.Value], names: Sequence[str] | None) -> None:

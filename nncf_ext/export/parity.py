@@ -27,11 +27,14 @@ class Own:
     moved: per batch its outputs, with every weight moved by one unit in the last place. again: of another run on the first batch.
     levels: the fewest that activations are rounded to, so that the last place of one number may decide about a whole step of
     another; None where none are rounded.
+    biases: per batch the file's outputs, and those of the same file with its int32 biases moved by up to half a step: integer
+    arithmetic has no finer ones, and that is much more than the last place of a float.
     """
 
     moved: Sequence[Sequence[np.ndarray]]
     again: Sequence[np.ndarray]
     levels: int | None
+    biases: Sequence[tuple[Sequence[np.ndarray], Sequence[np.ndarray]]] = ()
 
 
 @dataclass(frozen=True)
@@ -120,9 +123,10 @@ def parity(
     optimized, plain = session(path), session(path, optimize=False)
     by_file = {runner: [_Differences() for _ in outputs] for runner in (optimized, plain)}
     by_model = [_Differences() for _ in outputs]
+    by_biases = [_Differences() for _ in outputs]
     for index, (inputs, expected) in enumerate(zip(samples, references, strict=True)):
         for runner, differences in by_file.items():
-            found = [output for output in run(runner, inputs) if np.issubdtype(output.dtype, np.floating)]
+            found = float_outputs(runner, inputs)
             shapes = [f.shape for f in found], [np.shape(e) for e in expected]
             if len(found) != len(expected) or any(shapes[0][i] != shapes[1][i] for i in outputs if i not in random):
                 raise ValueError(f"{path.name}: found outputs of shapes {shapes[0]}, expected the model's {shapes[1]}")
@@ -131,6 +135,8 @@ def parity(
         if own is not None:
             for i in set(outputs) - set(random):
                 by_model[i].add(own.moved[index][i], expected[i])
+                if own.biases:
+                    by_biases[i].add(*(found[i] for found in own.biases[index]))
     compared = [i for i in outputs if i not in random]
     if step is None:
         step = max((_span([r[i] for r in references]) for i in compared or outputs), default=0.0) / 255 or 1.0
@@ -141,13 +147,15 @@ def parity(
     if own is None:
         return Parity(worst[0], worst[1], float(step), count)
     floor = step * (_FLOAT if own.levels is None else max(255 / own.levels, 1))
-    exact = [all(_is_exact(differences[i], by_model[i], floor) for i in compared) for differences in by_file.values()]
-    difference_of_model = max(by_model[i].largest for i in compared)
+    yardsticks = [(by_model[i], by_biases[i]) for i in outputs]
+    exact = [all(_is_exact(differences[i], yardsticks[i], floor) for i in compared) for differences in by_file.values()]
+    difference_of_model = max(yardstick.largest for i in compared for yardstick in yardsticks[i])
     return Parity(worst[0], worst[1], float(step), count, difference_of_model, exact[1], random, exact[0])
 
 
-def _is_exact(file: _Differences, model: _Differences, floor: float) -> bool:
-    return file.typical <= max(2 * model.typical, floor) and file.largest <= max(4 * model.largest, 16 * floor)
+def _is_exact(file: _Differences, own: Sequence[_Differences], floor: float) -> bool:
+    typical, largest = max(yardstick.typical for yardstick in own), max(yardstick.largest for yardstick in own)
+    return file.typical <= max(2 * typical, floor) and file.largest <= max(4 * largest, 16 * floor)
 
 
 def _is_random(first: np.ndarray, again: np.ndarray) -> bool:
@@ -204,3 +212,7 @@ def run(runner: Any, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+
+
+def float_outputs(runner: Any, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    return [output for output in run(runner, inputs) if np.issubdtype(output.dtype, np.floating)]

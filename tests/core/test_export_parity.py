@@ -4,6 +4,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from nncf_ext.export.bias import move_biases
+from nncf_ext.export.constants import constant
 from nncf_ext.export.parity import Own, Parity, integer_operators, parity
 from nncf_ext.export.write import write
 
@@ -45,6 +47,30 @@ def test_the_model_itself_is_the_yardstick(path):
     assert against(one, one).exact and not against(one, one, levels=None).exact  # few of them are ties, where there is rounding
     one[0] += 20
     assert not against(one, one).exact
+
+
+def test_the_rounding_of_int32_biases_is_part_of_the_yardstick(path):
+    x = np.linspace(0, 100, 200, dtype=np.float32).reshape(100, 2)
+    y = 2 * x
+
+    def against(expected, moved_biases):
+        own = Own([[expected]], [expected], 255, [([y], [moved_biases])])
+        return parity(path, [[x]], [[expected]], step=1.0, own=own)
+
+    assert (found := against(y + 3, y + 2)).exact and found.own == pytest.approx(2)
+    assert not against(y + 5, y + 2).exact and not against(y + 3, y).exact
+
+
+def test_int32_biases_move_by_up_to_half_a_step():
+    text = """<ir_version: 10, opset_import: ["" : 18]> g (float[N,1,2,2] x) => (float[N,3,2,2] y)
+    <float[3,1,1,1] w = {1., 1., 1.}, int32[3] b = {100, -7, 0}, float[3] step = {0.5, 0.25, 2.}>
+    { bias = DequantizeLinear <axis = 0> (b, step)  y = Conv (x, w, bias) }"""
+    model = ir.from_onnx_text(text)
+    assert move_biases(model.graph) and not move_biases(model.graph)
+    (conv,) = list(model.graph)
+    assert conv.op_type == "Conv"
+    moved = (constant(conv.inputs[2]) - [50, -1.75, 0]) / [0.5, 0.25, 2]
+    assert np.all(np.abs(moved) <= 0.5) and np.all(moved != 0) and len(set(moved)) == 3
 
 
 def test_random_outputs_are_not_compared(path):

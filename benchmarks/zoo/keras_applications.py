@@ -18,4 +18,5 @@ def subject(name: str) -> KerasSubject:
     def build() -> keras.Model:
         return getattr(applications, name)(weights=None, input_shape=(size, size, 3), classes=10)
 
-    return KerasSubject(build, np.random.default_rng(0).random((2, size, size, 3), np.float32))
+    # XLA compiles each of these for minutes, for two steps; the idioms are compiled by it
+    return KerasSubject(build, np.random.default_rng(0).random((2, size, size, 3), np.float32), jit_compile=False)

@@ -361,7 +361,7 @@ _IDIOMS: dict[str, tuple[Callable[[], keras.Model], Any]] = {
     "MLP mixer": (_mixer, _IMAGES),
     "gated MLP": (_gated, _IMAGES),
     "Fourier mixing": (_fourier, _IMAGES),
-    "variational autoencoder, add_loss": (_variational, _ROWS),
+    "variational autoencoder, add_loss": (_variational, _ROWS / 200),
     "adapted Normalization": (_normalized_rows, _ROWS),
     "wide and deep, categories": (_wide_and_deep, (_ROWS, _IDS[:, None])),
     "recommender, two tables": (_recommender, (_IDS, _IDS + 8)),

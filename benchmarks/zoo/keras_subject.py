@@ -22,16 +22,21 @@ def mean_square(_: Any, outputs: Any) -> Any:
 
 @dataclass
 class KerasSubject:
-    """build() makes the model; batch: its inputs."""
+    """build() makes the model; batch: its inputs; jit_compile: as in `compile`."""
 
     build: Callable[[], keras.Model]
     batch: Any
+    jit_compile: bool | str = "auto"
 
     def __post_init__(self) -> None:
         keras.utils.clear_session()
         keras.utils.set_random_seed(0)
         self.model = self.build()
-        self.model(self.batch)
+        outputs = self.model(self.batch)
+        rows = len(keras.tree.flatten(self.batch)[0])
+        targets = keras.tree.map_structure(lambda _: np.zeros(rows, np.float32), outputs)
+        self._data = tf.data.Dataset.from_tensor_slices((self.batch, targets)).batch(rows)
+        self._rows = rows
 
     def weights(self, model: keras.Model) -> int:
         return int(sum(np.prod(variable.shape) for variable in model.variables if "nncf_ext" not in variable.path))
@@ -46,10 +51,8 @@ class KerasSubject:
 
     def compress(self, model: keras.Model, algorithms: Sequence[Mapping[str, Any]], state: Any = None) -> tuple[Any, keras.Model]:
         config = NNCFConfig.from_dict({"compression": [dict(algorithm) for algorithm in algorithms]})
-        rows = len(keras.tree.flatten(self.batch)[0])
-        targets = np.zeros(rows, np.float32)
-        data = tf.data.Dataset.from_tensor_slices((self.batch, targets)).batch(rows)
-        return create_compressed_model(model, register_default_init_args(config, data, rows), compression_state=state)
+        register_default_init_args(config, self._data, self._rows)
+        return create_compressed_model(model, config, compression_state=state)
 
     def outputs(self, model: keras.Model) -> list[np.ndarray]:
         return [np.asarray(x) for x in keras.tree.flatten(model(self.batch, training=False))]
@@ -57,11 +60,10 @@ class KerasSubject:
     def train(self, controller: Any, model: keras.Model, steps: int) -> tuple[list[float], set[str]]:
         """Epochs of one step with `fit`; gradients from one tape more."""
         keras.utils.set_random_seed(1)
-        model.compile(keras.optimizers.SGD(1e-4), mean_square)
-        rows = len(keras.tree.flatten(self.batch)[0])
-        data = tf.data.Dataset.from_tensor_slices((self.batch, np.zeros(rows, np.float32))).batch(rows)
+        if not model.compiled:
+            model.compile(keras.optimizers.SGD(1e-4), mean_square, jit_compile=self.jit_compile)
         callbacks = create_compression_callbacks(controller, log_text=False, log_tensorboard=False)
-        losses = model.fit(data, epochs=steps, verbose=0, callbacks=callbacks).history["loss"]
+        losses = model.fit(self._data, epochs=steps, verbose=0, callbacks=callbacks).history["loss"]
         return [float(loss) for loss in losses], self._reached(model)
 
     def trained_float(self) -> set[str]:

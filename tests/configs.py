@@ -2,7 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
 from nncf_ext import NNCFConfig
+
+# one of a kind; the others in `make test-all`
+QUICK = [
+    "demo",
+    "clip_q",
+    "corad",
+    "filter_pruning_int8_distillation",
+    "int4_groups",
+    "l0_sparsity",
+    "movement_sparsity",
+    "rigl",
+    "weight_clustering",
+]
+FILES = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.json"))
+FOR_IMAGES = [
+    pytest.param(file, id=file.stem, marks=[] if file.stem in QUICK else [pytest.mark.slow])
+    for file in FILES
+    if not file.stem.endswith("_bert")
+]
 
 
 def shortened(config: NNCFConfig) -> NNCFConfig:

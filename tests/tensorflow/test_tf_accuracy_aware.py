@@ -76,6 +76,7 @@ class Training:
         )
 
 
+@pytest.mark.slow
 def test_adaptive_goes_on_after_a_kill_to_the_same_bits(tmp_path):
     whole, all_epochs = Training(), DiesIn(None)
     expected = whole.run(tmp_path / "whole", callbacks=[all_epochs])

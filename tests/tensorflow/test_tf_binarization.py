@@ -51,6 +51,7 @@ def digits():
     return data.train_images[..., None], data.train_labels, data.test_images[..., None], data.test_labels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["xnor", "dorefa"])
 def test_a_binary_network_learns(digits, mode, tmp_path):
     keras.utils.set_random_seed(0)

@@ -1,7 +1,5 @@
 """Every file in `configs/` but those for transformers compresses the demo's network, and one optimizer step of it trains."""
 
-from pathlib import Path
-
 import keras
 import numpy as np
 import pytest
@@ -9,11 +7,8 @@ from nncf_ext_tensorflow import create_compressed_model, create_compression_call
 from nncf_ext_tensorflow.demo import digits_net
 
 from nncf_ext import NNCFConfig, demo
-from tests.configs import shortened
+from tests.configs import FOR_IMAGES, shortened
 from tests.keras_training import compile_model
-
-FOLDER = Path(__file__).resolve().parents[2] / "configs"
-CONFIGS = sorted(set(FOLDER.glob("*.json")) - set(FOLDER.glob("*_bert.json")))
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +31,7 @@ def accuracy(model: keras.Model, loader: list[tuple[np.ndarray, np.ndarray]]) ->
 
 
 @pytest.mark.filterwarnings("ignore:.* has not reached its target:UserWarning")  # after one step
-@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", FOR_IMAGES)
 def test_config_runs(file, batches):
     keras.utils.set_random_seed(0)
     config = shortened(NNCFConfig.from_json(file))

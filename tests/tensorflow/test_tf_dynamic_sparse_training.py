@@ -70,7 +70,9 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in ("SGD", "Adam") else pytest.mark.slow) for name in OPTIMIZERS]
+)
 def test_connections_are_constant_and_start_from_nothing(name):
     ctrl, model = compressed()
     make, slots = OPTIMIZERS[name]
@@ -94,6 +96,7 @@ def test_connections_are_constant_and_start_from_nothing(name):
     assert ctrl.statistics().dynamic_sparse_training.updates == 3
 
 
+@pytest.mark.slow
 def test_eager_compiled_and_fit_train_alike():
     runs = {}
     for kind in ("eager", "compiled", "fit"):
@@ -132,7 +135,9 @@ def test_waiting_models_are_sparse():
     assert all(not parameter.numpy()[mask == 0].any() for parameter, mask in layers(ctrl))
 
 
-@pytest.mark.parametrize("method", ["rigl", "set", "granet"])
+@pytest.mark.parametrize(
+    "method", ["rigl", pytest.param("set", marks=pytest.mark.slow), pytest.param("granet", marks=pytest.mark.slow)]
+)
 def test_resuming_in_the_middle_has_the_same_bits(method, tmp_path):
     def epochs(ctrl, step, numbers):
         for epoch in numbers:
@@ -162,6 +167,7 @@ def test_resuming_in_the_middle_has_the_same_bits(method, tmp_path):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy(), err_msg=ours.path)
 
 
+@pytest.mark.slow
 def test_mixed_precision():
     try:
         ctrl, model = compressed(policy="mixed_float16")

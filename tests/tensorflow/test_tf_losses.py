@@ -139,6 +139,7 @@ def tape_step(ctrl, model, loss_of):
     return scores(ctrl) - before
 
 
+@pytest.mark.slow
 def test_a_loop_of_ones_own_counts_them_once(expected):
     for loss_of in (
         lambda task, ctrl, model: task + ctrl.loss(),
@@ -197,6 +198,7 @@ def test_a_discriminator_beside_it_is_not_concerned():
         step(generator, optimizers[1], lambda: 0.0)
 
 
+@pytest.mark.slow
 def test_the_weight_of_the_tasks_loss_acts_or_is_refused():
     ctrl, model = compressed(algorithm=DISTILLED)
     model.compile(keras.optimizers.SGD(0.0), "mse")

@@ -194,6 +194,7 @@ def test_a_cell_in_a_loop_has_its_weights_transformed():
     np.testing.assert_allclose(model(data(1), training=False), plain(data(1), training=False), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_training_goes_on_as_if_it_had_not_been_interrupted(tmp_path):
     def trained(model, *seeds):
         compile_model(model, keras.optimizers.SGD(0.05), "mse", jit_compile=False)

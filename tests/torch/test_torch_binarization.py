@@ -86,6 +86,7 @@ def compress(model, digits, state=None, **keys):
     return create_compressed_model(model, config, state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["xnor", "dorefa"])
 def test_a_binary_network_learns(trained, digits, mode, tmp_path):
     ctrl, model = compress(copy.deepcopy(trained), digits, mode=mode)

@@ -1,17 +1,12 @@
 """Every file in `configs/` but those for transformers compresses the demo's network, and one optimizer step of it trains."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from nncf_ext_torch import create_compressed_model, register_default_init_args
 from nncf_ext_torch.demo import DigitsNet
 
 from nncf_ext import NNCFConfig, demo
-from tests.configs import shortened
-
-FOLDER = Path(__file__).resolve().parents[2] / "configs"
-CONFIGS = sorted(set(FOLDER.glob("*.json")) - set(FOLDER.glob("*_bert.json")))
+from tests.configs import FOR_IMAGES, shortened
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +29,7 @@ def accuracy(model: torch.nn.Module, loader: list[tuple[torch.Tensor, torch.Tens
 
 
 @pytest.mark.filterwarnings("ignore:.* has not reached its target:UserWarning")  # after one step
-@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", FOR_IMAGES)
 def test_config_runs(file, batches):
     torch.manual_seed(0)
     config = shortened(NNCFConfig.from_json(file))

@@ -186,7 +186,7 @@ def test_functional_call_transforms_what_it_is_given() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=needs_compiler)])
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=[needs_compiler, pytest.mark.slow])])
 def test_compiled_as_eager(backend: str) -> None:
     """In one graph; a read outside the forward is of the parameter in compiled code too."""
     torch._dynamo.reset()

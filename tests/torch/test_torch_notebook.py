@@ -14,6 +14,7 @@ PICTURES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("notebook", PICTURES)
 def test_it_runs(notebook, tmp_path):
     check_it_runs(notebook, tmp_path)

@@ -1,7 +1,6 @@
 """What `nncf-ext validate --model` and `preview_compression` say of a model is what compressing it does; they change nothing."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,10 +8,8 @@ from nncf_ext_torch import create_compressed_model, preview_compression, registe
 from nncf_ext_torch.demo import DigitsNet
 
 from nncf_ext import ConfigError, NNCFConfig, cli
-from tests.configs import shortened
+from tests.configs import FOR_IMAGES, shortened
 
-FOLDER = Path(__file__).resolve().parents[2] / "configs"
-CONFIGS = sorted(set(FOLDER.glob("*.json")) - set(FOLDER.glob("*_bert.json")))
 SIZE = {"input_info": {"sample_size": [1, 1, 8, 8]}}
 SEARCHED = ("hawq", "autoq")
 INT8 = {"algorithm": "quantization"}
@@ -27,7 +24,7 @@ def happens(preview, name):
     return " ".join(next(layer for layer in preview.layers if name in layer.name).happens)
 
 
-@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", FOR_IMAGES)
 def test_it_says_what_compressing_does(file):
     config = shortened(NNCFConfig.from_json(file))
     config.setdefault("input_info", SIZE["input_info"])

@@ -10,6 +10,7 @@ from benchmarks.results_students import LABELLED, STUDENTS, UNKNOWN, UNLABELLED,
 from benchmarks.results_torch import digits
 
 
+@pytest.mark.slow
 def test_a_row(tmp_path):
     data = digits()
     with pytest.warns(UserWarning, match="filter_pruning has not reached its target"):  # two epochs of its three

@@ -58,6 +58,7 @@ def train(ctrl: Any, model: nn.Module, forward: Any, epochs: int = 4) -> list[fl
     return losses
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_a_compiled_model_follows_the_stages() -> None:
     ctrl, model = compressed(params=STAGED)

@@ -9,9 +9,11 @@ functions that layers call in place (`ReLU[relu]/relu__0`); its TensorFlow backe
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Collection, Iterable
 from functools import lru_cache
+from typing import Any
 
 from nncf_ext.config.errors import ConfigError, nearest
 
@@ -19,6 +21,10 @@ MARKER = "{re}"
 _WRAPPED_CLASS = re.compile(r"(?<!\w)NNCF(?=[A-Z(.\[\\])")
 _IN_PLACE = re.compile(r"(?<=[A-Za-z0-9])__(?=\d|\\d)")
 _FIRST_CALL = re.compile(r"\^0(?=/|$)")
+_REPETITION = re.compile(r"[{,](\d{1,9})\d*(?=[,}])")
+_BRACE = re.compile(r"(\\.)|\{(?!\d+(?:,\d*)?\}|,\d*\})", re.DOTALL)  # that begins no repetition
+LONGEST = 20_000  # characters of regular expressions, of one and of all in a config
+_MOST_REPEATED, _SECONDS = 10_000, 1.0
 _FIRST_CALL_PATTERN = re.compile(r"\\\^0(?!\d)")  # as it stands in a regular expression
 
 
@@ -33,14 +39,49 @@ def unwrapped(name: str) -> str:
 
 @lru_cache(maxsize=1024)
 def compile_scope(pattern: str) -> Callable[[str], bool]:
-    """The test that `pattern` puts to a node name. `re.error` for an invalid regular expression."""
+    """The test that `pattern` puts to a node name. `re.error` for an invalid regular expression; ConfigError from the test where
+    a search takes so long that it is exponential."""
     plain = unwrapped(pattern)
     forms = {pattern, plain, _IN_PLACE.sub("_", plain)}
     if MARKER not in pattern:
         return {*forms, _FIRST_CALL.sub("", plain)}.__contains__
     forms.add(_FIRST_CALL_PATTERN.sub("(?=/|$)", plain))
-    searches = [re.compile(form.replace(MARKER, "")).search for form in forms]
-    return lambda name: any(search(name) for search in searches)
+    check_regular_expression(pattern)
+    searches = [_compiled(form.replace(MARKER, "")).search for form in forms]
+
+    def test(name: str) -> bool:
+        try:
+            return any(search(name, timeout=_SECONDS) for search in searches)
+        except TimeoutError:
+            raise ConfigError(
+                f"{_quoted(pattern)} takes more than {_SECONDS} s to search in the name {_quoted(name[:100])}: expected an "
+                "expression without repetitions inside of each other"
+            ) from None
+
+    return test
+
+
+def check_regular_expression(pattern: str) -> None:
+    """`re.error` for a scope that is no regular expression of Python's `re`, or asks for very much memory."""
+    plain = pattern.replace(MARKER, "")
+    if len(plain) > LONGEST:
+        raise re.error(f"found {len(plain):,} characters, expected {LONGEST:,} at most")
+    if math.prod(max(int(number), 1) for number in _REPETITION.findall(plain)) > _MOST_REPEATED:
+        raise re.error(f"it repeats more than {_MOST_REPEATED:,} times, expected fewer")
+    try:
+        re.compile(plain)
+    except (OverflowError, RecursionError, MemoryError, ValueError) as error:
+        raise re.error(str(error)) from None
+
+
+def _compiled(expression: str) -> Any:
+    """By `regex`, which is `re` with a limit of time. A brace that begins no repetition is a character to `re`."""
+    import regex  # a tenth of a second to load
+
+    try:
+        return regex.compile(_BRACE.sub(lambda found: found[1] or r"\{", expression))
+    except (regex.error, RecursionError, MemoryError) as error:
+        raise re.error(str(error)) from None
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:

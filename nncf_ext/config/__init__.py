@@ -15,12 +15,15 @@ from nncf_ext.config.accuracy_aware import AccuracyAwareTraining
 from nncf_ext.config.errors import ConfigError, choose, json_path, nearest, parse, shown
 from nncf_ext.config.section import ScopedConfig
 from nncf_ext.config.top_level import InputInfo, TopLevel
-from nncf_ext.scopes import Inherited
+from nncf_ext.files.json_text import expect_plain, refused_as
+from nncf_ext.scopes import LONGEST, MARKER, Inherited
 
 if TYPE_CHECKING:
     from nncf_ext.algorithms import Algorithm
 
 __all__ = ["ConfigError", "NNCFConfig", "json_schema", "validate_file"]
+
+_MOST_LISTED, _LONGEST_SHOWN = 50, 100  # keys of the script in what `validate_file` says, and their characters
 
 # The table of algorithms is imported in the functions that need it: its classes are made of the sections here.
 
@@ -49,6 +52,11 @@ class NNCFConfig(dict[str, Any]):
     def _validated(cls, content: Any) -> NNCFConfig:
         if not isinstance(content, Mapping):
             raise ConfigError(f"top level: found {shown(content)}, expected an object")
+        with refused_as(ConfigError, "config"):
+            texts = expect_plain(content, loader.MOST_VALUES)
+        expressions = sum(len(text) for text in texts if MARKER in text)
+        if expressions > LONGEST:
+            raise ConfigError(f"config: found {expressions:,} characters of regular expressions, expected {LONGEST:,} at most")
         config = cls(content)
         config.algorithms()
         return config
@@ -163,10 +171,12 @@ def validate_file(path: str | Path) -> str:
     lines += [f"  {algorithm.algorithm}{_given(algorithm)}" for algorithm in algorithms]
     if not algorithms:
         lines.append("  no compression")
-    for key in config:
-        if key not in TopLevel.model_fields and key != "compression":
-            close = nearest(key, [*TopLevel.model_fields, "compression"])
-            lines.append(f"  {key}: left to the training script{f'; did you mean {close!r}?' if close else ''}")
+    unknown = [key for key in config if key not in TopLevel.model_fields and key != "compression"]
+    for key in unknown[:_MOST_LISTED]:
+        close = nearest(key, [*TopLevel.model_fields, "compression"])
+        lines.append(f"  {key[:_LONGEST_SHOWN]}: left to the training script{f'; did you mean {close!r}?' if close else ''}")
+    if len(unknown) > _MOST_LISTED:
+        lines.append(f"  {len(unknown) - _MOST_LISTED} more keys: left to the training script")
     return "\n".join(lines)
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticCustomError
 
 Model = TypeVar("Model", bound=BaseModel)
+
+_SHOWN = 60  # characters of a value in a message
+_LONGEST_NAME = 1000  # that is compared with others, which takes quadratic time
 
 # What pydantic's error types expected, in JSON's words.
 _EXPECTED = {
@@ -36,23 +39,53 @@ def json_path(location: Iterable[str | int]) -> str:
     """`("compression", 0, "initializer")` -> `compression[0].initializer`; "top level" for the empty location."""
     path = ""
     for step in location:
-        if isinstance(step, int):
+        if type(step) is int:
             path += f"[{step}]"
-        elif re.fullmatch(r"[A-Za-z_]\w*", step):
+        elif isinstance(step, str) and len(step) <= _SHOWN and re.fullmatch(r"[A-Za-z_]\w*", step):
             path += f".{step}" if path else step
         else:
-            path += f"[{json.dumps(step)}]"
+            path += f"[{shown(step)}]"
     return path or "top level"
 
 
 def shown(value: Any) -> str:
     """`value` as JSON writes it, shortened."""
-    text = json.dumps(value, default=repr, ensure_ascii=False, skipkeys=True)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    text = ""
+    for piece in _pieces(value):
+        text += piece
+        if len(text) > _SHOWN:
+            return f"{text[: _SHOWN - 3]}..."
+    return text
+
+
+def _pieces(value: Any) -> Iterator[str]:
+    """`value` as JSON, bit by bit, so that what is long or in itself is not looked at whole: each level writes first."""
+    if isinstance(value, str):
+        yield json.dumps(value[: _SHOWN + 1], ensure_ascii=False)
+    elif isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 200:
+        yield f"a whole number of {value.bit_length()} bits"
+    elif isinstance(value, Mapping):
+        yield "{"
+        for index, (key, item) in enumerate(value.items()):
+            yield ", " * (index > 0)
+            yield from _pieces(key if isinstance(key, str) else str(key)[:_SHOWN])
+            yield ": "
+            yield from _pieces(item)
+        yield "}"
+    elif isinstance(value, list | tuple):
+        yield "["
+        for index, item in enumerate(value):
+            yield ", " * (index > 0)
+            yield from _pieces(item)
+        yield "]"
+    else:
+        yield json.dumps(value, default=repr, ensure_ascii=False, skipkeys=True)
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
     """The one of `names` that is most like `name`, if any is."""
+    if len(name) > _LONGEST_NAME:
+        return None
     folded = {other.lower(): other for other in names}
     close = difflib.get_close_matches(name.lower(), folded, n=1)
     return folded[close[0]] if close else None

@@ -58,6 +58,7 @@ class Parameter:
     input_axis: axis of the input channels, of a Conv's, Gemm's, MatMul's or recurrent operator's weight.
     port: the input port that ONNX's operator gives this parameter (Conv, Gemm, MatMul 1, Gather 0; bias 2; of a recurrent one
         1 for inputs, 2 for the recurrence).
+    made_by: what computes it from other parameters in each forward, in words; nobody can write into such a weight.
     """
 
     slot: str
@@ -67,6 +68,7 @@ class Parameter:
     port: int | None = None
     trainable: bool = True
     input_axis: int | None = None
+    made_by: str = ""
 
 
 @dataclass(frozen=True)

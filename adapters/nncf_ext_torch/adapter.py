@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from nncf_ext.forward_loss import ForwardLoss
 from nncf_ext.graph import Site
 from nncf_ext.step_watch import StepWatch
 from nncf_ext_torch import apply, arguments, batchnorm, hessian, observe, shrink, trace, xp
+from nncf_ext_torch.computed_weights import computed_in, copied, weight
 from nncf_ext_torch.gradients import loss_gradients
 from nncf_ext_torch.sharding import of_first_rank, overwrite, to_numpy
 from nncf_ext_torch.sites import parameter_name
@@ -35,7 +35,7 @@ class TorchAdapter:
         return trace.trace(model, example)
 
     def parameter(self, model: nn.Module, traced: TorchTrace, site: Site) -> np.ndarray:
-        return self.to_numpy(model.get_parameter(parameter_name(traced, site)))
+        return self.to_numpy(weight(model, parameter_name(traced, site)))
 
     def apply(self, model: nn.Module, traced: TorchTrace, plan: Plan, values: Values) -> Attached:
         return apply.apply(model, traced, plan, values)
@@ -61,6 +61,9 @@ class TorchAdapter:
     def hessian_products(
         self, model: nn.Module, traced: TorchTrace, sites: Sequence[Site], loss: Callable[[Any, Any], torch.Tensor]
     ) -> Callable[[tuple[Any, Any], Sequence[np.ndarray]], list[np.ndarray]]:
+        if computed_in(model):  # by the weight itself, not by what it is made of
+            model = copied(model, model)
+            apply.make_plain(model)
         parameters = [model.get_parameter(parameter_name(traced, site)) for site in sites]
         return lambda batch, directions: [
             self.to_numpy(product) for product in hessian.hessian_products(model, parameters, loss, batch, directions)
@@ -97,7 +100,7 @@ class TorchAdapter:
         return self.to_numpy(found)
 
     def frozen_copy(self, model: nn.Module, example: Any = None) -> nn.Module:
-        return copy.deepcopy(model).eval().requires_grad_(False)
+        return copied(model, model).eval().requires_grad_(False)
 
     def check_copyable(self, model: nn.Module, example: Any = None) -> None:
         """Nothing: whatever `copy.deepcopy` takes is copied."""
@@ -152,12 +155,12 @@ class TorchAdapter:
 
     def copied(self, attached: Any) -> Attached:
         try:
-            return copy.deepcopy(attached)
+            return copied(attached, attached.model)
         except (RuntimeError, TypeError) as error:  # tensors with a history, locks
             raise ValueError(f"{type(attached.model).__name__} cannot be copied: {error}") from error
 
     def strip(self, model: nn.Module, do_copy: bool, quantizers: bool = False) -> nn.Module:
-        model = copy.deepcopy(model) if do_copy else model
+        model = copied(model, model) if do_copy else model
         apply.strip(model, quantizers)
         return model
 

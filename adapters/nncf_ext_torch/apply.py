@@ -15,10 +15,11 @@ from nncf_ext.edits import Edit, Plan, Var
 from nncf_ext.graph import Site
 from nncf_ext.quantizers.fixed import fixed
 from nncf_ext_torch import xp
+from nncf_ext_torch.computed_weights import computed_in, raw
 from nncf_ext_torch.dense_gradients import DenseGradients
 from nncf_ext_torch.framework_operators import is_exporting, operators_of
 from nncf_ext_torch.function_mode import Step
-from nncf_ext_torch.module_classes import EDITS, edited_modules, install, uninstall
+from nncf_ext_torch.module_classes import EDITS, edited_modules, in_own_class, install, uninstall
 from nncf_ext_torch.observe import observe
 from nncf_ext_torch.sharding import multiply, overwrite, to_numpy, whole
 from nncf_ext_torch.sites import module_edits, parameter_name
@@ -105,8 +106,10 @@ class TorchAttached:
         return {name: f"{owner}.{attribute}".lstrip(".") for name, attribute in variables.attributes.items()}
 
     def parameter_names(self, edit: Edit) -> list[str]:
-        ours = {id(module._parameters[name]) for s in edit.sites if s.is_parameter for module, name in [self._parameters[s]]}
-        return [name for name, p in self.model.named_parameters(remove_duplicate=False) if id(p) in ours]
+        held = [self._parameters[site] for site in edit.sites if site.is_parameter]
+        ours = {id(module._parameters[name]) for module, name in held if name in module._parameters}
+        made = [parameter_name(self._traced, s) for s in edit.sites if s.is_parameter and self._is_computed(s)]  # once stripped
+        return [name for name, p in self.model.named_parameters(remove_duplicate=False) if id(p) in ours] + made
 
     def assign(self, edit: Edit, name: str, value: Any) -> None:
         variable = self._of(edit).variables[name]
@@ -116,7 +119,7 @@ class TorchAttached:
         overwrite(variable, value)
 
     def parameter(self, site: Site) -> torch.Tensor:
-        return whole(self._raw(site))
+        return whole(raw(*self._parameters[site]))
 
     def owner(self, site: Site) -> nn.Module:
         return self._parameters[site][0]
@@ -157,7 +160,7 @@ class TorchAttached:
             multiply(tensor, kept)
 
     def second_moment(self, site: Site) -> torch.Tensor | None:
-        moment = self._optimizer_steps().second_moment_of(self._raw(site))
+        moment = None if self._is_computed(site) else self._optimizer_steps().second_moment_of(self._raw(site))
         return None if moment is None else whole(moment)
 
     def observe(
@@ -182,9 +185,15 @@ class TorchAttached:
 
     def _raw(self, site: Site) -> torch.nn.Parameter:
         module, name = self._parameters[site]
+        if self._is_computed(site):
+            raise ValueError(f"{site}: expected a parameter, found a weight that {type(module).__name__} computes")
         value = module._parameters[name]
         assert value is not None
         return value
+
+    def _is_computed(self, site: Site) -> bool:
+        module, name = self._parameters[site]
+        return name not in module._parameters
 
     def _optimizer_steps(self) -> DenseGradients:
         if self._gradients is None:
@@ -253,6 +262,7 @@ def strip(model: nn.Module, quantizers: bool = False) -> None:
 
     quantizers: what `nncf_ext.quantizers.fixed` says of the quantizers stays.
     """
+    make_plain(model)
     baked: dict[int, tuple[nn.Parameter, torch.Tensor]] = {}
     with torch.no_grad():
         for module, edits in edited_modules(model):
@@ -269,6 +279,19 @@ def strip(model: nn.Module, quantizers: bool = False) -> None:
         _fix_quantizers(model)
     else:
         detach(model)
+
+
+def make_plain(model: nn.Module) -> None:
+    """Have every weight that a layer computes be a parameter with the value that it has in inference, in place."""
+    found = list(computed_in(model).values())
+    with torch.no_grad():
+        values = [nn.Parameter(how.value(module).clone(), how.is_trained(module)) for module, _, how in found]
+    for module, _, how in found:
+        with in_own_class(module):
+            how.plain(module)
+    for (module, name, _), value in zip(found, values, strict=True):
+        vars(module).pop(name, None)
+        module._parameters[name] = value
 
 
 def _fix_quantizers(model: nn.Module) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -16,8 +15,9 @@ from torch.utils import _pytree as pytree
 
 from nncf_ext.export.marked import DOMAIN, MARKER
 from nncf_ext.export.recurrent import stays_float
-from nncf_ext_torch.apply import Applied, TorchAttached
+from nncf_ext_torch.apply import Applied, TorchAttached, make_plain
 from nncf_ext_torch.arguments import by_argument, call_of, in_order, named_inputs, resized
+from nncf_ext_torch.computed_weights import computed_in, copied
 from nncf_ext_torch.module_classes import edited_modules
 from nncf_ext_torch.trace import ExampleInput, evaluating, leaves, on_device_of
 
@@ -65,13 +65,17 @@ def export_marked(
 
 @contextmanager
 def in_float32(attached: TorchAttached) -> Iterator[TorchAttached]:
-    """The compressed model with float32 weights (a copy where it has others), without autocast and compiled calls around it."""
+    """The compressed model with float32 weights that its layers do not compute (a copy where it has others), without autocast and
+    compiled calls around it."""
     with ExitStack() as stack:
         for device in {parameter.device.type for parameter in attached.model.parameters()} - {"meta"}:
             stack.enter_context(torch.autocast(device, enabled=False))
         stack.enter_context(_plain_forwards(attached.model))
-        if any(parameter.dtype in _CAST for parameter in attached.model.parameters()):
-            attached = copy.deepcopy(attached)
+        of_other_types = any(parameter.dtype in _CAST for parameter in attached.model.parameters())
+        if of_other_types or computed_in(attached.model):
+            attached = copied(attached, attached.model)
+            make_plain(attached.model)
+        if of_other_types:
             attached.model.float()
             attached.model.register_forward_pre_hook(_InputsInFloat32(), prepend=True, with_kwargs=True)
         yield attached

@@ -12,6 +12,7 @@ import copyreg
 import functools
 import inspect
 from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -97,6 +98,19 @@ def uninstall(model: nn.Module, attribute: str = EDITS) -> None:
                 module._init_flat_weights()  # its list of parameters, some of which may have been replaced
 
 
+@contextmanager
+def in_own_class(module: nn.Module, attribute: str = EDITS) -> Iterator[None]:
+    """For the time being `module` has the class that it had without edits; that may change meanwhile."""
+    edits: ModuleEdits | None = vars(module).get(attribute)
+    if edits is not None:
+        module.__class__ = type(module).__bases__[0]
+    try:
+        yield
+    finally:
+        if edits is not None:
+            module.__class__ = _subclass(type(module), tuple(edits.parameters), attribute)
+
+
 def edited_modules(model: nn.Module, attribute: str = EDITS) -> Iterator[tuple[nn.Module, ModuleEdits]]:
     for module in model.modules():
         if attribute in vars(module):
@@ -106,7 +120,8 @@ def edited_modules(model: nn.Module, attribute: str = EDITS) -> Iterator[tuple[n
 @functools.cache
 def _subclass(base: type[nn.Module], parameters: tuple[str, ...], attribute: str) -> type[nn.Module]:
     carry_context_into_recomputation()
-    namespace: dict[str, Any] = {name: _parameter_property(name, attribute) for name in parameters}
+    made = {name: inspect.getattr_static(base, name, None) for name in parameters}  # a property where it is parametrized
+    namespace: dict[str, Any] = {name: _parameter_property(name, attribute, made[name]) for name in parameters}
     if nn.RNNBase in base.__mro__:
         namespace |= {"_flat_weights": property(_flat_weights, _set_flat_weights), "flatten_parameters": _leave_as_they_are}
 
@@ -147,15 +162,20 @@ def _new(base: type[nn.Module], parameters: tuple[str, ...], attribute: str) -> 
     return subclass.__new__(subclass)
 
 
-def _parameter_property(name: str, attribute: str) -> property:
+def _parameter_property(name: str, attribute: str, made: Any) -> property:
     """Reads the parameter and, in a forward, transforms it. Written and deleted like any attribute: of a module that holds it not
-    as a parameter (a replica of `DataParallel`, ...) it is that tensor."""
+    as a parameter (a replica of `DataParallel`, what a hook computes, ...) it is that tensor.
+
+    made: the property of the module's own class that computes it (see `computed_weights`), or None.
+    """
 
     def read(self: nn.Module) -> Any:
         if name in self._parameters:
             value: Any = self._parameters[name]
         elif name in vars(self):
             value = vars(self)[name]
+        elif isinstance(made, property):
+            value = made.fget(self)  # type: ignore[misc]
         else:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         if not scope.entered or value is None or is_sharded(value):  # FSDP looks at its shards; a forward has the whole parameter
@@ -168,7 +188,10 @@ def _parameter_property(name: str, attribute: str) -> property:
         return value
 
     def write(self: nn.Module, value: Any) -> None:
-        vars(self)[name] = value
+        if isinstance(made, property):
+            made.fset(self, value)  # type: ignore[misc]
+        else:
+            vars(self)[name] = value
 
     def delete(self: nn.Module) -> None:
         vars(self).pop(name)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from nncf_ext.graph import Site
+from nncf_ext_torch.computed_weights import weight
 from nncf_ext_torch.module_classes import install, uninstall
 from nncf_ext_torch.sites import module_edits, parameter_name
 from nncf_ext_torch.trace import ExampleInput, TorchTrace, evaluating, on_device_of
@@ -76,7 +77,7 @@ def observe(
     with evaluating(model), torch.no_grad():
         for site in wanted:
             if site.is_parameter:
-                visit(site, model.get_parameter(parameter_name(traced, site)).detach())
+                visit(site, weight(model, parameter_name(traced, site)).detach())
         install(model, edits, _ATTRIBUTE)
         try:
             for inputs in batches:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from nncf_ext.graph import OUTPUT, Site
+from nncf_ext_torch.computed_weights import computed_in
 from nncf_ext_torch.function_mode import CallEdits, FunctionEdits, Step
 from nncf_ext_torch.module_classes import ModuleEdits
 from nncf_ext_torch.trace import Call, TorchTrace
@@ -35,20 +36,21 @@ def module_edits(model: nn.Module, traced: TorchTrace, steps: Mapping[Site, tupl
     holders: dict[int, list[str]] = {}
     for name, tensor in model.named_parameters(remove_duplicate=False):
         holders.setdefault(id(tensor), []).append(name)
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+    known = {name: holders[id(tensor)] for name, tensor in model.named_parameters(remove_duplicate=False)}
+    known |= {name: [name] for name in computed_in(model)}
     in_parameters: dict[str, list[Step]] = {}
     position = {node.name: index for index, node in enumerate(traced.graph.nodes)}
     for site in sorted(steps, key=lambda site: position.get(site.node, -1)):
         if site.is_parameter:
             name = parameter_name(traced, site)
-            if name not in parameters:
+            if name not in known:
                 raise ValueError(f"{site}: the model has no parameter {name}, as it had when it was traced")
             chain = in_parameters.setdefault(name, [])
             chain.extend(step for step in steps[site] if step not in chain)
         else:
             _place_activation(edits, traced, site, steps[site])
     for name, chain in in_parameters.items():
-        for holder in holders[id(parameters[name])]:
+        for holder in known[name]:
             owner, _, attribute = holder.rpartition(".")
             edits[owner].parameters[attribute] = tuple(chain)
     for reader in _readers(traced, in_parameters.keys()):

@@ -8,10 +8,12 @@ import types
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -19,6 +21,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from nncf_ext.graph import INPUT, OUTPUT, Edge, Graph, Node, Parameter
 from nncf_ext_torch import operators, recurrent
 from nncf_ext_torch.attributes import attributes
+from nncf_ext_torch.computed_weights import computed_in
 from nncf_ext_torch.programs import CallLog, Program, look, nothing_kept
 
 
@@ -180,6 +183,14 @@ class _Recorder(TorchFunctionMode):
         self.scopes = _scopes(model)
         self.constants = WeakTensorKeyDictionary({tensor: None for tensor in model.buffers()})
         self.constants.update({tensor: name for name, tensor in model.named_parameters()})
+        self.computed = computed_in(model)
+        self.makers = {
+            id(module.get_submodule(f"parametrizations.{name}")): full
+            for full, (module, name, how) in self.computed.items()
+            if how.hook is None
+        }
+        self.made: dict[str, tuple[int, ...]] = {}
+        self.making = 0  # weights that are being computed: what is called for that is no operator
         self.producers = WeakTensorKeyDictionary()  # tensor -> (node name, output port)
         self.overwritten = WeakTensorKeyDictionary()  # tensor -> the operator that wrote into it
         self.stack: list[_Frame] = []
@@ -193,14 +204,34 @@ class _Recorder(TorchFunctionMode):
     def watching(self) -> Iterator[None]:
         """Hooks on every module that keep the stack of running modules."""
         handles = []
+        hooks: list[tuple[nn.Module, int, Any]] = []
         try:
             for module in self.model.modules():
                 handles.append(module.register_forward_pre_hook(self._enter_module, prepend=True, with_kwargs=True))
                 handles.append(module.register_forward_hook(self._leave_module))
+            for full, (module, name, how) in self.computed.items():
+                for key, hook in module._forward_pre_hooks.items():
+                    if hook is how.hook:
+                        module._forward_pre_hooks[key] = partial(self._make, hook, name, full)
+                        hooks.append((module, key, hook))
             yield
         finally:
+            for module, key, hook in hooks:
+                module._forward_pre_hooks[key] = hook
             for handle in handles:
                 handle.remove()
+
+    def _make(self, hook: Callable[..., Any], name: str, full: str, module: nn.Module, *args: Any) -> None:
+        self.making += 1
+        try:
+            hook(module, *args)
+        finally:
+            self.making -= 1
+        self._made(vars(module)[name], full)
+
+    def _made(self, tensor: torch.Tensor, full: str) -> None:
+        self.constants[tensor] = full
+        self.made[full] = tuple(tensor.shape)
 
     def _enter_module(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         name = self.names[id(module)]
@@ -215,9 +246,13 @@ class _Recorder(TorchFunctionMode):
                 self.recorded[-1].inputs[0] = argument
                 self.producers[tensor] = (node.name, 0)
         self.stack.append(frame)
+        self.making += id(module) in self.makers
 
     def _leave_module(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         frame = self.stack.pop()
+        if id(module) in self.makers:
+            self.making -= 1
+            self._made(output, self.makers[id(module)])
         if len(frame.operators) == 1 and isinstance(output, torch.Tensor):
             only = frame.operators[0]
             same = only.node.module == frame.name and only.output_id == id(output)
@@ -244,7 +279,8 @@ class _Recorder(TorchFunctionMode):
             return output
         written = [args[0]] if _in_place(func) else []
         counts = {frame.name: self.log.totals[frame.name, func] for frame in self.stack}
-        output = self._record(func, args, kwargs, output, counts)
+        if not self.making:
+            output = self._record(func, args, kwargs, output, counts)
         made = [tensor for _, tensor in leaves(output)]
         self.log.add([(frame.name, frame.inputs) for frame in self.stack], func, operands(args, kwargs), [*made, *written])
         return output
@@ -315,7 +351,8 @@ class _Recorder(TorchFunctionMode):
                 self._connect(tensor, name, recurrent.port_of_made(index))
             else:
                 axes = (0, 1) if len(shape) == 2 else (0, None)  # (gates * channels, inputs)
-                parameters.append(Parameter(full.rpartition(".")[2], full, shape, axes[0], port, tensor.requires_grad, axes[1]))
+                slot, trained = full.rpartition(".")[2], self._is_trained(tensor)
+                parameters.append(Parameter(slot, full, shape, axes[0], port, trained, axes[1], self._made_by(full)))
         op = operators.operator_type(function, {}, args, output)
         attrs = attributes(op, function, {}, args, {}, output, lambda tensor: tensor not in self.producers)
         node = Node(name, op, frame.name, tuple(parameters), types.MappingProxyType(attrs))
@@ -332,7 +369,15 @@ class _Recorder(TorchFunctionMode):
         shape = tuple(tensor.shape)
         axis = operators.channel_axis(function, formal, shape)
         input_axis = operators.input_axis(function, formal, shape)
-        return Parameter(slot, self.constants[tensor], shape, axis, port, tensor.requires_grad, input_axis)
+        name = self.constants[tensor]
+        return Parameter(slot, name, shape, axis, port, self._is_trained(tensor), input_axis, self._made_by(name))
+
+    def _is_trained(self, tensor: torch.Tensor) -> bool:
+        module, _, how = self.computed.get(self.constants[tensor], (None, "", None))
+        return tensor.requires_grad if module is None or how is None else how.is_trained(module)
+
+    def _made_by(self, name: str) -> str:
+        return self.computed[name][2].made_by if name in self.computed else ""
 
     def _connect(self, tensor: torch.Tensor, target: str, port: int) -> None:
         source = self.producers.get(tensor)
@@ -361,7 +406,13 @@ class _Recorder(TorchFunctionMode):
         functional = {call.container for call in calls.values() if call.function is not None and not call.whole_module}
         programs = {container: self.log.program(container) for container in functional}
         owned = {parameter.name for node in nodes for parameter in node.parameters}
-        others = {name: tuple(p.shape) for name, p in self.model.named_parameters() if name not in owned}
+        held = {name: tuple(p.shape) for name, p in self.model.named_parameters()}
+        for full, shape in self.made.items():  # the parameters that it is made of are no weights beside it
+            _, name, how = self.computed[full]
+            for own in how.source:
+                held.pop(f"{full.removesuffix(name)}{own}", None)
+            held[full] = shape
+        others = {name: shape for name, shape in held.items() if name not in owned}
         graph = Graph(nodes, tuple(self.edges), types.MappingProxyType(others))
         return TorchTrace(graph, calls, totals, programs, example)
 
@@ -517,9 +568,10 @@ def _module_arguments(
 
 def _scopes(model: nn.Module) -> dict[str, str]:
     """Each module's path in NNCF's spelling: `ResNet/Sequential[layer1]/BasicBlock[0]`."""
-    scopes = {"": type(model).__name__}
+    scopes = {"": parametrize.type_before_parametrizations(model).__name__}
     for name, module in model.named_modules(remove_duplicate=False):
         if name:
             parent, _, attribute = name.rpartition(".")
-            scopes[name] = f"{scopes[parent]}/{type(module).__name__}[{attribute}]"
+            kind = parametrize.type_before_parametrizations(module).__name__  # the one that a stripped model has
+            scopes[name] = f"{scopes[parent]}/{kind}[{attribute}]"
     return scopes

@@ -25,7 +25,7 @@ from nncf_ext.config.errors import ConfigError
 from nncf_ext.distillation import check_cache, outputs_loss
 from nncf_ext.edits import MASK, Edit, Plan, Range, Transform, Var
 from nncf_ext.flops import flops
-from nncf_ext.graph import Graph, Site
+from nncf_ext.graph import Graph, Node, Parameter, Site
 from nncf_ext.schedules import Clock, multistep, polynomial
 from nncf_ext.teacher_cache import TeacherCache, write_cache
 
@@ -117,7 +117,7 @@ class Corad(CoradConfig, Algorithm):
     def plan(self, graph: Graph, target_device: str) -> Plan:
         if self.regularization is not None and self.regularization.type == "l0" and self.regularization.weight > 0:
             return plan_weights(graph, self, self.algorithm, Gates())
-        plan = plan_weights(graph, self, self.algorithm, Shrinkage())
+        plan = plan_weights(graph, self, self.algorithm, Shrinkage(), self._why_not)
         grouped = self.regularization is not None and self.regularization.type == "group_lasso"
         edits = []
         for edit in plan:
@@ -125,6 +125,11 @@ class Corad(CoradConfig, Algorithm):
             axis = 0 if weight is None or weight.channel_axis is None else weight.channel_axis
             edits.append(replace(edit, transform=Shrinkage(channel_axis=axis, grouped=grouped)))
         return replace(plan, edits=tuple(edits))
+
+    def _why_not(self, node: Node, weight: Parameter) -> str | None:
+        if not (weight.made_by and self._is_proximal):
+            return None
+        return f"the proximal step writes into weights, and this one is computed anew in each forward ({weight.made_by})"
 
     def outlook(self, graph: Graph, edits: Sequence[Edit]) -> Outlook:
         words = "not regularised" if self.regularization is None else f"regularised by {self.regularization.type}"

@@ -108,6 +108,8 @@ class DynamicSparseTraining(DynamicSparseTrainingConfig, Algorithm):
     def _why_not(self, node: Node, weight: Parameter) -> str | None:
         if node.attrs.get("depthwise"):
             return "depthwise convolution: stays dense"
+        if weight.made_by and self.params.method not in ("top_kast", "sr_ste"):
+            return f"{self.params.method} writes into weights, and this one is computed anew in each forward ({weight.made_by})"
         structure = self._structure(node, weight)
         return structure if isinstance(structure, str) else None
 

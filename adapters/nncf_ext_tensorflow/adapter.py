@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -217,8 +217,10 @@ class KerasAdapter:
             resized.append(x)
         return keras.tree.pack_sequence_as(inputs, resized)
 
-    def in_float32(self, attached: KerasAttached) -> AbstractContextManager[KerasAttached]:
-        return nullcontext(attached)
+    @contextmanager
+    def in_float32(self, attached: KerasAttached) -> Iterator[KerasAttached]:
+        with keras_private.computing_in_float32(attached.model):
+            yield attached
 
     def export_marked(self, attached: KerasAttached, example: Any, free: Mapping[str, Mapping[int, str]]) -> Any:
         from nncf_ext_tensorflow.export import export_marked

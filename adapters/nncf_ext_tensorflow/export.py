@@ -28,7 +28,7 @@ from nncf_ext.export.marked import marker
 from nncf_ext.export.recurrent import stays_float
 from nncf_ext.export.rewiring import only_user, replace_node
 from nncf_ext_tensorflow.attach import KerasAttached
-from nncf_ext_tensorflow.keras_private import computing_in_float32, functional_of
+from nncf_ext_tensorflow.keras_private import functional_of
 from nncf_ext_tensorflow.naming import named_inputs
 
 OPSET = 18
@@ -65,7 +65,7 @@ def export_marked(attached: KerasAttached, example: Any, free: Mapping[str, Mapp
             return instead
 
         replaced = [edit for edit in attached.plan if edit in quantizers or edit.key in known]
-        with attached.replaced(replaced, stand_in), _functions_inlined(), computing_in_float32(model):
+        with attached.replaced(replaced, stand_in), _functions_inlined():
             outputs = model(keras.tree.pack_sequence_as(_structure(model, example), list(given)), training=False)
         return [_in_float32(output) for output in keras.tree.flatten(outputs)]
 

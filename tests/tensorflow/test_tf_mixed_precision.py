@@ -38,7 +38,7 @@ def test_attach_train_strip_and_export(policy, tmp_path):
     assert controller.statistics().dynamic_sparse_training.sparsity_level == pytest.approx(0.5, abs=0.03)
     assert {variable.dtype for variable in model.variables if "float" in variable.dtype} == {"float32"}
     report = controller.export_model(tmp_path / "a.onnx")
-    assert report.lsb < 4  # bfloat16 has fewer bits than the grid
+    assert report.exact and report.lsb < 2  # beside the model in float32
     types = {value.data_type for value in onnx.load(tmp_path / "a.onnx").graph.initializer}
     assert not types & {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
     assert model.layers[2].compute_dtype == policy.removeprefix("mixed_")

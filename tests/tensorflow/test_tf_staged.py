@@ -50,6 +50,7 @@ def losses_of_fit(**options: Any) -> list[float]:
     return model.fit(X, Y, batch_size=8, epochs=4, shuffle=False, verbose=0, callbacks=callbacks).history["loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Gradients do not exist:UserWarning")  # where it runs eagerly, of ranges that are not in use
 def test_fit_and_a_function_of_the_users_follow_the_stages() -> None:
     eager = losses_of_fit(run_eagerly=True)

@@ -54,6 +54,7 @@ def train(ctrl, model, data, epochs):
     return losses
 
 
+@pytest.mark.slow
 def test_a_resumed_run_takes_the_same_steps_bit_for_bit(data, tmp_path):
     """As a user saves: weights and optimizer by Keras, and the compression state, which is JSON."""
     model = fresh_net(0)

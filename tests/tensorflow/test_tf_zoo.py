@@ -9,7 +9,12 @@ from benchmarks.zoo.row import COLUMNS, examine
 @pytest.mark.filterwarnings("ignore")  # what the zoo is about is whether they run
 @pytest.mark.parametrize(
     "name",
-    ["convolutions in a Sequential", "vision transformer, class token", "adapted Normalization", "recommender, two tables"],
+    [
+        pytest.param("convolutions in a Sequential", marks=pytest.mark.slow),
+        pytest.param("vision transformer, class token", marks=pytest.mark.slow),
+        pytest.param("adapted Normalization", marks=pytest.mark.slow),
+        "recommender, two tables",
+    ],
 )
 def test_a_row_is_green(name):
     row = examine(keras_idioms.subject(name))

@@ -11,16 +11,17 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 demo: .venv/installed
 	$(BIN)/nncf-ext demo
 
-# The frameworks get a run each: they do not share a process well. Two workers with one thread each suit two cores.
+# The frameworks get a run each: they do not share a process well. Two workers with one thread each suit two cores; the longest
+# file comes first, so that they end together.
 test test-all: export OMP_NUM_THREADS = 1
 test: check
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" tests/core tests/torch tests/contract/test_contract_torch.py
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" tests/tensorflow tests/contract/test_contract_tensorflow.py
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" tests/contract/test_contract_torch.py tests/torch tests/core
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" tests/contract/test_contract_tensorflow.py tests/tensorflow
 
 # With whole trainings, notebooks and compilations: half an hour on two cores.
 test-all: check
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests/core tests/torch tests/contract/test_contract_torch.py
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests/tensorflow tests/contract/test_contract_tensorflow.py
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/contract/test_contract_torch.py tests/torch tests/core
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/contract/test_contract_tensorflow.py tests/tensorflow
 
 check: .venv/installed
 	$(BIN)/ruff check .

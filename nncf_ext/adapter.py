@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from nncf_ext.data import ModelInputs
 from nncf_ext.edits import Edit, Plan, Removal, Var
 from nncf_ext.forward_loss import ForwardLoss
 from nncf_ext.graph import Graph, Site
@@ -128,6 +129,10 @@ class Adapter(Protocol):
 
     def trace(self, model: Any, example: Any) -> Traced:
         """The graph of a plain model. ValueError for one that is compressed already."""
+        ...
+
+    def expected_inputs(self, model: Any, example: Any) -> ModelInputs:
+        """What data have to give the model. example: what it is going to be traced with, or None."""
         ...
 
     def parameter(self, model: Any, traced: Any, site: Site) -> np.ndarray:

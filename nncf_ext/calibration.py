@@ -135,7 +135,7 @@ def _collect(
             if seen < wanted:
                 collector.update(values)
 
-    with running_on_data(_WHAT):
+    with running_on_data(_WHAT, batches):
         observe(at_site, counted(), visit)
     if not_finite:
         raise ConfigError(f"{_WHAT}: {not_finite[0]} saw NaN or infinite values: check the data and the model's weights")

@@ -20,7 +20,7 @@ from nncf_ext.controller import Controller
 from nncf_ext.drawing import write_graphs
 from nncf_ext.edits import Plan, Range, Var, compose
 from nncf_ext.graph import Graph
-from nncf_ext.initialization import QuantizationRangeInitArgs, adapt_batchnorm, check_registered, registered_batches
+from nncf_ext.initialization import QuantizationRangeInitArgs, adapt_batchnorm, check_registered, for_model
 from nncf_ext.nncf2_state import nncf2_schedules
 from nncf_ext.ops import is_opaque
 from nncf_ext.teacher_cache import TeacherCache
@@ -45,7 +45,9 @@ def compress(
     the schedules are, not what was placed where: then all is initialised. dump_graphs: draw the graphs into the
     config's `log_dir`, where it has one.
     """
-    range_batches = registered_batches(config, QuantizationRangeInitArgs)
+    extras = for_model(config.get_all_extra_structs(), adapter.expected_inputs(model, example))
+    range_data = extras.get(QuantizationRangeInitArgs.__name__)
+    range_batches = range_data.batches if range_data is not None else None
     algorithms = config.algorithms()
     traced = adapter.trace(model, example)
     if teacher is None and any(a.needs_teacher for a in algorithms):
@@ -67,15 +69,18 @@ def compress(
             edits = plan.of(algorithm.algorithm)
             starts |= (own := algorithm.range_inits(traced.graph, edits))
             of_data = {edit.key: own[edit.key] for edit in edits if edit.key in own and not edit.of_parameters}
-            check_registered(algorithm, of_data, config.get_all_extra_structs())
+            check_registered(algorithm, of_data, extras)
         parameter, observe = partial(adapter.parameter, model, traced), partial(adapter.observe, model, traced)
         ranges = ranges_of(adapter, plan, starts, parameter, observe, partial(adapter.batch_statistics, model), range_batches)
-        plan = _refined(adapter, model, traced, config, algorithms, plan, ranges, lambda: adapter.trace(teacher, example).graph)
+
+        def teacher_graph() -> Graph:
+            return adapter.trace(teacher, example).graph
+
+        plan = _refined(adapter, model, traced, config, extras, algorithms, plan, ranges, teacher_graph)
         plan, values = _calibrated(plan, traced.graph, ranges)
     samples = list(islice(range_batches(), _KEPT_SAMPLES)) if range_batches is not None else []
     attached = adapter.apply(model, traced, plan, values)
     try:
-        extras = config.get_all_extra_structs()
         controller = Controller(adapter, attached, traced.graph, algorithms, example, samples, teacher, extras)
         if ours is not None:
             controller.load_state(ours)
@@ -132,13 +137,13 @@ def _refined(
     model: Any,
     traced: Traced,
     config: NNCFConfig,
+    extras: Mapping[str, Any],
     algorithms: Sequence[Algorithm],
     plan: Plan,
     ranges: Mapping[str, Range],
     teacher_graph: Callable[[], Graph],
 ) -> Plan:
     """The plan with what its algorithms let data decide about it."""
-    extras = config.get_all_extra_structs()
 
     @contextmanager
     def trial(plan: Plan) -> Iterator[Any]:

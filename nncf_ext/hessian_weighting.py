@@ -42,7 +42,7 @@ def hessian_weights(training: Training, weights: Sequence[np.ndarray], by: str, 
             raise ConfigError(
                 f"{where}.params.weighting: {by!r} needs labelled data and a loss: give register_default_init_args a criterion"
             )
-        with running_on_data("weighting by the Hessian"):
+        with running_on_data("weighting by the Hessian", data.batches):
             batches = _batches(training, data, samples)
             found = (_squared_gradients if by == "squared_gradients" else _diagonal)(training, data.loss, batches, weights)
     whole = sum(float(h[w != 0].sum()) for h, w in zip(found, weights, strict=True))

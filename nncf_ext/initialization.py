@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any
 from nncf_ext.adapter import Adapter
 from nncf_ext.config import ConfigError, NNCFConfig
 from nncf_ext.config.initialization import BatchnormAdaptation, RangeInit
+from nncf_ext.data import Batches, ModelInputs
 from nncf_ext.report import progress
 
 
@@ -75,9 +77,20 @@ def register_loader(config: NNCFConfig, batches: Callable[[], Iterable[Any]]) ->
     return config
 
 
-def registered_batches(config: NNCFConfig, kind: type) -> Callable[[], Iterable[Any]] | None:
-    """What was registered for `kind`, or None."""
-    return config.get_extra_struct(kind).batches if config.has_extra_struct(kind) else None
+def for_model(extras: Mapping[str, Any], expected: ModelInputs) -> dict[str, Any]:
+    """The registered data as batches for a model that is called with `expected`."""
+    found = dict(extras)
+    for name, args in extras.items():
+        if isinstance(getattr(args, "batches", None), Batches):
+            found[name] = copy.copy(args)
+            object.__setattr__(found[name], "batches", args.batches.of(expected))
+    return found
+
+
+def first_batch(config: NNCFConfig, expected: ModelInputs) -> Any:
+    """One of those registered for ranges, as model inputs; None where there is none."""
+    args = for_model(config.get_all_extra_structs(), expected).get(QuantizationRangeInitArgs.__name__)
+    return next(iter(args.batches()), None) if args is not None else None
 
 
 def pieces(batch: Any, samples: int, size: int = 2) -> Iterator[Any]:
@@ -157,7 +170,7 @@ def adapt_batchnorm(adapter: Adapter, model: Any, algorithms: Sequence[Any], ext
         return
     wanted = samples_wanted(adapter, data.batches, batchnorm_settings(algorithms), "batch-norm adaptation")
     if any(wanted):
-        with running_on_data("batch-norm adaptation"):
+        with running_on_data("batch-norm adaptation", data.batches):
             adapter.adapt_batchnorm(model, samples_with_progress(adapter, data.batches, max(wanted), "batch-norm adaptation"))
 
 
@@ -167,20 +180,21 @@ def samples_wanted(
     """How many samples each of `settings` asks for; a number of batches stands for so many as the first one is large."""
     size = 1
     if any(s.counts_batches for s in settings):
-        with running_on_data(what):
+        with running_on_data(what, batches):
             size = next((adapter.batch_size(batch) for batch in batches()), 1)
     return [s.samples(size) for s in settings]
 
 
 @contextmanager
-def running_on_data(what: str) -> Iterator[None]:
-    """A failure inside is one of the user's data, and is told as such."""
+def running_on_data(what: str, batches: Any = None) -> Iterator[None]:
+    """A failure inside is that of the model on the user's `batches`, and is told as such, with what was given and expected."""
     try:
         yield
     except ConfigError:
         raise
     except Exception as error:
-        raise ConfigError(f"{what}: the model does not run on the data loader's inputs: {error}") from error
+        seen = batches.last_seen() if isinstance(batches, Batches) else ""
+        raise ConfigError(f"{what}: the model does not run on the data loader's inputs{seen}: {error}") from error
 
 
 def samples_with_progress(adapter: Adapter, batches: Callable[[], Iterable[Any]], wanted: int, what: str) -> Iterable[Any]:

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from nncf_ext.adapter import Values
+from nncf_ext.data import ModelInputs
 from nncf_ext.edits import Plan, Removal
 from nncf_ext.forward_loss import ForwardLoss
 from nncf_ext.graph import Site
@@ -21,6 +22,7 @@ from nncf_ext_tensorflow.apply import Patch
 from nncf_ext_tensorflow.attach import KerasAttached, attach, visiting
 from nncf_ext_tensorflow.batchnorm import adapt_batchnorm, batch_statistics
 from nncf_ext_tensorflow.copies import check_copyable, copy_of, refresh_state
+from nncf_ext_tensorflow.data import expected_inputs
 from nncf_ext_tensorflow.gradients import loss_gradients
 from nncf_ext_tensorflow.hessian import hessian_products
 from nncf_ext_tensorflow.naming import named_inputs, names_in
@@ -39,6 +41,9 @@ class KerasAdapter:
     def trace(self, model: keras.Model, example: Any = None) -> KerasTrace:
         refuse_compressed(model)
         return trace(model, example)
+
+    def expected_inputs(self, model: keras.Model, example: Any) -> ModelInputs:
+        return expected_inputs(model, example)
 
     def parameter(self, model: keras.Model, traced: Any, site: Site) -> np.ndarray:
         return self.to_numpy(traced.variables[site][2])

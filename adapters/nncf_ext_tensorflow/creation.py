@@ -10,9 +10,10 @@ import keras
 from nncf_ext import NNCFConfig
 from nncf_ext.compress import compress
 from nncf_ext.controller import Controller
-from nncf_ext.initialization import QuantizationRangeInitArgs, registered_batches
+from nncf_ext.initialization import first_batch
 from nncf_ext.preview import Preview, preview
 from nncf_ext_tensorflow.adapter import KerasAdapter
+from nncf_ext_tensorflow.data import expected_inputs
 from nncf_ext_tensorflow.initialization import example_of
 
 
@@ -47,6 +48,5 @@ def _example(model: keras.Model, config: NNCFConfig) -> Any:
     """Inputs to trace with; None where the model knows its own."""
     example = example_of(NNCFConfig.expected(config))
     if example is None and not getattr(model, "inputs", None):  # a subclassed model does not know its inputs by itself
-        batches = registered_batches(config, QuantizationRangeInitArgs)
-        example = next(iter(batches()), None) if batches is not None else None
+        example = first_batch(config, expected_inputs(model))
     return example

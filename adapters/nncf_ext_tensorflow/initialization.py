@@ -2,41 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 
 from nncf_ext import ConfigError, NNCFConfig, initialization
+from nncf_ext.data import Batches, Data, refuse_one_shot
 from nncf_ext.initialization import (
     AutoQPrecisionInitArgs,
     LeGRInitArgs,
     QuantizationPrecisionInitArgs,
     loss_in,
-    pieces,
     register_loader,
 )
+from nncf_ext_tensorflow.data import KerasData
 
 
 class QuantizationRangeInitArgs(initialization.QuantizationRangeInitArgs):
     """For `NNCFConfig.register_extra_structs`: data for ranges alone."""
 
-    def __init__(self, data_loader: Iterable[Any], device: Any = None):
-        super().__init__(lambda: _inputs(data_loader))
+    def __init__(self, data_loader: Any, device: Any = None):
+        super().__init__(Batches(Data(data_loader, KerasData(), "data_loader")))
 
 
 class BNAdaptationInitArgs(initialization.BNAdaptationInitArgs):
     """For `NNCFConfig.register_extra_structs`: data for BatchNorm statistics alone."""
 
-    def __init__(self, data_loader: Iterable[Any], device: Any = None):
-        super().__init__(lambda: _inputs(data_loader))
+    def __init__(self, data_loader: Any, device: Any = None):
+        super().__init__(Batches(Data(data_loader, KerasData(), "data_loader")))
 
 
 def register_default_init_args(
     config: NNCFConfig,
-    data_loader: Iterable[Any],
-    batch_size: int,
+    data_loader: Any,
+    batch_size: int | None = None,
     device: Any = None,
     *,
     criterion: Any = None,
@@ -49,15 +50,19 @@ def register_default_init_args(
 ) -> NNCFConfig:
     """Give the config the data and functions for what is initialised before training; returns the same config.
 
-    data_loader: batches of (inputs, target), or of bare inputs: a `tf.data.Dataset` or any iterable that can be started anew.
-    batch_size, device: NNCF 2.x's arguments; batches are counted as they come.
+    data_loader: a `tf.data.Dataset`, a `PyDataset`, arrays or (x, y) of arrays, a dict of arrays, a list of batches or samples, a
+    generator or a function that gives one (docs/data.md). Batches are (inputs, target), or bare inputs.
+    batch_size: of batches that are made of samples (32); other batches are counted as they come. device: NNCF 2.x's argument.
     criterion: the task's loss, as `compile` takes it (a name, a `keras.losses.Loss`, a function of target and outputs), or with
     criterion_fn(outputs, target, criterion) anything; for precision by `hawq`.
     autoq_eval_fn(model, val_loader): a score, more is better, for precision by `autoq`; without val_loader on data_loader.
     train_steps_fn(data_loader, model, optimizer, controller, steps), validate_fn(model, val_loader) -> (accuracy, loss) and
     legr_train_optimizer() -> optimizer (SGD where missing): for learned_ranking of filter pruning.
     """
+    data = Data(data_loader, KerasData(), "data_loader", batch_size)
     if train_steps_fn is not None and validate_fn is not None and val_loader is not None:
+        refuse_one_shot(data_loader, "data_loader", "train_steps_fn")
+        refuse_one_shot(val_loader, "val_loader", "validate_fn")
         optimizer_of = legr_train_optimizer or _sgd
         if isinstance(optimizer_of, keras.optimizers.Optimizer):
             raise ConfigError(
@@ -74,10 +79,12 @@ def register_default_init_args(
         )
     if criterion is not None or criterion_fn is not None:
         loss = _keras_loss(criterion) if criterion_fn is None else lambda y, target: criterion_fn(y, target, criterion)
-        config.register_extra_structs([QuantizationPrecisionInitArgs(lambda: _labelled(data_loader), loss)])
+        config.register_extra_structs([QuantizationPrecisionInitArgs(Batches(data, labelled=True), loss)])
     if autoq_eval_fn is not None:
-        config.register_extra_structs([AutoQPrecisionInitArgs(autoq_eval_fn, data_loader if val_loader is None else val_loader)])
-    return register_loader(config, lambda: _inputs(data_loader))
+        loader, argument = (data_loader, "data_loader") if val_loader is None else (val_loader, "val_loader")
+        refuse_one_shot(loader, argument, "autoq_eval_fn")
+        config.register_extra_structs([AutoQPrecisionInitArgs(autoq_eval_fn, loader)])
+    return register_loader(config, Batches(data))
 
 
 def _sgd() -> keras.optimizers.Optimizer:
@@ -89,29 +96,6 @@ def _keras_loss(criterion: Any) -> Callable[[Any, Any], Any]:
     """(outputs, target) -> scalar. ValueError for a name that Keras does not know."""
     loss: Any = keras.losses.get(criterion)
     return lambda outputs, target: keras.ops.mean(loss(target, outputs))
-
-
-def _inputs(loader: Iterable[Any]) -> Iterator[Any]:
-    for batch in loader:
-        yield _tensors(_parts(batch)[0])
-
-
-def _labelled(loader: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
-    for batch in loader:
-        inputs, *rest = _parts(batch)
-        whole = _tensors(inputs), _tensors(rest[0]) if rest and rest[0] is not None else None
-        yield from pieces(whole, int(keras.tree.flatten(whole[0])[0].shape[0]))
-
-
-def _parts(batch: Any) -> tuple[Any, ...]:
-    """A batch as Keras reads it: (inputs, target, ...) where it is a tuple, else inputs alone."""
-    if isinstance(batch, tuple) and not batch:
-        raise ConfigError("range initialisation: the data loader gave an empty batch")
-    return batch if isinstance(batch, tuple) else (batch,)
-
-
-def _tensors(structure: Any) -> Any:
-    return keras.tree.map_structure(keras.ops.convert_to_tensor, structure)
 
 
 def example_of(config: NNCFConfig) -> Any:

@@ -12,12 +12,15 @@ import torch
 from torch import nn
 
 from nncf_ext.adapter import Attached, Values
+from nncf_ext.config import ConfigError
+from nncf_ext.data import ModelInputs, described
 from nncf_ext.edits import Plan, Removal
 from nncf_ext.forward_loss import ForwardLoss
 from nncf_ext.graph import Site
 from nncf_ext.step_watch import StepWatch
 from nncf_ext_torch import apply, arguments, batchnorm, hessian, observe, shrink, trace, xp
 from nncf_ext_torch.computed_weights import computed_in, copied, weight
+from nncf_ext_torch.data import expected_inputs
 from nncf_ext_torch.gradients import loss_gradients
 from nncf_ext_torch.sharding import of_first_rank, overwrite, to_numpy
 from nncf_ext_torch.sites import parameter_name
@@ -32,7 +35,19 @@ class TorchAdapter:
 
     def trace(self, model: nn.Module, example: ExampleInput | Callable[[nn.Module], Any]) -> TorchTrace:
         apply.refuse_compressed(model)
-        return trace.trace(model, example)
+        try:
+            return trace.trace(model, example)
+        except ValueError:
+            raise
+        except Exception as error:
+            given = described(example) if isinstance(example, ExampleInput) else "by dummy_forward_fn"
+            raise ConfigError(
+                f"{type(model).__name__} does not run on the inputs that it is traced with (found {given}; the model takes "
+                f"{expected_inputs(model)}): {error}"
+            ) from error
+
+    def expected_inputs(self, model: nn.Module, example: Any) -> ModelInputs:
+        return expected_inputs(model, example)
 
     def parameter(self, model: nn.Module, traced: TorchTrace, site: Site) -> np.ndarray:
         return self.to_numpy(weight(model, parameter_name(traced, site)))

@@ -10,9 +10,10 @@ import torch
 from nncf_ext import ConfigError, NNCFConfig
 from nncf_ext.compress import compress
 from nncf_ext.controller import Controller
-from nncf_ext.initialization import QuantizationRangeInitArgs, registered_batches
+from nncf_ext.initialization import first_batch
 from nncf_ext.preview import Preview, preview
 from nncf_ext_torch.adapter import TorchAdapter
+from nncf_ext_torch.data import expected_inputs
 from nncf_ext_torch.initialization import example_of
 
 
@@ -55,8 +56,7 @@ def _example(model: torch.nn.Module, config: NNCFConfig, dummy_forward_fn: Calla
     """Inputs to trace with, or a function that runs the model once."""
     example: Any = dummy_forward_fn or example_of(NNCFConfig.expected(config), model)
     if example is None:
-        batches = registered_batches(config, QuantizationRangeInitArgs)
-        example = next(iter(batches()), None) if batches is not None else None
+        example = first_batch(config, expected_inputs(model))
     if example is None:
         raise ConfigError(
             "input_info: missing, and neither a data loader (register_default_init_args) nor dummy_forward_fn "

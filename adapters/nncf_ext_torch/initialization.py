@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,17 +10,16 @@ from typing import Any
 import torch
 
 from nncf_ext import ConfigError, NNCFConfig, initialization
+from nncf_ext.data import Batches, Data, refuse_one_shot
 from nncf_ext.initialization import (
     AutoQPrecisionInitArgs,
     LeGRInitArgs,
     QuantizationPrecisionInitArgs,
     loss_in,
-    pieces,
     register_loader,
 )
-from nncf_ext_torch.trace import ExampleInput, leaves
-
-_TARGETS = ("labels", "label", "target", "targets")  # entries of a mapping that the loss takes, not the model
+from nncf_ext_torch.data import TorchData, target_of
+from nncf_ext_torch.trace import ExampleInput
 
 
 class PTInitializingDataLoader:
@@ -57,15 +56,15 @@ def wrap_dataloader_for_init(data_loader: Any) -> PTInitializingDataLoader:
 class QuantizationRangeInitArgs(initialization.QuantizationRangeInitArgs):
     """For `NNCFConfig.register_extra_structs`: data for ranges alone."""
 
-    def __init__(self, data_loader: Iterable[Any], device: Any = None):
-        super().__init__(lambda: _batches(data_loader, device))
+    def __init__(self, data_loader: Any, device: Any = None):
+        super().__init__(Batches(Data(data_loader, TorchData(device), "data_loader")))
 
 
 class BNAdaptationInitArgs(initialization.BNAdaptationInitArgs):
     """For `NNCFConfig.register_extra_structs`: data for BatchNorm statistics alone."""
 
-    def __init__(self, data_loader: Iterable[Any], device: Any = None):
-        super().__init__(lambda: _batches(data_loader, device))
+    def __init__(self, data_loader: Any, device: Any = None):
+        super().__init__(Batches(Data(data_loader, TorchData(device), "data_loader")))
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ class ExecutionParameters:
 
 def register_default_init_args(
     config: NNCFConfig,
-    train_loader: Iterable[Any],
+    train_loader: Any,
     criterion: Any = None,
     criterion_fn: Any = None,
     train_steps_fn: Any = None,
@@ -93,15 +92,17 @@ def register_default_init_args(
 ) -> NNCFConfig:
     """Give the config the data and functions for what is initialised before training; returns the same config.
 
-    train_loader yields (inputs, target) pairs, detection's (a list of images, a list of mappings), mappings (Hugging Face
-    batches; `labels` is the target), or bare inputs; a loader
-    with `get_inputs(batch) -> (args, kwargs)` and `get_target(batch)` decides itself (NNCF's PTInitializingDataLoader).
+    train_loader: a DataLoader, a Dataset, arrays or (x, y) of arrays, a dict of arrays, a list of batches or samples, a generator
+    or a function that gives one (docs/data.md). Batches are (inputs, target) pairs, detection's (a list of images, a list of
+    mappings), mappings (Hugging Face batches; `labels` is the target), or bare inputs; a loader with
+    `get_inputs(batch) -> (args, kwargs)` and `get_target(batch)` decides itself (NNCF's PTInitializingDataLoader).
     criterion(outputs, target), or criterion_fn(outputs, target, criterion): the task's loss, for precision by `hawq`.
     autoq_eval_fn(model, val_loader): a score, more is better, for precision by `autoq`; without val_loader on train_loader.
     train_steps_fn(train_loader, model, optimizer, controller, steps), validate_fn(model, val_loader) -> (accuracy, loss) and
     legr_train_optimizer(parameters) -> optimizer (SGD where missing): for learned_ranking of filter pruning.
     The other arguments are NNCF 2.x's, accepted for its order; those of algorithms that are not built yet have no use so far.
     """
+    data = Data(train_loader, TorchData(device), "train_loader")
     if train_steps_fn is not None and validate_fn is not None and val_loader is not None:
         optimizer_of = legr_train_optimizer or _sgd
         if isinstance(optimizer_of, torch.optim.Optimizer):
@@ -109,16 +110,20 @@ def register_default_init_args(
                 f"legr_train_optimizer: found a {type(optimizer_of).__name__}, expected a function that makes one of parameters: "
                 "each trial starts with a new one"
             )
+        refuse_one_shot(train_loader, "train_loader", "train_steps_fn")
+        refuse_one_shot(val_loader, "val_loader", "validate_fn")
         config.register_extra_structs([_trials(train_loader, train_steps_fn, val_loader, validate_fn, optimizer_of)])
     if criterion is not None or criterion_fn is not None:
         of_outputs = criterion_fn or _plain_criterion
         args = QuantizationPrecisionInitArgs(
-            lambda: _labelled(train_loader, device), lambda outputs, target: of_outputs(outputs, target, criterion)
+            Batches(data, labelled=True), lambda outputs, target: of_outputs(outputs, target, criterion)
         )
         config.register_extra_structs([args])
     if autoq_eval_fn is not None:
-        config.register_extra_structs([AutoQPrecisionInitArgs(autoq_eval_fn, train_loader if val_loader is None else val_loader)])
-    return register_loader(config, lambda: _batches(train_loader, device))
+        loader, argument = (train_loader, "train_loader") if val_loader is None else (val_loader, "val_loader")
+        refuse_one_shot(loader, argument, "autoq_eval_fn")
+        config.register_extra_structs([AutoQPrecisionInitArgs(autoq_eval_fn, loader)])
+    return register_loader(config, Batches(data))
 
 
 def _sgd(parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
@@ -157,57 +162,9 @@ def _plain_criterion(outputs: Any, target: Any, criterion: Any) -> Any:
     return criterion(outputs, target)
 
 
-def _batches(loader: Iterable[Any], device: Any) -> Iterator[ExampleInput]:
-    for batch in loader:
-        yield _example(loader, batch, device)
-
-
-def _labelled(loader: Iterable[Any], device: Any) -> Iterator[tuple[ExampleInput, Any]]:
-    split: Callable[[Any], Any] = getattr(loader, "get_target", target_of)
-    for batch in loader:
-        example, target = _example(loader, batch, device), split(batch)
-        whole = (example.args, example.kwargs, target if device is None else _moved(target, device))
-        samples = next((tensor.shape[0] for _, tensor in leaves(example) if tensor.ndim), 1)
-        for args, kwargs, target in pieces(whole, samples):
-            yield ExampleInput(args, kwargs), target
-
-
-def _example(loader: Iterable[Any], batch: Any, device: Any) -> ExampleInput:
-    own: Any = getattr(loader, "get_inputs", None)
-    example = inputs_of(batch) if own is None else ExampleInput(*own(batch))
-    return example if device is None else ExampleInput(*_moved((example.args, example.kwargs), device))
-
-
-def target_of(batch: Any) -> Any:
-    """What the loss compares the outputs with, in one batch of a loader."""
-    if isinstance(batch, Mapping):
-        return next((batch[key] for key in _TARGETS if key in batch), None)
-    return batch[1] if isinstance(batch, tuple | list) and len(batch) > 1 else None
-
-
 def inputs_of(batch: Any) -> ExampleInput:
-    """The model inputs in one batch of a loader."""
-    if isinstance(batch, ExampleInput):
-        return batch
-    if isinstance(batch, Mapping):
-        return ExampleInput((), {key: value for key, value in batch.items() if key not in _TARGETS})
-    if isinstance(batch, tuple | list):
-        if not batch:
-            raise ConfigError("range initialisation: the data loader gave an empty batch")
-        first = batch[0]
-        if isinstance(first, Mapping):
-            return ExampleInput((), dict(first))
-        if _is_of_detection(batch):
-            return ExampleInput((list(first),), {})
-        return ExampleInput(tuple(first) if isinstance(first, tuple | list) else (first,), {})
-    return ExampleInput((batch,), {})
-
-
-def _is_of_detection(batch: Sequence[Any]) -> bool:
-    """A list of images of any sizes, one argument of the model, and for each a mapping (boxes, labels, ...)."""
-    if len(batch) < 2 or not all(isinstance(part, tuple | list) for part in batch[:2]):
-        return False
-    return len(batch[0]) == len(batch[1]) and all(isinstance(target, Mapping) for target in batch[1])
+    """The model inputs in one batch of a loader, of a model of which nothing is known."""
+    return next(Batches(Data([batch], TorchData(), "data_loader"))())
 
 
 def example_of(config: NNCFConfig, model: torch.nn.Module) -> ExampleInput | None:
@@ -226,13 +183,3 @@ def example_of(config: NNCFConfig, model: torch.nn.Module) -> ExampleInput | Non
         else:
             kwargs[info.keyword] = value
     return ExampleInput(tuple(args), kwargs)
-
-
-def _moved(value: Any, device: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.to(device)
-    if isinstance(value, Mapping):
-        return {key: _moved(item, device) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return type(value)(_moved(item, device) for item in value)
-    return value

@@ -202,7 +202,7 @@ class ProductQuantization(ProductQuantizationConfig, Algorithm):
                 reason = next((r for site in edit.sites if (r := _why_not_corrected(training.graph[site.node]))), None)
                 if reason is None:
                     batches = samples_with_progress(training.adapter, data.batches, self.params.num_correction_samples, _WHAT)
-                    with running_on_data(_WHAT):
+                    with running_on_data(_WHAT, data.batches):
                         moments = _moments(training, edit, weight, batches)
                     codebook, codes, before, after = fit(codebook, codes, weight, moments)
                     whole = moments.responses or 1.0

@@ -1,0 +1,127 @@
+"""What `nncf_ext.data` asks of PyTorch."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import Dataset, IterableDataset
+
+from nncf_ext.data import TARGETS, Input, ModelInputs
+from nncf_ext.initialization import pieces
+from nncf_ext_torch.arguments import by_argument
+from nncf_ext_torch.trace import ExampleInput, leaves
+
+
+class TorchData:
+    """`nncf_ext.data.Framework`; all goes to `device`, where one is given."""
+
+    def __init__(self, device: Any = None):
+        self.device = device
+
+    def items(self, data: Any) -> tuple[Callable[[], Iterable[Any]], bool] | None:
+        is_stream = isinstance(data, IterableDataset) or (isinstance(data, Dataset) and not hasattr(data, "__len__"))
+        return (lambda: data, True) if is_stream else None
+
+    def taken_apart(self, data: Any, batch: Any) -> tuple[Any, Any] | None:
+        own: Any = getattr(data, "get_inputs", None)
+        if own is not None:
+            target: Any = getattr(data, "get_target", target_of)
+            return self._placed(ExampleInput(*own(batch))), moved(target(batch), self.device)
+        if isinstance(batch, ExampleInput):
+            return self._placed(batch), None
+        if _is_of_detection(batch):
+            return self._placed(ExampleInput((list(batch[0]),))), moved(batch[1], self.device)
+        return None
+
+    def inputs(self, structure: Any) -> ExampleInput:
+        structure = _tensors(structure, False)
+        if isinstance(structure, Mapping):
+            return self._placed(ExampleInput((), structure))
+        return self._placed(ExampleInput(tuple(structure) if isinstance(structure, tuple | list) else (structure,)))
+
+    def target(self, structure: Any) -> Any:
+        return moved(_tensors(structure, True), self.device)
+
+    def stacked(self, values: Sequence[Any]) -> Any:
+        if isinstance(values[0], torch.Tensor):
+            return torch.stack(list(values))
+        found = np.stack([np.asarray(value) for value in values])
+        if found.dtype.kind not in "biuf":
+            raise TypeError("no numbers")
+        return found
+
+    def pieces(self, inputs: ExampleInput, target: Any) -> Iterator[tuple[ExampleInput, Any]]:
+        samples = next((tensor.shape[0] for _, tensor in leaves(inputs) if tensor.ndim), 1)
+        for args, kwargs, part in pieces((inputs.args, inputs.kwargs, target), samples):
+            yield ExampleInput(args, kwargs), part
+
+    def _placed(self, call: ExampleInput) -> ExampleInput:
+        return ExampleInput(*moved((call.args, call.kwargs), self.device))
+
+
+def expected_inputs(model: nn.Module, example: Any = None) -> ModelInputs:
+    """What the forward takes, by its signature; how many axes, by `example`."""
+    model = getattr(model, "_orig_mod", model)  # of torch.compile
+    parameters = list(inspect.signature(model.forward).parameters.values())
+    if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
+        return ModelInputs()
+    ranks: dict[str, int] = {}
+    if isinstance(example, ExampleInput):
+        try:
+            ranks = {name: x.ndim for name, x in by_argument(model, example).items() if isinstance(x, torch.Tensor)}
+        except TypeError:  # what does not fit will be told when the model runs
+            ranks = {}
+
+    def told(names: Iterable[str]) -> tuple[Input, ...]:
+        return tuple(Input(name, ((None,) * ranks[name],) if ranks.get(name) else ()) for name in names)
+
+    return ModelInputs(
+        told(p.name for p in parameters if p.default is p.empty), told(p.name for p in parameters if p.default is not p.empty)
+    )
+
+
+def target_of(batch: Any) -> Any:
+    """What the loss compares the outputs with, in one batch of a loader."""
+    if isinstance(batch, Mapping):
+        return next((batch[key] for key in TARGETS if key in batch), None)
+    return batch[1] if isinstance(batch, tuple | list) and len(batch) > 1 else None
+
+
+def moved(value: Any, device: Any) -> Any:
+    if device is None:
+        return value
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {key: moved(item, device) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(moved(item, device) for item in value)
+    return value
+
+
+def _is_of_detection(batch: Any) -> bool:
+    """A list of images of any sizes, one argument of the model, and for each a mapping (boxes, labels, ...)."""
+    if not isinstance(batch, tuple | list) or len(batch) < 2 or not all(isinstance(part, tuple | list) for part in batch[:2]):
+        return False
+    return len(batch[0]) == len(batch[1]) and all(isinstance(target, Mapping) for target in batch[1])
+
+
+def _tensors(value: Any, of_target: bool) -> Any:
+    """Arrays as tensors of the types that PyTorch's layers and losses take: numpy's default float64 as float32 (the default),
+    whole numbers as int64 (bytes, which images have, as they are). Tensors are as they are."""
+    if isinstance(value, Mapping):
+        return {key: _tensors(item, of_target) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(_tensors(item, of_target) for item in value)
+    if isinstance(value, torch.Tensor) or not hasattr(value, "__array__"):
+        return value
+    array = np.array(value)  # its own memory, which may be written to
+    tensor = torch.from_numpy(array) if array.dtype.kind in "biuf" else value
+    if array.dtype == np.float64:
+        return tensor.to(torch.get_default_dtype())
+    return tensor.long() if array.dtype.kind in "iu" and (of_target or array.dtype != np.uint8) else tensor

@@ -14,9 +14,10 @@ from nncf_ext.adapter import Adapter, Traced
 from nncf_ext.algorithms.algorithm import Algorithm, Prospect
 from nncf_ext.calibration import ranges_of
 from nncf_ext.checkpoint import check_plan_fits, plan_from_json, plan_in
-from nncf_ext.config import NNCFConfig
+from nncf_ext.config import ConfigError, NNCFConfig
 from nncf_ext.config.initialization import RangeInit
 from nncf_ext.controller import Controller
+from nncf_ext.data import described
 from nncf_ext.drawing import write_graphs
 from nncf_ext.edits import Plan, Range, Var, compose
 from nncf_ext.graph import Graph
@@ -45,11 +46,19 @@ def compress(
     the schedules are, not what was placed where: then all is initialised. dump_graphs: draw the graphs into the
     config's `log_dir`, where it has one.
     """
-    extras = for_model(config.get_all_extra_structs(), adapter.expected_inputs(model, example))
+    expected = adapter.expected_inputs(model, example)
+    extras = for_model(config.get_all_extra_structs(), expected)
     range_data = extras.get(QuantizationRangeInitArgs.__name__)
     range_batches = range_data.batches if range_data is not None else None
     algorithms = config.algorithms()
-    traced = adapter.trace(model, example)
+    try:
+        traced = adapter.trace(model, example)
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"the model does not run on what it is traced with (found {described(example)}; the model takes {expected}): {error}"
+        ) from error
     if teacher is None and any(a.needs_teacher for a in algorithms):
         teacher = adapter.frozen_copy(model, example)
     if any(a.needs_copy for a in algorithms):

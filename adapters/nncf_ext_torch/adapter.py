@@ -12,8 +12,7 @@ import torch
 from torch import nn
 
 from nncf_ext.adapter import Attached, Values
-from nncf_ext.config import ConfigError
-from nncf_ext.data import ModelInputs, described
+from nncf_ext.data import ModelInputs
 from nncf_ext.edits import Plan, Removal
 from nncf_ext.forward_loss import ForwardLoss
 from nncf_ext.graph import Site
@@ -35,16 +34,7 @@ class TorchAdapter:
 
     def trace(self, model: nn.Module, example: ExampleInput | Callable[[nn.Module], Any]) -> TorchTrace:
         apply.refuse_compressed(model)
-        try:
-            return trace.trace(model, example)
-        except ValueError:
-            raise
-        except Exception as error:
-            given = described(example) if isinstance(example, ExampleInput) else "by dummy_forward_fn"
-            raise ConfigError(
-                f"{type(model).__name__} does not run on the inputs that it is traced with (found {given}; the model takes "
-                f"{expected_inputs(model)}): {error}"
-            ) from error
+        return trace.trace(model, example)
 
     def expected_inputs(self, model: nn.Module, example: Any) -> ModelInputs:
         return expected_inputs(model, example)

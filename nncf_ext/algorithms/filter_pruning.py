@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +36,13 @@ from nncf_ext.prunable import (
 from nncf_ext.schedules import Clock, exponential, exponential_with_bias
 from nncf_ext.scopes import MARKER, Inherited, considered, matches, select
 
+_NAMED = 10  # layers of which a warning tells
 _NONE = "has no channels that could be pruned"
 _RECURRENT = "is recurrent: its gates, its states and its outputs have as many channels, and none can go alone"
+
+
+class PruningWarning(UserWarning):
+    """Something that is not pruned, though the config does not say so."""
 
 
 class FilterMask(Transform):
@@ -176,6 +182,7 @@ class FilterPruning(FilterPruningConfig, Algorithm):
             raise ConfigError(f"{self.where or self.algorithm}: found no filter that can be pruned: {': '.join(why)}")
         self._prunable = model = PrunableModel(graph, groups)
         self._check_target(model)
+        self._check_that_filters_go(model)
         axes: dict[str, set[int]] = {}
         for member in (member for group in groups for member in group.members if self._is_masked(graph, member)):
             axes.setdefault(model.parameter(member.site), set()).add(member.axis)
@@ -500,6 +507,28 @@ class FilterPruning(FilterPruningConfig, Algorithm):
             if level is not None and level > highest:
                 raise ConfigError(f"{self._key(name)}: found {level}, expected at most {highest:.4f}: {why}")
 
+    def _check_that_filters_go(self, model: PrunableModel) -> None:
+        """ConfigError where the target prunes nothing, a PruningWarning that names the layers that lose nothing.
+
+        Under all_weights the weights decide which layers lose something."""
+        if self.params.target == 0:
+            return
+        keep = self._chosen(model, [np.zeros(group.size) for group in model.groups], self.params.target)
+        whole = [(group, step) for group, step, units in zip(model.groups, model.steps, keep, strict=True) if units.all()]
+        if not whole or (self.params.all_weights and len(whole) < len(model.groups)):
+            return
+        key = self._key("pruning_target" if self.params.pruning_flops_target is None else "pruning_flops_target")
+        if self.params.all_weights:
+            needed = 1 / sum(group.size for group in model.groups)
+            raise ConfigError(f"{key}: {self.params.target} prunes no filter at all, expected at least {needed:.2g}")
+        said = "each layer keeps a multiple of 8 filters at least (all_weights has no such rule)"
+        names = ", ".join(f"{_makers(group)} ({_needs(group.size, step)})" for group, step in whole[:_NAMED])
+        names += f", ... ({len(whole)} in all)" if len(whole) > _NAMED else ""
+        if len(whole) == len(model.groups):
+            raise ConfigError(f"{key}: {self.params.target} prunes nothing: {said}: {names}")
+        where = f"in {len(whole)} of {len(model.groups)} groups of layers"
+        warnings.warn(f"{key}: {self.params.target} prunes nothing {where}: {said}: {names}", PruningWarning, stacklevel=2)
+
     def _chosen(self, model: PrunableModel, scores: Sequence[np.ndarray], level: float) -> list[np.ndarray]:
         """The units that stay at `level`, given the importance of each."""
         if self.params.pruning_flops_target is not None:
@@ -605,6 +634,18 @@ class FilterPruning(FilterPruningConfig, Algorithm):
             stays = masks[model.parameter(member.site), member.axis]
             units[of_unit[of_unit >= 0]] = stays[of_unit >= 0]
         return keep
+
+
+def _makers(group: ChannelGroup) -> str:
+    """The first of the layers whose outputs are the group's channels, and how many there are besides."""
+    makers = list(dict.fromkeys(m.site.node for m in group.members if m.role == "output"))
+    return makers[0] + (f" and {len(makers) - 1} coupled with it" if len(makers) > 1 else "")
+
+
+def _needs(size: int, step: int) -> str:
+    """Of `size` units that go in steps: from which level on some do (see `by_share`)."""
+    most = (math.ceil(size / step) - 1) * step
+    return f"{size}: from {1 - most / size:.4g} on" if most else f"{size}: never"
 
 
 def _mask_of(edit: Edit) -> FilterMask:

@@ -259,7 +259,6 @@ CASES = (
     Case("pruning_L1", _pruned(filter_importance="L1")),
     Case("pruning_geometric_median", _pruned(filter_importance="geometric_median")),
     Case("pruning_flops", _pruned_flops()),
-    Case("pruning_multiples_of_eight", _pruned(all_weights=False)),
     Case("movement_fine", MOVING),
     Case("movement_measured", _moving(warmup_start_epoch=1, steps_per_epoch=None)),
     Case("movement_thresholds", _moving(init_importance_threshold=-0.1, final_importance_threshold=0.05, power=2)),

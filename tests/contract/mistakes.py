@@ -54,6 +54,12 @@ MISTAKES = (
         GOOD,
     ),
     Mistake(
+        "pruning_that_takes_no_filter",
+        r"compression.params.pruning_target: 0.6 prunes nothing: each layer keeps a multiple of 8 filters .*fc1.* \(8: never\)",
+        {**PRUNE, "params": {"pruning_target": 0.6}},
+        GOOD,
+    ),
+    Mistake(
         "pruning_of_nothing",
         r"compression: found no filter that can be pruned: .*fc1.*: is in ignored_scopes",
         {**PRUNE, "ignored_scopes": "{re}fc"},

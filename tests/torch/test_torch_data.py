@@ -136,7 +136,10 @@ def test_columns_as_hugging_face_has_them():
 
 
 def test_an_error_says_what_was_found_and_what_the_model_takes():
-    with pytest.raises(ConfigError, match=r"Sequential does not run on .*found float32 \(20, 3, 4, 4\); the model takes input"):
+    with pytest.raises(
+        ConfigError,
+        match=r"the model does not run on what .*found float32 \(20, 3, 4, 4\); the model takes input",
+    ):
         compressed(torch.zeros(40, 3, 4, 4))
     good, bad = (X[:8], Y[:8]), (np.zeros((8, 3, 4, 4)), Y[:8])
     words = r"range initialisation: the model does not run on .* \(found float64 \(8, 3, 4, 4\); the model takes input \(batch"

@@ -9,6 +9,7 @@ from nncf_ext_torch.demo import DigitsNet
 from torch import nn
 
 from nncf_ext import ConfigError, NNCFConfig, demo
+from nncf_ext.algorithms.filter_pruning import PruningWarning
 
 EVERYTHING = {"prune_first_conv": True, "prune_downsample_convs": True}
 STEM, HEAD = {"target_scopes": "Small/Conv2d[stem]/conv2d_0"}, {"target_scopes": "Small/Linear[head]/linear_0"}
@@ -384,3 +385,15 @@ def test_mistakes_of_a_search(batches, tmp_path):
         register_default_init_args(
             NNCFConfig(), batches, train_steps_fn=print, validate_fn=print, val_loader=batches, legr_train_optimizer=optimizer
         )
+
+
+def test_layers_that_lose_nothing_are_named_before_training(batches):
+    """16 filters lose 8 from 0.5 on, 24 from a third on."""
+    words = r"0.4 prunes nothing in 1 of 2 groups .*Conv2d\[stem\]/conv2d_0 and 1 coupled with it \(16: from 0.5 on\)$"
+    with pytest.warns(PruningWarning, match=words):
+        pruned(batches, prune_first_conv=True, pruning_target=0.4)
+    words = r"0.3 prunes nothing: .*Conv2d\[stem\].* \(16: from 0.5 on\), Small/Conv2d\[inner\].* \(24: from 0.3333 on\)"
+    with pytest.raises(ConfigError, match=words):
+        pruned(batches, prune_first_conv=True, pruning_target=0.3)
+    with pytest.raises(ConfigError, match="pruning_target: 0.01 prunes no filter at all, expected at least 0.025"):
+        pruned(batches, prune_first_conv=True, pruning_target=0.01, all_weights=True)

@@ -17,6 +17,7 @@ from nncf_ext_torch.initialization import (
     wrap_dataloader_for_init,
 )
 from nncf_ext_torch.load_state import load_state
+from nncf_ext_torch.pruned_files import load_pruned, save_pruned
 from nncf_ext_torch.soup import make_soup
 from nncf_ext_torch.tracing_marks import (
     disable_patching,
@@ -45,6 +46,7 @@ __all__ = [
     "forward_nncf_trace",
     "is_accuracy_aware_training",
     "lightning_callback",
+    "load_pruned",
     "load_state",
     "make_soup",
     "nncf_model_input",
@@ -54,6 +56,7 @@ __all__ = [
     "register_default_init_args",
     "register_module",
     "register_operator",
+    "save_pruned",
     "trainer_callback",
     "wrap_dataloader_for_init",
 ]

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 
 @dataclass(frozen=True)
@@ -29,10 +28,11 @@ class Cut:
 
 
 class Changes:
-    """Changes of tensors and attributes, to be undone exactly."""
+    """Changes of tensors and attributes, to be undone exactly. attributes: what has another value now, and whose."""
 
     def __init__(self) -> None:
         self._undo: list[Callable[[], None]] = []
+        self.attributes: list[tuple[Any, str]] = []
 
     def __len__(self) -> int:
         return len(self._undo)
@@ -48,10 +48,16 @@ class Changes:
         tensor.grad = None
         _give(tensor, cut.of(before))
 
-    def attribute(self, module: nn.Module, name: str, value: Any) -> None:
-        before = vars(module)[name]
-        self._undo.append(lambda: vars(module).update({name: before}))
-        vars(module)[name] = value
+    def attribute(self, owner: Any, name: str, value: Any) -> None:
+        before = vars(owner)[name]
+
+        def undo() -> None:
+            vars(owner)[name] = before
+            self.attributes.pop()
+
+        self._undo.append(undo)
+        self.attributes.append((owner, name))
+        vars(owner)[name] = value
 
     def undo(self, down_to: int = 0) -> None:
         while len(self._undo) > down_to:

@@ -69,7 +69,7 @@ def _multihead_attention(module: nn.MultiheadAttention) -> dict[str, Any]:
     return {"embed_dim": width, "num_heads": width // module.head_dim, "kdim": inputs[0], "vdim": inputs[1]}
 
 
-_HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "num_key_value_heads", "num_kv_heads", "n_kv_heads")
+HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "num_key_value_heads", "num_kv_heads", "n_kv_heads")
 _WIDTHS = ("head_dim", "attention_head_size", "head_size", "key_value_proj_dim")
 _TOTALS = ("all_head_size", "inner_dim", "split_size")
 
@@ -85,7 +85,7 @@ def head_counts(module: nn.Module, smaller: Mapping[int, int]) -> dict[str, int]
         return {}
     found = {}
     for name, value in attributes.items():
-        if name in _HEADS and value * width in smaller:
+        if name in HEADS and value * width in smaller:
             found[name] = smaller[value * width] // width
         elif name in _TOTALS and value in smaller:
             found[name] = smaller[value]

@@ -19,7 +19,9 @@ from nncf_ext.config.errors import ConfigError
 from nncf_ext.edits import Removal
 from nncf_ext_torch.changes import Changes, Cut
 from nncf_ext_torch.fitting import Forward, Resize, end_of, fit, outputs, regroup, watched
+from nncf_ext_torch.hub_config import fit_config
 from nncf_ext_torch.layer_sizes import head_counts, sizes
+from nncf_ext_torch.pruned_files import remember_sizes
 from nncf_ext_torch.sharding import is_sharded
 from nncf_ext_torch.sites import parameter_name
 from nncf_ext_torch.trace import TorchTrace
@@ -56,6 +58,8 @@ def remove_channels(model: nn.Module, removals: Sequence[Removal], traced: Torch
             after = watched(model, traced, recording=True)
             changes.undo()
             raise ConfigError(_changed(model, traced, cuts, watched(model, traced, recording=True), after))
+        fit_config(model, resizes, changes, right)
+        remember_sizes(model, changes)
     except BaseException:
         changes.undo()
         raise

@@ -86,7 +86,9 @@ def test_layers_that_differ(build, tmp_path):
     """And sizes, constants and buffers that only the model's code has. What is loaded trains, and is saved again."""
     example = ExampleInput((torch.rand(2, 3, 16, 16),))
     inputs = {"sample_size": [2, 3, 16, 16], "filler": "random"}
-    smaller = pruned(lively(build()), inputs, params={"all_weights": True, "prune_first_conv": True, "prune_downsample_convs": True})
+    smaller = pruned(
+        lively(build()), inputs, params={"all_weights": True, "prune_first_conv": True, "prune_downsample_convs": True}
+    )
     save_pruned(smaller, tmp_path / "one.safetensors")
     loaded = load_pruned(build(), tmp_path / "one.safetensors")
     assert_equal(smaller, loaded, example)

@@ -13,6 +13,7 @@ from nncf_ext.controller import Controller
 from nncf_ext.initialization import first_batch
 from nncf_ext.preview import Preview, preview
 from nncf_ext_torch.adapter import TorchAdapter
+from nncf_ext_torch.compiled_models import model_in, run_by_python
 from nncf_ext_torch.data import expected_inputs
 from nncf_ext_torch.initialization import example_of
 
@@ -37,8 +38,10 @@ def create_compressed_model(
     teacher: another model for knowledge_distillation than a copy of `model`.
     Raises ConfigError for mistakes in the config, ValueError for a model that is compressed already; the model is then as it was.
     """
-    example = _example(model, config, dummy_forward_fn)
-    controller = compress(TorchAdapter(), model, config, example, compression_state, teacher, dump_graphs)
+    with run_by_python(model):
+        plain = model_in(model)
+        example = _example(plain, config, dummy_forward_fn)
+        controller = compress(TorchAdapter(), plain, config, example, compression_state, teacher, dump_graphs)
     return controller, model
 
 
@@ -49,7 +52,9 @@ def preview_compression(
 
     What data decide (ranges, a precision search) is named, not run. Raises as `create_compressed_model` does.
     """
-    return preview(TorchAdapter(), model, config, _example(model, config, dummy_forward_fn))
+    with run_by_python(model):
+        plain = model_in(model)
+        return preview(TorchAdapter(), plain, config, _example(plain, config, dummy_forward_fn))
 
 
 def _example(model: torch.nn.Module, config: NNCFConfig, dummy_forward_fn: Callable[[torch.nn.Module], Any] | None) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -17,6 +18,7 @@ from nncf_ext.export.marked import DOMAIN, MARKER
 from nncf_ext.export.recurrent import stays_float
 from nncf_ext_torch.apply import Applied, TorchAttached, make_plain
 from nncf_ext_torch.arguments import by_argument, call_of, in_order, named_inputs, resized
+from nncf_ext_torch.compiled_models import not_compiled
 from nncf_ext_torch.computed_weights import computed_in, copied
 from nncf_ext_torch.module_classes import edited_modules
 from nncf_ext_torch.trace import ExampleInput, evaluating, leaves, on_device_of
@@ -46,7 +48,7 @@ def export_marked(
     outputs: list[str] = []
     with _marked(attached), _flat_outputs(model, outputs), evaluating(model), torch.no_grad(), _quiet():
         program = torch.onnx.export(
-            model,
+            _Caller(model) if isinstance(model, torch.fx.GraphModule) else model,
             tuple(call.args),
             kwargs=dict(call.kwargs),
             opset_version=OPSET,
@@ -61,6 +63,16 @@ def export_marked(
     for value, name in zip(graph.outputs, outputs, strict=True):
         value.name = name
     return program.model
+
+
+class _Caller(nn.Module):
+    """Calls `model`, a `GraphModule`: given one itself, `torch.export` runs its graph, past the forward and what is around it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.training = model, model.training
+        self.forward: Any = lambda *args, **kwargs: model(*args, **kwargs)
+        self.forward.__signature__ = inspect.signature(model.forward)
 
 
 @contextmanager
@@ -78,25 +90,24 @@ def in_float32(attached: TorchAttached) -> Iterator[TorchAttached]:
         if of_other_types:
             attached.model.float()
             attached.model.register_forward_pre_hook(_InputsInFloat32(), prepend=True, with_kwargs=True)
+        stack.enter_context(not_compiled(attached.model))
         yield attached
 
 
 @contextmanager
 def _plain_forwards(model: nn.Module) -> Iterator[None]:
-    """Without what stands around a module's forward on the instance (autocast: Accelerate's `prepare`, Trainer with bf16), and
-    without compiled calls (`model.compile()`): the file has the arithmetic of the class."""
-    taken: list[tuple[nn.Module, str, Any]] = []
+    """Without what stands around a module's forward on the instance (autocast: Accelerate's `prepare`, Trainer with bf16):
+    the file has the arithmetic of the class."""
+    taken: list[tuple[nn.Module, Any]] = []
     for module in model.modules():
         own = vars(module).get("forward")
         if own is not None and type(module).forward in _wrapped_by(own):
-            taken.append((module, "forward", vars(module).pop("forward")))
-        if vars(module).get("_compiled_call_impl") is not None:
-            taken.append((module, "_compiled_call_impl", vars(module).pop("_compiled_call_impl")))
+            taken.append((module, vars(module).pop("forward")))
     try:
         yield
     finally:
-        for module, name, value in taken:
-            vars(module)[name] = value
+        for module, forward in taken:
+            vars(module)["forward"] = forward
 
 
 class _InputsInFloat32:

@@ -168,14 +168,17 @@ def inputs_of(batch: Any) -> ExampleInput:
 
 
 def example_of(config: NNCFConfig, model: torch.nn.Module) -> ExampleInput | None:
-    """Inputs made from the config's `input_info`, on the model's device; None where it has none."""
+    """Inputs made from the config's `input_info`, on the model's device and of its weights' type, where they have one; None where
+    it has none."""
     infos = config.input_infos()
     if not infos:
         return None
     device = next(iter(model.parameters()), torch.empty(0)).device
+    types = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    floating = types.pop() if len(types) == 1 else torch.float32
     args, kwargs = [], {}
     for info in infos:
-        dtype = torch.long if info.type == "long" else torch.float32
+        dtype = torch.long if info.type == "long" else floating
         fill = {"ones": torch.ones, "zeros": torch.zeros, "random": torch.rand}[info.filler]
         value = fill(tuple(info.sample_size)).to(device, dtype)
         if info.keyword is None:

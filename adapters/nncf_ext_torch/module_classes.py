@@ -125,6 +125,9 @@ def _subclass(base: type[nn.Module], parameters: tuple[str, ...], attribute: str
     if nn.RNNBase in base.__mro__:
         namespace |= {"_flat_weights": property(_flat_weights, _set_flat_weights), "flatten_parameters": _leave_as_they_are}
 
+    if issubclass(base, torch.fx.GraphModule):
+        namespace["graph"] = property(_graph, base.graph.fset)
+
     def reduce(self: nn.Module, protocol: Any) -> Any:
         # the subclass is not importable: copies and pickles are told how to make it again
         reduced: Any = base.__reduce_ex__(self, protocol)
@@ -197,6 +200,15 @@ def _parameter_property(name: str, attribute: str, made: Any) -> property:
         vars(self).pop(name)
 
     return property(read, write, delete)
+
+
+def _graph(self: torch.fx.GraphModule) -> torch.fx.Graph:
+    if torch.compiler.is_exporting():  # it runs the graph, past the forward with its transforms
+        raise RuntimeError(
+            "torch.export of a compressed GraphModule would leave its transforms out: expected a module whose forward calls it, "
+            "or controller.export_model"
+        )
+    return self._graph
 
 
 def _flat_weights(self: nn.RNNBase) -> list[torch.Tensor | None]:

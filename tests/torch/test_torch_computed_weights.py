@@ -19,6 +19,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 from nncf_ext import ConfigError, NNCFConfig
 
+INT8 = {"algorithm": "quantization"}
 HALF = {"algorithm": "magnitude_sparsity", "sparsity_init": 0.5}
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -118,8 +119,11 @@ def test_transforms_are_of_what_the_layer_computes_with(kind: str) -> None:
         assert size[mask == 0].max() <= size[mask > 0].min() + 1e-6
 
 
-@ALL
-@pytest.mark.parametrize("entry", [HALF, {"algorithm": "quantization"}], ids=["masks", "quantizers"])
+@pytest.mark.parametrize(
+    "kind, entry",
+    [pytest.param(kind, HALF, marks=() if kind in ("orthogonal", "prune") else pytest.mark.slow) for kind in KINDS]
+    + [pytest.param(kind, INT8, marks=() if kind == "old spectral_norm" else pytest.mark.slow) for kind in KINDS],
+)
 def test_strip_and_export(kind: str, entry: Any, tmp_path: Path) -> None:
     ctrl, model = compressed(kind, entry)
     optimizer = torch.optim.SGD(model.parameters(), 0.01)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
+import numpy as np
+import onnxruntime
+import pytest
 import torch
 from nncf_ext_torch import create_compressed_model, register_default_init_args
 from torch import Tensor, nn
@@ -39,3 +43,31 @@ def test_copies_are_compressed_too_and_independent() -> None:
     plain = ctrl.strip_model(copy.deepcopy(model), quantizers=False)
     assert isinstance(plain, torch.fx.GraphModule) and not any("nncf_ext" in name for name in plain.state_dict())
     assert float((plain.first.weight == 0).float().mean()) > 0.3
+
+
+class Outputs(Net):
+    """A functional operator on the way out, and several outputs by name."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        y = super().forward(x)
+        return {"logits": y, "sum": y + torch.relu(self.first(x))[:, :4]}
+
+
+def test_export(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(16, 8)
+    entries = [{"algorithm": "magnitude_sparsity", "sparsity_init": 0.5}, {"algorithm": "quantization"}]
+    config = register_default_init_args(NNCFConfig.from_dict({"compression": entries}), [(x, x)])
+    ctrl, model = create_compressed_model(torch.fx.symbolic_trace(Outputs()), config)
+    model.train()(x)
+    report = ctrl.export_model(tmp_path / "model.onnx")
+    assert report.exact
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    assert [i.name for i in session.get_inputs()] == ["x"] and [o.name for o in session.get_outputs()] == ["logits", "sum"]
+    expected = model.eval()(x)
+    for name, found in zip(("logits", "sum"), session.run(None, {"x": x.numpy()}), strict=True):
+        np.testing.assert_allclose(found, expected[name].detach().numpy(), atol=0.05)
+    with pytest.raises(RuntimeError, match="would leave its transforms out"):
+        torch.export.export(model, (x,))
+    plain = ctrl.strip(quantizers=False)
+    torch.export.export(plain, (x,))

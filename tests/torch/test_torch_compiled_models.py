@@ -15,9 +15,7 @@ from torch import Tensor, nn
 
 from nncf_ext import NNCFConfig
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
-)  # torch's own
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 X = torch.randn(16, 8, generator=torch.Generator().manual_seed(0))
 
 
@@ -61,6 +59,21 @@ def trained(how: str) -> tuple[object, nn.Module, list[float]]:
     return ctrl, model, losses
 
 
+def test_a_compiled_model_is_looked_at_as_python() -> None:
+    """Nothing is compiled here: torch would have to."""
+
+    def backend(graph: object, inputs: object) -> object:
+        raise AssertionError("compiled")
+
+    for compiled in (lambda m: torch.compile(m, backend=backend), lambda m: (m.compile(backend=backend), m)[1]):
+        model = compiled(Net())
+        config = register_default_init_args(NNCFConfig.from_dict({"compression": {"algorithm": "quantization"}}), [(X, X)])
+        preview_compression(model, config)
+        ctrl, returned = create_compressed_model(model, config)
+        assert returned is model and isinstance(ctrl.model, Net) and len(list(ctrl.plan)) > 5
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["before", "in place before", "a part before", "in place after", "after"])
 def test_attach_train_strip_and_export(how: str, tmp_path: Path) -> None:
     ctrl, model, losses = trained(how)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from pydantic import TypeAdapter
 from rich.console import Console
 
 from nncf_ext.algorithms.algorithm import CompressionStage
@@ -20,6 +21,8 @@ from nncf_ext.checkpoint import CheckpointError, load_checkpoint, save_checkpoin
 from nncf_ext.config import ConfigError, NNCFConfig
 from nncf_ext.config.accuracy_aware import AccuracyAwareParams, AccuracyAwareTraining
 from nncf_ext.controller import Controller
+from nncf_ext.files.json_text import refused_as, value_in
+from nncf_ext.files.schema import expect
 from nncf_ext.files.writing import write_text
 from nncf_ext.run_log import RunLog
 
@@ -299,22 +302,24 @@ class AccuracyAwareLoop:
 
     def _resume(self) -> Progress | None:
         """Go on where an interrupted run with the same settings was; None where there is none."""
+        path = self._folder / "progress.json"
         try:
-            saved = json.loads((self._folder / "progress.json").read_text(encoding="utf-8"))
+            with refused_as(CheckpointError, path):
+                saved = expect(TypeAdapter(dict[str, Any]), value_in(path))
+                settings = saved.pop("settings", None)
+                progress = expect(TypeAdapter(Progress), saved)
+            if progress.finished or settings != self._settings:
+                return None
+            optimizer = load_checkpoint(self._folder / "optimizer.safetensors")
+            self._controller.load_checkpoint(self._folder / "last.safetensors")
         except FileNotFoundError:
             return None
-        settings, search = saved.pop("settings"), saved.pop("search")
-        progress = Progress(**saved, search=None if search is None else Search(**search))
-        if progress.finished or settings != self._settings:
-            return None
-        try:
-            self._controller.load_checkpoint(self._folder / "last.safetensors")
         except CheckpointError as error:
             self._print(f"starting anew, over the run in {self._folder}: {error}")
             return None
         if progress.search is not None:
             self._trainer.restart(progress.search.lr_factor)
-        self._trainer.load_state(*load_checkpoint(self._folder / "optimizer.safetensors"))
+        self._trainer.load_state(*optimizer)
         self._print(f"going on after epoch {progress.epoch} of the run in {self._folder}")
         self._progress = progress
         self._validate()

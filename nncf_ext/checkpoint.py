@@ -4,50 +4,102 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from stat import S_ISREG
+from typing import Annotated, Any
 
 import numpy as np
 import safetensors
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from safetensors.numpy import save_file
 
 from nncf_ext.algorithms import ALGORITHMS
+from nncf_ext.config.errors import shown
 from nncf_ext.edits import Edit, Plan
+from nncf_ext.files.json_text import Unreadable, refused_as, value_of
+from nncf_ext.files.schema import expect
 from nncf_ext.files.writing import replacing
+from nncf_ext.finite import not_finite
 from nncf_ext.graph import Graph, Site
 
 FORMAT = 1
+_AXES = ("channel_axis", "axis", "axes", "input_axis", "output_axis")  # settings of transforms that are one
+_MOST_STATE = 1 << 30  # bytes of memory that a state may take
+_OBJECT = TypeAdapter(dict[str, Any])
 
 
 class CheckpointError(ValueError):
     """A file that is no checkpoint of ours, is damaged, or belongs to another model or plan."""
 
 
+class _Edit(BaseModel):
+    model_config = ConfigDict(strict=True)
+    sites: Annotated[list[str], Field(min_length=1)]
+    transform: dict[str, Any]
+    algorithm: str
+    lr_multiplier: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    operators: list[str] = []
+
+
+class _Plan(BaseModel):
+    model_config = ConfigDict(strict=True)
+    edits: list[_Edit]
+    skipped: list[Annotated[list[str], Field(min_length=2, max_length=2)]] = []
+
+
+class _Builder(BaseModel):
+    plan: _Plan
+
+
+class _State(BaseModel):
+    """A compression state. `ctrl_state` is the controller's to read: it knows the algorithms."""
+
+    model_config = ConfigDict(strict=True)
+    builder_state: _Builder
+    variables: dict[str, dict[str, str]] = {}
+    parameters: dict[str, list[str]] = {}
+
+
 def plan_in(state: Any) -> Mapping[str, Any]:
     """The plan, as JSON data, in a compression state. CheckpointError where that is none."""
     try:
-        return state["builder_state"]["plan"]
-    except (KeyError, TypeError):
-        raise CheckpointError("this is no compression state: expected what get_compression_state() gave") from None
+        expect(_State, state)
+    except Unreadable as problem:
+        raise CheckpointError(f"this is no compression state, expected what get_compression_state() gave: {problem}") from None
+    return state["builder_state"]["plan"]
 
 
-def plan_from_json(data: Mapping[str, Any]) -> Plan:
-    """The plan that `Plan.to_json` wrote. CheckpointError where it names an algorithm or a transform that is not known."""
-    edits = []
-    for item in data["edits"]:
-        algorithm, settings = item["algorithm"], item["transform"]
-        known = {t.model_fields["kind"].default: t for t in getattr(ALGORITHMS.get(algorithm), "transforms", ())}
-        if settings.get("kind") not in known:
+def plan_from_json(data: Any) -> Plan:
+    """The plan that `Plan.to_json` wrote. CheckpointError where it is none, or has a transform that is not known."""
+    with refused_as(CheckpointError, "the plan"):
+        saved = expect(_Plan, data)
+    edits: dict[str, Edit] = {}
+    for item in saved.edits:
+        known = {t.model_fields["kind"].default: t for t in getattr(ALGORITHMS.get(item.algorithm), "transforms", ())}
+        kind = item.transform.get("kind")
+        if not isinstance(kind, str) or kind not in known:
             raise CheckpointError(
-                f"the plan has a transform {settings.get('kind')!r} of {algorithm!r}, which this version does not know"
+                f"the plan has a transform {str(kind)[:60]!r} of {item.algorithm[:60]!r}, which this version does not know"
             )
-        transform = known[settings["kind"]].model_validate(settings)
-        sites = tuple(Site.parse(site) for site in item["sites"])
-        edits.append(Edit(sites, transform, algorithm, item.get("lr_multiplier", 1.0), tuple(item.get("operators", ()))))
-    return Plan(tuple(edits), tuple((name, reason) for name, reason in data.get("skipped", ())))
+        with refused_as(CheckpointError, f"the plan's {kind} at {item.sites[0]}"):
+            transform = expect(known[kind], item.transform)
+            sites = tuple(_site(text) for text in item.sites)
+        edit = Edit(sites, transform, item.algorithm, item.lr_multiplier, tuple(item.operators))
+        if edit.key in edits:
+            raise CheckpointError(f"the plan has {edit.key} twice")
+        edits[edit.key] = edit
+    return Plan(tuple(edits.values()), tuple((name, reason) for name, reason in saved.skipped))
+
+
+def _site(text: str) -> Site:
+    site = Site.parse(text)
+    if not site.node or not re.fullmatch(r"input:\d{1,6}|[^:]+", site.slot):
+        raise Unreadable(f"found the site {shown(text)}, expected node|slot")
+    return site
 
 
 def check_plan_fits(plan: Plan, graph: Graph) -> None:
@@ -55,20 +107,28 @@ def check_plan_fits(plan: Plan, graph: Graph) -> None:
     for edit in plan:
         for site in edit.sites:
             try:
-                graph.shape_of(site)
-            except KeyError:
+                shape = graph.shape_of(site)
+            except (KeyError, IndexError):
                 raise CheckpointError(
                     f"the compression state belongs to another model: it has a {edit.transform.kind} at {site}, "
                     "which this model does not have"
                 ) from None
+            for name in _AXES:
+                own = getattr(edit.transform, name, None)
+                axes = own if isinstance(own, tuple) else () if own is None else (own,)
+                if len(edit.sites) == 1 and any(not -len(shape) <= axis < len(shape) for axis in axes):
+                    raise CheckpointError(
+                        f"the compression state belongs to another model: the {edit.transform.kind} at {site} has {name} {own}, "
+                        f"the tensor there has {len(shape)} axes"
+                    )
 
 
 def first_difference(ours: Sequence[Any], theirs: Sequence[Any]) -> str:
     """Of two lists of edits, as JSON data, that are not the same."""
     for mine, other in zip(ours, theirs, strict=False):
         here, there = ({"at": edit["sites"], **edit["transform"]} for edit in (mine, other))
-        if here["at"] != there["at"] or here["kind"] != there["kind"]:
-            return f"found a {there['kind']} at {there['at'][0]}, expected a {here['kind']} at {here['at'][0]}"
+        if here["at"] != there["at"] or here["kind"] != there.get("kind"):
+            return f"found a {there.get('kind')} at {there['at'][0]}, expected a {here['kind']} at {here['at'][0]}"
         for name in here:
             if here[name] != there.get(name):
                 return f"{here['kind']} at {here['at'][0]}: found {name} {there.get(name)}, expected {here[name]}"
@@ -95,6 +155,8 @@ class TensorFile:
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
         with self.path.open("rb") as file:
+            if not S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise CheckpointError(f"{self.path}: found a device or a pipe, expected a file")
             start = file.read(9)
         is_safetensors = start[8:] == b"{"  # the first 8 bytes are the length of the header, and may look like anything
         if not is_safetensors and (start[:1] == b"\x80" or start[:2] == b"PK"):
@@ -115,22 +177,39 @@ class TensorFile:
         with self._told():
             return self._file.get_tensor(name)
 
-    @property
+    @cached_property
     def state(self) -> dict[str, Any] | None:
-        """The compression state; None in a safetensors file of others."""
-        try:
-            header = json.loads(self._metadata["nncf_ext"])
-        except (KeyError, ValueError):
+        """What was saved with the tensors, a compression state mostly; None in a safetensors file of others."""
+        if "nncf_ext" not in self._metadata:
             return None
-        if header.get("format") != FORMAT:
-            raise CheckpointError(f"{self.path} has checkpoint format {header.get('format')}, expected {FORMAT}")
-        return header["state"]
+        with refused_as(CheckpointError, self.path):
+            header = value_of(self._metadata["nncf_ext"].encode(), _MOST_STATE)
+            if not isinstance(header, dict) or header.get("format") != FORMAT:
+                found = header.get("format") if isinstance(header, dict) else header
+                raise Unreadable(f"found checkpoint format {shown(found)}, expected {FORMAT}")
+            return expect(_OBJECT, header.get("state"))
+
+    @property
+    def compression_state(self) -> dict[str, Any] | None:
+        """`state`, as far as it is about the plan. CheckpointError where it is none, or names tensors that are not there."""
+        if self.state is None:
+            return None
+        try:
+            plan_in(self.state)
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.path}: {error}") from None
+        named = [name for tensors in self.state.get("variables", {}).values() for name in tensors.values()]
+        named += [name for names in self.state.get("parameters", {}).values() for name in names]
+        missing = next((name for name in named if name not in self.specs), None)
+        if missing is not None:
+            raise CheckpointError(f"{self.path} has no tensor {shown(missing)}, which its compression state names")
+        return self.state
 
     @contextmanager
     def _told(self) -> Iterator[None]:
         try:
             yield
-        except (safetensors.SafetensorError, OSError) as error:
+        except (safetensors.SafetensorError, OSError, ValueError, TypeError, MemoryError) as error:  # of types numpy lacks, too
             raise CheckpointError(f"{self.path} is truncated or not a checkpoint ({error})") from None
 
 
@@ -140,4 +219,9 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray]
     state = file.state
     if state is None:
         raise CheckpointError(f"{path} is a safetensors file without nncf_ext's compression state")
-    return {name: file.read(name) for name in file.specs}, state
+    tensors = {name: file.read(name) for name in file.specs}
+    for name, array in tensors.items():
+        problem = not_finite(array, infinite=False)
+        if problem:
+            raise CheckpointError(f"{path}: {name}: {problem}, expected a model whose training did not diverge")
+    return tensors, state

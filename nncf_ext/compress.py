@@ -13,7 +13,7 @@ from typing import Any
 from nncf_ext.adapter import Adapter, Traced
 from nncf_ext.algorithms.algorithm import Algorithm, Prospect
 from nncf_ext.calibration import ranges_of
-from nncf_ext.checkpoint import check_plan_fits, plan_from_json, plan_in
+from nncf_ext.checkpoint import CheckpointError, check_plan_fits, plan_from_json, plan_in
 from nncf_ext.config import ConfigError, NNCFConfig
 from nncf_ext.config.initialization import RangeInit
 from nncf_ext.controller import Controller
@@ -70,7 +70,10 @@ def compress(
     if ours is not None:
         plan = plan_from_json(plan_in(ours))
         check_plan_fits(plan, traced.graph)
-        plan, values = _calibrated(plan, traced.graph, {})
+        try:
+            plan, values = _calibrated(plan, traced.graph, {})
+        except (ValueError, TypeError, LookupError, ArithmeticError, AssertionError, MemoryError) as error:
+            raise CheckpointError(f"the compression state's plan does not fit this model: {error}") from error
     else:
         plan = united(planned(algorithms, traced.graph, config), traced.graph)
         starts: dict[str, RangeInit] = {}

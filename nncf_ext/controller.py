@@ -8,8 +8,8 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial, reduce
 from inspect import signature
@@ -24,6 +24,8 @@ from nncf_ext.checkpoint import CheckpointError, first_difference, load_checkpoi
 from nncf_ext.config.errors import ConfigError
 from nncf_ext.distillation import difference_of
 from nncf_ext.edits import MASK, QUANTIZE, Edit, Plan, Removal
+from nncf_ext.files.json_text import refused_as
+from nncf_ext.finite import not_finite
 from nncf_ext.forward_loss import ForwardLoss
 from nncf_ext.graph import Graph, Site
 from nncf_ext.initialization import adapt_batchnorm
@@ -432,17 +434,36 @@ class Controller:
             clock, algorithms = saved["scheduler_state"], dict(saved["algorithms"])
             self._check_algorithms(algorithms)
             states: dict[str, State] = {a.algorithm: {**a.start(), **algorithms[a.algorithm]["state"]} for a in self._algorithms}
+            self._check_states(states)
         except (KeyError, TypeError, AttributeError):
             raise CheckpointError("this is no compression state: expected what get_compression_state() gave") from None
         return _clock_in(clock), states
 
+    def _check_states(self, states: Mapping[str, State]) -> None:
+        for algorithm in self._algorithms:
+            with refused_as(CheckpointError, f"the saved state of {algorithm.algorithm}"):
+                algorithm.check_state(self._training(algorithm), states[algorithm.algorithm])
+
     def _take_up(self, clock: Clock, schedules: Mapping[str, Mapping[str, Any]]) -> None:
         """Be where NNCF 2.x was at `clock`."""
         states = {}
-        for algorithm in self._algorithms:
-            training, state = self._seen_by(algorithm)
-            states[algorithm.algorithm] = algorithm.take_up(training, clock, state, schedules[algorithm.algorithm])
-        self._become(clock, states)
+        with self._unchanged_on_error():
+            for algorithm in self._algorithms:
+                training, state = self._seen_by(algorithm)
+                with refused_as(CheckpointError, f"the saved schedule of {algorithm.algorithm}"):
+                    states[algorithm.algorithm] = algorithm.take_up(training, clock, state, schedules[algorithm.algorithm])
+            self._check_states(states)
+            self._become(clock, states)
+
+    @contextmanager
+    def _unchanged_on_error(self) -> Iterator[None]:
+        """Within, the model's tensors may change; where that ends in an error they are what they were."""
+        before = {name: np.array(value) for name, value in self._adapter.tensors(self.model).items()}
+        try:
+            yield
+        except BaseException:
+            self._adapter.load_tensors(self.model, before)
+            raise
 
     def _become(self, clock: Clock, states: Mapping[str, State]) -> None:
         """Be where the clock and the states say; where an algorithm cannot, all are as they were."""
@@ -471,20 +492,33 @@ class Controller:
         self._refuse_stripped("load_checkpoint")
         with _ALONE:
             tensors, state = load_checkpoint(path)
-            self._check_plan(state, str(path))
-            clock, states = self._read(state)
+            try:
+                self._check_plan(state, "it")
+                clock, states = self._read(state)
+            except CheckpointError as error:
+                raise CheckpointError(f"{path}: {error}") from None
             present = self._adapter.tensors(self.model)
             problems = [f"{name} is missing" for name in present if name not in tensors]
             problems += [f"{name} is not in the model" for name in tensors if name not in present]
             problems += [
-                f"{name} has shape {tensors[name].shape}, the model's {array.shape}"
+                f"{name} is {tensors[name].dtype}{list(tensors[name].shape)}, the model's {array.dtype}{list(array.shape)}"
                 for name, array in present.items()
-                if name in tensors and tensors[name].shape != array.shape
+                if name in tensors and not _fits(tensors[name], array)
             ]
             if problems:
                 raise CheckpointError(f"{path} is of another model: {problems[0]} ({len(problems)} differences)")
-            self._adapter.load_tensors(self.model, tensors)
-            self._become(clock, states)
+            self._check_variables(tensors)
+            with self._unchanged_on_error():
+                self._adapter.load_tensors(self.model, tensors)
+                self._become(clock, states)
+
+    def _check_variables(self, tensors: Mapping[str, np.ndarray]) -> None:
+        """CheckpointError where a transform's variable is not finite: all that it computes would not be."""
+        for edit in self.plan:
+            for name in self._attached.tensor_names(edit).values():
+                problem = not_finite(tensors[name]) if name in tensors else None
+                if problem:
+                    raise CheckpointError(f"{name} of {edit.key}: {problem}, expected finite ones")
 
     def weight_average(self, decay: float | None = None) -> WeightAverage:
         """A running average of the model's weights and ranges, to be told of every step or epoch with `update()`.
@@ -706,6 +740,13 @@ class Controller:
             return self._adapter.output_shapes(teacher, self._example)
         except Exception as error:
             raise ConfigError(f"teacher: it does not run on the model's inputs: {error}") from error
+
+
+def _fits(array: np.ndarray, present: np.ndarray) -> bool:
+    """Whether it can take the place of `present`: of its shape, and numbers of its kind."""
+    kinds = {"V": "f"}  # ml_dtypes' floats
+    same = kinds.get(array.dtype.kind, array.dtype.kind) == kinds.get(present.dtype.kind, present.dtype.kind)
+    return array.shape == present.shape and same
 
 
 def _clock_in(state: Any) -> Clock:

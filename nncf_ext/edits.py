@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from nncf_ext import numerics
+from nncf_ext import numerics, reference
 from nncf_ext.graph import Graph, Site
 
 # Stages: at one site a lower one is applied first, in whatever order a config has the algorithms. Weights share values as masks
@@ -57,11 +57,33 @@ class Transform(BaseModel):
         """The tensor as its range is to be seen."""
         return x
 
+    def describe(self, variables: Mapping[str, np.ndarray], x: np.ndarray | None) -> str:
+        """What it makes of the tensor `x` of a parameter (None: unknown), and its variables: for people."""
+        masks = self.stage == MASK and (x is not None or variables)
+        size = (max(value.size for value in variables.values()) if x is None else x.size) if masks else 0
+        shown = [self._zeros(variables, x)] if masks else []
+        for name, value in sorted(variables.items()):
+            if value.dtype.kind not in "iub" and value.size and not (masks and 1 < value.size >= size):
+                shown.append(f"{name} {_span(value)}")
+        return ", ".join(shown)
+
+    def _zeros(self, variables: Mapping[str, np.ndarray], x: np.ndarray | None) -> str:
+        if x is None:
+            x = np.ones(max((value.shape for value in variables.values()), key=lambda shape: (np.prod(shape), len(shape))))
+        masked = self.apply(reference, x.astype(np.float32), variables, False)
+        return f"{1 - np.count_nonzero(masked) / max(masked.size, 1):.1%} zeros of {masked.size:,}"
+
     def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:
         raise NotImplementedError
 
     def apply(self, xp: Any, x: Any, variables: Mapping[str, Any], training: bool) -> Any:
         raise NotImplementedError
+
+
+def _span(values: np.ndarray) -> str:
+    if values.size == 1:
+        return f"{float(values.reshape(-1)[0]):.4g}"
+    return f"{float(values.min()):.4g} .. {float(values.max()):.4g} ({values.size} channels)"
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel
 from rich.table import Table
 
-from nncf_ext.checkpoint import CheckpointError, load_checkpoint, plan_from_json
+from nncf_ext.checkpoint import CheckpointError, TensorFile, plan_from_json, plan_in
+from nncf_ext.config.errors import shown
 from nncf_ext.edits import Edit
+from nncf_ext.files.json_text import refused_as
+from nncf_ext.files.schema import expect
 from nncf_ext.schedules import Clock
 
 SUFFIX = ".safetensors"
+
+
+class _Algorithm(BaseModel):
+    state: dict[str, Any]
+
+
+class _Progress(BaseModel):
+    scheduler_state: dict[str, Any]
+    algorithms: dict[str, _Algorithm]
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -30,17 +43,25 @@ def find_checkpoint(path: Path) -> Path:
 
 def describe(path: Path) -> list[Table]:
     """Two tables: the training state, and one row per compressed tensor."""
-    tensors, state = load_checkpoint(path)
+    file = TensorFile(path)
+    state = file.compression_state
+    if state is None:
+        raise CheckpointError(f"{path} is a safetensors file without nncf_ext's compression state")
     try:
-        plan = plan_from_json(state["builder_state"]["plan"])
-        progress = state["ctrl_state"]
-    except KeyError as error:
-        raise CheckpointError(f"{path}: the compression state lacks {error}") from None
+        plan = plan_from_json(plan_in(state))
+        if "ctrl_state" not in state:
+            raise CheckpointError("the compression state lacks 'ctrl_state'")
+        with refused_as(CheckpointError, "ctrl_state"):
+            progress = expect(_Progress, state["ctrl_state"])
+        epoch = Clock.from_json(progress.scheduler_state).epoch
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    tensors = {name: file.read(name) for name in file.specs}
     summary = Table("", "", title=str(path), title_justify="left", show_header=False)
-    summary.add_row("epoch", str(Clock.from_json(progress["scheduler_state"]).epoch))
+    summary.add_row("epoch", str(epoch))
     summary.add_row("tensors", f"{len(tensors)}, {sum(array.nbytes for array in tensors.values()):,} bytes")
-    for name, algorithm in progress["algorithms"].items():
-        summary.add_row(name, ", ".join(f"{key} {value}" for key, value in algorithm["state"].items()) or "no schedule")
+    for name, algorithm in progress.algorithms.items():
+        summary.add_row(name, ", ".join(f"{key} {shown(value)}" for key, value in algorithm.state.items()) or "no schedule")
     layers = Table(title="compressed tensors", title_justify="left")
     layers.add_column("layer", overflow="fold", ratio=2)  # names are long words, which differ at their ends
     for name in ("tensor", "transform", "settings", "values"):
@@ -56,16 +77,9 @@ def _settings(settings: dict[str, Any]) -> str:
 
 
 def _values(edit: Edit, state: dict[str, Any], tensors: dict[str, np.ndarray]) -> str:
-    names = state["variables"].get(edit.key, {})
-    parts = []
-    for variable, tensor in sorted(names.items()):
-        values = tensors[tensor]
-        if variable in ("mask", "scores"):
-            parts.append(f"{float((values <= 0).mean()):.1%} zeros of {values.size:,}")
-        elif values.dtype.kind in "iub":
-            continue  # bookkeeping
-        elif values.size == 1:
-            parts.append(f"{variable} {float(values.reshape(-1)[0]):.4g}")
-        else:
-            parts.append(f"{variable} {float(values.min()):.4g} .. {float(values.max()):.4g} ({values.size} channels)")
-    return ", ".join(parts)
+    variables = {name: tensors[tensor] for name, tensor in state.get("variables", {}).get(edit.key, {}).items()}
+    parameters = state.get("parameters", {}).get(edit.key, ())
+    try:
+        return edit.transform.describe(variables, tensors[parameters[0]] if parameters else None)
+    except (ValueError, TypeError, LookupError, ArithmeticError, AssertionError, AttributeError) as error:
+        raise CheckpointError(f"the values of {edit.key} are none of a {edit.transform.kind}: {error}") from None

@@ -10,14 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from nncf_ext.config import ConfigError
 from nncf_ext.config.errors import nearest
 from nncf_ext.config.filter_pruning import LegrParams
+from nncf_ext.config.section import Number
+from nncf_ext.files.json_text import refused_as, value_in
+from nncf_ext.files.schema import expect
 from nncf_ext.files.writing import write_text
 from nncf_ext.report import progress
 from nncf_ext.scopes import unwrapped
 
+_COEFFICIENTS = TypeAdapter(dict[str, tuple[Number, Number]])
 Coefficients = Mapping[str, tuple[float, float]]  # layer -> (scale, shift): filters are ranked by scale * importance + shift
 
 
@@ -85,12 +90,11 @@ def save_coefficients(path: Path, coefficients: Coefficients) -> None:
 def load_coefficients(path: Path, layers: list[str], where: str) -> Coefficients:
     """What `save_coefficients`, or NNCF 2.x, wrote for `layers`. ConfigError, which begins with `where`, where it did not."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        coefficients = {unwrapped(layer): (float(scale), float(shift)) for layer, (scale, shift) in found.items()}
+        with refused_as(ConfigError, f"{where}: {str(path)!r} holds no coefficients, expected a [scale, shift] for each layer"):
+            found = expect(_COEFFICIENTS, value_in(path))
+        coefficients = {unwrapped(layer): (scale, shift) for layer, (scale, shift) in found.items()}
     except OSError as error:
         raise ConfigError(f"{where}: {str(path)!r} cannot be read: {error.strerror}") from None
-    except (ValueError, TypeError, AttributeError):
-        raise ConfigError(f"{where}: {str(path)!r} holds no coefficients, expected a [scale, shift] for each layer") from None
     for layer in layers:
         if layer not in coefficients:
             close = nearest(layer, coefficients)

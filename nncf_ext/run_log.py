@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field
 
 from nncf_ext.controller import Controller
+from nncf_ext.files.json_text import content_of, refused_as, value_of
+from nncf_ext.files.schema import expect
 from nncf_ext.report import layer_numbers, plain_numbers
 
 FILE = "run.jsonl"
+_MOST_BYTES = 256 << 20
+
+
+class _Record(BaseModel):
+    epoch: Annotated[int, Field(strict=True, ge=-1)]
+    metrics: dict[str, float] = {}
+    loss_terms: dict[str, float] = {}
+    statistics: dict[str, float] = {}
+    layers: dict[str, dict[str, float]] = {}
 
 
 class RunLog:
@@ -34,8 +48,12 @@ class RunLog:
             "statistics": numbers,
             "layers": layer_numbers(statistics),
         }
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        line = json.dumps(record).encode() + b"\n"
+        with self._path.open("ab+") as file:
+            size = file.seek(0, os.SEEK_END)
+            if size and (file.seek(size - 1), file.read(1))[1] != b"\n":  # half a line, of a writer that was killed
+                file.truncate(self._path.read_bytes().rfind(b"\n") + 1)
+            file.write(line)
         if self._writer is not None:
             for group in ("metrics", "loss_terms", "statistics"):
                 for name, value in record[group].items():
@@ -54,10 +72,13 @@ def read_log(folder: str | Path) -> list[Mapping[str, Any]]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file: a run writes it with nncf_ext.RunLog, or the Keras callbacks' log_dir")
     records = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            record = json.loads(line)
-            records[record["epoch"]] = record
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{path}:{number}: found a line that is no record of an epoch") from None
+    with refused_as(ValueError, path):
+        lines = content_of(path, _MOST_BYTES).split(b"\n")
+    if lines[-1].startswith(b"{") and len(lines) > 1:
+        del lines[-1]  # of a writer that was killed: whole ones end
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            with refused_as(ValueError, f"{path}:{number}: found a line that is no record of an epoch"):
+                record = value_of(line, finite=False)  # a loss may have become NaN
+                records[expect(_Record, record).epoch] = record
     return [records[epoch] for epoch in sorted(records)]

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+_MOST = 1 << 53  # steps: a float holds each number below
+
 
 @dataclass(frozen=True)
 class Clock:
@@ -47,8 +49,11 @@ class Clock:
         known = saved if isinstance(saved, Mapping) else {}
         epoch, step = known.get("current_epoch", known.get("epoch")), known.get("current_step", known.get("step"))
         steps, within = known.get("steps_per_epoch", known.get("_steps_per_epoch")), known.get("step_in_epoch")
-        if not isinstance(epoch, int) or not isinstance(step, int) or not all(isinstance(n, int | None) for n in (steps, within)):
-            raise ValueError(f"found {saved!r}, expected what scheduler.get_state() gave: current_epoch, current_step, ...")
+        given = [epoch, step, *(n for n in (steps, within) if n is not None)]
+        if not all(type(n) is int and -1 <= n < _MOST for n in given) or steps is not None and steps < 1:
+            raise ValueError(
+                f"found {str(saved)[:99]}, expected what scheduler.get_state() gave: current_epoch, current_step, ..."
+            )
         if within is None:  # NNCF does not save it
             within = min(step - max(epoch, 0) * steps, steps - 1) if steps else -1
         return cls(epoch, step, within, steps)

@@ -9,23 +9,38 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 from safetensors.numpy import save
 
 from nncf_ext import reference
 from nncf_ext.adapter import Adapter
-from nncf_ext.config.errors import ConfigError
+from nncf_ext.config.errors import ConfigError, shown
+from nncf_ext.files.json_text import Unreadable, refused_as, value_of
+from nncf_ext.files.schema import Saved, Size, expect
+from nncf_ext.files.tensors import Stored, header_of
 from nncf_ext.files.writing import replacing
 
 FORMAT = 1
 _HEADER = "nncf_ext_teacher"
 _PARTS = ("indices", "probabilities", "rest")
+
+
+_TYPES = {"U64": np.uint64, "I32": np.int32, "F32": np.float32}
+_ROWS = 1 << 16  # that are looked at together
+_SLACK = 1e-3  # of a sum of probabilities
+
+
+class _About(Saved):
+    format: Literal[1]
+    temperature: Annotated[float, Field(gt=0)]
+    shapes: Annotated[list[Annotated[list[Size], Field(min_length=1, max_length=2)]], Field(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -48,23 +63,44 @@ class TeacherCache:
     def __init__(self, path: str | os.PathLike[str]):
         """FileNotFoundError, or ConfigError for a file that is no teacher's cache."""
         self.path = Path(path)
-        with self.path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            try:
-                header = json.loads(file.read(length) if length < 2**24 else b"")
-                about = json.loads(header.pop("__metadata__")[_HEADER])
-            except (ValueError, KeyError, UnicodeDecodeError):
-                raise ConfigError(f"{path} is no teacher's cache: controller.cache_teacher writes one") from None
-        if about["format"] != FORMAT:
-            raise ConfigError(f"{path} has cache format {about['format']}, expected {FORMAT}")
-        self.temperature = float(about["temperature"])
-        self.shapes = tuple(tuple(shape) for shape in about["shapes"])
-        self._arrays = {name: self._mapped(8 + length, item) for name, item in header.items()}
+        with refused_as(ConfigError, f"{path} is no teacher's cache, which controller.cache_teacher writes"):
+            header, metadata = header_of(self.path, _TYPES)
+            about = value_of(metadata.get(_HEADER, "{}").encode())
+            if isinstance(about, dict) and about.get("format", FORMAT) != FORMAT:
+                raise ConfigError(f"{path} has cache format {shown(about['format'])}, expected {FORMAT}")
+            saved = expect(_About, about)
+            self.temperature, self.shapes = saved.temperature, tuple(tuple(shape) for shape in saved.shapes)
+            self._arrays = {name: self._mapped(stored) for name, stored in header.items()}
+            self._check()
         self._keys = np.array(self._arrays["keys"])
 
-    def _mapped(self, start: int, item: Mapping[str, Any]) -> np.ndarray:
-        dtype = {"U64": np.uint64, "I32": np.int32, "F32": np.float32}[item["dtype"]]
-        return np.memmap(self.path, dtype, "r", start + item["data_offsets"][0], tuple(item["shape"]))
+    def _mapped(self, stored: Stored) -> np.ndarray:
+        if stored.start == stored.stop:
+            return np.empty(stored.shape, _TYPES[stored.dtype])
+        return np.memmap(self.path, _TYPES[stored.dtype], "r", stored.start, stored.shape)
+
+    def _check(self) -> None:
+        """Unreadable where the arrays are not those that `write_cache` writes for such outputs. Reads the file once."""
+        keys = self._arrays.get("keys")
+        if keys is None or keys.dtype != np.uint64 or keys.ndim != 1 or not keys.size or (keys[1:] <= keys[:-1]).any():
+            raise Unreadable("its keys are not ascending")
+        for i, shape in enumerate(self.shapes):
+            parts = [self._arrays.get(f"{i}.{part}") for part in _PARTS]
+            if any(part is None for part in parts):
+                raise Unreadable(f"output {i} lacks a part")
+            indices, probabilities, rest = (part for part in parts if part is not None)
+            like = (len(keys), *shape[:-1])
+            top = indices.shape[-1] if indices.ndim else 0
+            fits = indices.shape == probabilities.shape == (*like, top) and rest.shape == like and 0 < top <= shape[-1]
+            if not fits or [part.dtype.name for part in (indices, probabilities, rest)] != ["int32", "float32", "float32"]:
+                raise Unreadable(f"output {i} has the parts {indices.shape}, {probabilities.shape}, {rest.shape}")
+            for start in range(0, len(keys), _ROWS):
+                rows = slice(start, start + _ROWS)
+                if indices[rows].min() < 0 or indices[rows].max() >= shape[-1]:
+                    raise Unreadable(f"output {i} has the number of a class beyond {shape[-1]}")
+                for part in (probabilities[rows], rest[rows]):
+                    if not (part.min() >= 0 and part.max() <= 1 + _SLACK):  # NaN neither
+                        raise Unreadable(f"output {i} has a probability outside of 0 to 1")
 
     def __len__(self) -> int:
         """Number of samples."""

@@ -14,6 +14,7 @@ import numpy as np
 from nncf_ext.adapter import Adapter, Attached
 from nncf_ext.config.initialization import RangeInit
 from nncf_ext.edits import Edit, Plan, Range, Removal, Transform
+from nncf_ext.files.schema import Saved, expect
 from nncf_ext.graph import Graph, Site
 from nncf_ext.schedules import Clock
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from nncf_ext.teacher_cache import TeacherCache
 
 State = Mapping[str, Any]  # JSON-able; what an algorithm remembers besides its variables
+
+
+class Remembered(Saved):
+    """What a saved `State` has to look like; an algorithm that remembers something has a class of its own."""
 
 
 class CompressionStage(IntEnum):
@@ -141,6 +146,7 @@ class Algorithm:
     commands: ClassVar[tuple[str, ...]] = ()
     readings: ClassVar[tuple[str, ...]] = ()
     family: ClassVar[str] = ""  # a config may have one algorithm of a family
+    remembers: ClassVar[type[Remembered]] = Remembered
     transforms: ClassVar[tuple[type[Transform], ...]] = ()  # those that its plans may have, for reading plans back
 
     @property
@@ -186,6 +192,10 @@ class Algorithm:
     def initialize(self, training: Training, state: State) -> State:
         """Called once, when the transforms stand in a freshly compressed model (not where a checkpoint is resumed)."""
         return state
+
+    def check_state(self, training: Training, state: State) -> None:
+        """Unreadable where a saved state is none of this algorithm in this model."""
+        expect(self.remembers, state)
 
     def resume(self, training: Training, state: State) -> None:
         """Called when `state` was taken over from a checkpoint: puts into the model what it says beside the variables."""

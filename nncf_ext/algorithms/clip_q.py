@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from nncf_ext import numerics, reference
-from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, Prospect, State, Training
+from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, Prospect, Remembered, State, Training
 from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.config.clip_q import ClipQConfig, ClipQLayer
 from nncf_ext.edits import SHARE, Edit, Plan, Range, Transform, Var
@@ -105,8 +105,13 @@ class ClipQStatistics:
     layers: tuple[ClippedLayer, ...]
 
 
+class ClipQState(Remembered):
+    begun: bool
+
+
 class ClipQCompression(ClipQConfig, Algorithm):
     family: ClassVar[str] = "shared weights"
+    remembers: ClassVar[type[Remembered]] = ClipQState
     transforms: ClassVar[tuple[type[Transform], ...]] = (ClipQ,)
 
     def plan(self, graph: Graph, target_device: str) -> Plan:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from nncf_ext import numerics
-from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, State, Training
+from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, Remembered, State, Training
 from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.code_books import Book, Coded, entropy
 from nncf_ext.config import ConfigError
@@ -58,10 +58,15 @@ class CodeBookStatistics:
     layers: tuple[CodedLayer, ...]
 
 
+class CodedState(Remembered):
+    coded: bool
+
+
 class CodedWeights(Algorithm):
     """State: coded (whether the weights are coded yet)."""
 
     family: ClassVar[str] = "shared weights"
+    remembers: ClassVar[type[Remembered]] = CodedState
     transforms: ClassVar[tuple[type[Transform], ...]] = (CodeBook,)
     params: CodeBookParams
 

@@ -7,7 +7,6 @@ become prox(w), which makes exact zeros where a subgradient never does.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,13 +16,15 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from nncf_ext import noise, reference, regularizers
-from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, State, Training
+from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, Remembered, State, Training
 from nncf_ext.algorithms.sparsity import SparsityStatistics, measured, outlook_of_masks
 from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.config.corad import CoradConfig, Weighted
 from nncf_ext.config.errors import ConfigError
 from nncf_ext.distillation import check_cache, outputs_loss
 from nncf_ext.edits import MASK, Edit, Plan, Range, Transform, Var
+from nncf_ext.files.json_text import Unreadable, refused_as, value_in
+from nncf_ext.files.schema import NotNegative
 from nncf_ext.flops import flops
 from nncf_ext.graph import Graph, Node, Parameter, Site
 from nncf_ext.schedules import Clock, multistep, polynomial
@@ -93,9 +94,18 @@ class CoradStatistics(SparsityStatistics):
     distillation_weight: float
 
 
+class CoradState(Remembered):
+    """The weights of the terms, and seconds by layer where they are regularised."""
+
+    regularization: NotNegative
+    distillation: NotNegative
+    latency: dict[str, NotNegative] | None = None
+
+
 class Corad(CoradConfig, Algorithm):
     """State: regularization, distillation (lambda and gamma), and where latencies are counted, latency by node name."""
 
+    remembers: ClassVar[type[Remembered]] = CoradState
     transforms: ClassVar[tuple[type[Transform], ...]] = (Shrinkage, Gates)
     commands: ClassVar[tuple[str, ...]] = ("cache_teacher",)
 
@@ -145,6 +155,11 @@ class Corad(CoradConfig, Algorithm):
                 f"{self.where}.regularization.type: bit_width is about learned ranges, expected quantization beside it"
             )
         return {**state, "latency": self._latencies(training.graph)} if kind == "latency" else state
+
+    def check_state(self, training: Training, state: State) -> None:
+        super().check_state(training, state)
+        if self.regularization is not None and self.regularization.type == "latency" and state.get("latency") is None:
+            raise Unreadable("latency: found none, expected a number for each layer")
 
     def step(self, training: Training, clock: Clock, state: State) -> State:
         """First what is left of the optimizer's last step, the proximal one; then the weights of the terms for this step."""
@@ -259,8 +274,9 @@ class Corad(CoradConfig, Algorithm):
             return {site.label: float(count) for site, count in flops(graph).items()}
         where, path = f"{self.where}.regularization.latency_table", Path(self.regularization.latency_table)
         try:
-            table = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            with refused_as(ConfigError, f"{where}: {path} cannot be read as JSON"):
+                table = value_in(path)
+        except OSError as error:
             raise ConfigError(f"{where}: {path} cannot be read as JSON: {error}") from None
         wrong = not isinstance(table, dict) or any(isinstance(v, bool) or not isinstance(v, int | float) for v in table.values())
         if wrong or any(v < 0 for v in table.values()):

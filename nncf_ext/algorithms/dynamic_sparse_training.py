@@ -19,13 +19,15 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from nncf_ext import numerics
-from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, State, Training
+from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, Remembered, State, Training
 from nncf_ext.algorithms.sparsity import BinaryMask, SparsityStatistics, measured, outlook_of_masks
 from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.config import ConfigError
 from nncf_ext.config.dynamic_sparse_training import DynamicSparseTrainingConfig
 from nncf_ext.connections import Structure, densities, drop_and_grow, first_units, random_scores
 from nncf_ext.edits import MASK, Edit, Plan, Range, Transform, Var
+from nncf_ext.files.json_text import Unreadable
+from nncf_ext.files.schema import Count
 from nncf_ext.flops import flops
 from nncf_ext.graph import Graph, Node, Parameter
 from nncf_ext.schedules import Clock, polynomial
@@ -94,9 +96,19 @@ class DynamicSparsityStatistics(SparsityStatistics):
     training_flops: float
 
 
+class DynamicSparseState(Remembered):
+    """moving: the step whose end connections wait for."""
+
+    moving: Count | None
+    updates: Count
+    frozen: bool
+    sparse: bool
+
+
 class DynamicSparseTraining(DynamicSparseTrainingConfig, Algorithm):
     """State: moving (the optimizer step whose end the connections wait for, or None), updates, frozen, sparse."""
 
+    remembers: ClassVar[type[Remembered]] = DynamicSparseState
     family: ClassVar[str] = "sparsity"
     transforms: ClassVar[tuple[type[Transform], ...]] = (ConnectionMask, ForwardBackwardMask, NOfMMask)
 
@@ -213,6 +225,11 @@ class DynamicSparseTraining(DynamicSparseTrainingConfig, Algorithm):
     def resume(self, training: Training, state: State) -> None:
         if state["moving"] is not None:
             training.attached.request_dense_gradients(training.edits, training.settle)
+
+    def check_state(self, training: Training, state: State) -> None:
+        super().check_state(training, state)
+        if state["moving"] is not None and self.params.method not in ("set", *_GROWS_BY_GRADIENT):
+            raise Unreadable(f"moving: found step {state['moving']}, expected none: {self.params.method} waits for no step's end")
 
     def epoch_step(self, training: Training, clock: Clock, state: State) -> State:
         if self.params.method != "ac_dc" or state["frozen"] or self._is_sparse(clock.epoch) == state["sparse"]:

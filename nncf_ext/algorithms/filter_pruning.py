@@ -7,17 +7,19 @@ import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import PrivateAttr
+from pydantic import Field, PrivateAttr
 
-from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, State, Training
+from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, Remembered, State, Training
 from nncf_ext.channels import ChannelGroup, channel_groups
 from nncf_ext.config import ConfigError
 from nncf_ext.config.errors import choose
 from nncf_ext.config.filter_pruning import FilterPruningConfig
 from nncf_ext.edits import MASK, Edit, Plan, Range, Removal, Transform, Var
+from nncf_ext.files.json_text import Unreadable
+from nncf_ext.files.schema import Finite, Share
 from nncf_ext.graph import Graph, Node, Site
 from nncf_ext.importance import norm, unit_importance
 from nncf_ext.initialization import LeGRInitArgs
@@ -156,7 +158,18 @@ class PlannedPruning:
     groups: tuple[PlannedGroup, ...]
 
 
+class FilterPruningState(Remembered):
+    """level_by_group: where the user gave one for each; ranking: scale and shift by layer."""
+
+    level: Share
+    level_by_group: dict[str, Share]
+    frozen: bool
+    scheduled: bool
+    ranking: dict[str, Annotated[list[Finite], Field(min_length=2, max_length=2)]]
+
+
 class FilterPruning(FilterPruningConfig, Algorithm):
+    remembers: ClassVar[type[Remembered]] = FilterPruningState
     transforms: ClassVar[tuple[type[Transform], ...]] = (FilterMask,)
     commands: ClassVar[tuple[str, ...]] = ("set_pruning_level",)
     readings: ClassVar[tuple[str, ...]] = (
@@ -232,6 +245,13 @@ class FilterPruning(FilterPruningConfig, Algorithm):
     def take_up(self, training: Training, clock: Clock, state: State, saved: Mapping[str, Any]) -> State:
         level = state["level"] if clock.epoch < 0 else self.level(clock.epoch)
         return {**state, "level": level, "frozen": self._freezes(clock)}
+
+    def check_state(self, training: Training, state: State) -> None:
+        super().check_state(training, state)
+        groups = {group.name for group in self._model(training).groups}
+        if state["level_by_group"] and set(state["level_by_group"]) != groups:
+            odd = min(set(state["level_by_group"]) ^ groups)
+            raise Unreadable(f"level_by_group: expected a level for each group of the model, {odd[:200]!r} is in one only")
 
     def epoch_step(self, training: Training, clock: Clock, state: State) -> State:
         if state["frozen"]:

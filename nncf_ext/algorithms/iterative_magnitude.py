@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, State, Training
+from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, Remembered, State, Training
 from nncf_ext.algorithms.sparsity import BinaryMask, SparsityStatistics, measured, outlook_of_masks
 from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.channels import ChannelGroup, channel_groups
@@ -21,6 +21,8 @@ from nncf_ext.config import ConfigError
 from nncf_ext.config.iterative_magnitude import IterativeMagnitudeConfig
 from nncf_ext.connections import densities
 from nncf_ext.edits import Edit, Plan, Removal, Transform
+from nncf_ext.files.json_text import Unreadable
+from nncf_ext.files.schema import Count, Share
 from nncf_ext.graph import Graph, Site
 from nncf_ext.ops import has_weight
 from nncf_ext.prunable import PrunableModel
@@ -40,9 +42,19 @@ class IterativeMagnitudeStatistics(SparsityStatistics):
     dropout: Mapping[str, float]
 
 
+class IterativeMagnitudeState(Remembered):
+    """Rates of the dropout layers by node: the model's own, and as they are now."""
+
+    rounds: Count
+    frozen: bool
+    dropout: dict[str, Share]
+    dropout_now: dict[str, Share]
+
+
 class IterativeMagnitude(IterativeMagnitudeConfig, Algorithm):
     """State: rounds (prunings so far), frozen, dropout and dropout_now (rates at the start and now, by node)."""
 
+    remembers: ClassVar[type[Remembered]] = IterativeMagnitudeState
     family: ClassVar[str] = "sparsity"
     transforms: ClassVar[tuple[type[Transform], ...]] = (BinaryMask,)
 
@@ -71,6 +83,14 @@ class IterativeMagnitude(IterativeMagnitudeConfig, Algorithm):
     def resume(self, training: Training, state: State) -> None:
         for node, rate in state["dropout_now"].items():
             training.attached.set_dropout(node, rate)
+
+    def check_state(self, training: Training, state: State) -> None:
+        super().check_state(training, state)
+        known = training.attached.dropout()
+        for key in ("dropout", "dropout_now"):
+            odd = next((node for node in state[key] if node not in known), None)
+            if odd is not None:
+                raise Unreadable(f"{key}: {odd[:200]!r} is no dropout layer of the model")
 
     def epoch_step(self, training: Training, clock: Clock, state: State) -> State:
         params = self.params

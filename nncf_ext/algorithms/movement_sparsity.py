@@ -13,12 +13,14 @@ import numpy as np
 
 from nncf_ext import numerics
 from nncf_ext import reference as host
-from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, State, Training
+from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, Remembered, State, Training
 from nncf_ext.algorithms.sparsity import LayerSparsity, outlook_of_masks
 from nncf_ext.channels import ChannelGroup, Member, channel_groups
 from nncf_ext.config import ConfigError
 from nncf_ext.config.movement_sparsity import MovementSparsityConfig, SparseStructure
 from nncf_ext.edits import MASK, Edit, Plan, Range, Removal, Transform, Var
+from nncf_ext.files.json_text import Unreadable
+from nncf_ext.files.schema import Count, Finite, NotNegative
 from nncf_ext.graph import Graph, Node, Parameter, Site
 from nncf_ext.ops import weights
 from nncf_ext.schedules import Clock, polynomial
@@ -76,6 +78,11 @@ class MovementMask(Transform):
             kept = xp.reshape(kept, (-1, last // cells, 1)) * xp.ones_like(xp.reshape(x, (-1,))[:cells])
         return xp.reshape(x, (-1, *(rest or (1,)), last)) * xp.reshape(kept, (-1, 1, last))
 
+    def describe(self, variables: Mapping[str, np.ndarray], x: np.ndarray | None) -> str:
+        threshold, _, trained = variables["schedule"]
+        state = f"scores above {threshold:.4g} stay" if trained else "frozen"
+        return f"{self._zeros(variables, np.ones_like(variables['mask'], np.float32) if x is None else x)}, {state}"
+
     def mask(self, variables: Mapping[str, np.ndarray]) -> np.ndarray:
         """What the parameter is multiplied with now, in its shape, as booleans."""
         return self.apply(host, np.ones_like(variables["mask"], np.float32), variables, False) > 0
@@ -121,7 +128,17 @@ class MovementSparsityStatistics:
         return {"model_sparsity": self.sparsity_level, "linear_layer_sparsity": self.sparsity_level_for_layers}
 
 
+class MovementState(Remembered):
+    """kept: by group, the units that structured masking left."""
+
+    init_threshold: Finite | None
+    passed: NotNegative
+    frozen: bool
+    kept: dict[str, list[Count]]
+
+
 class MovementSparsity(MovementSparsityConfig, Algorithm):
+    remembers: ClassVar[type[Remembered]] = MovementState
     family: ClassVar[str] = "sparsity"
     transforms: ClassVar[tuple[type[Transform], ...]] = (MovementMask,)
 
@@ -164,6 +181,16 @@ class MovementSparsity(MovementSparsityConfig, Algorithm):
 
     def start(self) -> State:
         return {"init_threshold": self.params.init_importance_threshold, "passed": 0.0, "frozen": False, "kept": {}}
+
+    def check_state(self, training: Training, state: State) -> None:
+        super().check_state(training, state)
+        sizes = {group.name: group.size for group in self._groups(training.graph, training.edits)[0]} if state["kept"] else {}
+        if set(state["kept"]) != set(sizes):
+            odd = min(set(state["kept"]) ^ set(sizes))
+            raise Unreadable(f"kept: expected the units of each group of the model, {odd[:200]!r} is in one of them only")
+        for name, units in state["kept"].items():
+            if any(unit >= sizes[name] for unit in units):
+                raise Unreadable(f"kept: {name} has {sizes[name]} units, found number {max(units)}")
 
     def epoch_step(self, training: Training, clock: Clock, state: State) -> State:
         if state["frozen"] or clock.epoch < self.params.warmup_end_epoch:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 
-from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, State, Training
+from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, Remembered, State, Training
 from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.config.errors import ConfigError
 from nncf_ext.config.product_quantization import ProductQuantizationConfig
 from nncf_ext.edits import SHARE, Edit, Plan, Range, Transform, Var
+from nncf_ext.files.schema import NotNegative
 from nncf_ext.graph import Graph, Node, Parameter, Site
 from nncf_ext.initialization import QuantizationRangeInitArgs, running_on_data, samples_with_progress
 from nncf_ext.ops import is_depthwise, output_axes, weight_port
@@ -105,7 +107,16 @@ class ProductQuantizationStatistics:
     not_corrected: tuple[NotCorrected, ...] = ()
 
 
+class ProductQuantizationState(Remembered):
+    """errors: before and after the correction, by edit; not_corrected: why, by edit."""
+
+    coded: bool
+    errors: dict[str, Annotated[list[NotNegative], Field(min_length=2, max_length=2)]]
+    not_corrected: dict[str, str]
+
+
 class ProductQuantization(ProductQuantizationConfig, Algorithm):
+    remembers: ClassVar[type[Remembered]] = ProductQuantizationState
     family: ClassVar[str] = "shared weights"
     transforms: ClassVar[tuple[type[Transform], ...]] = (ProductQuantizer,)
 

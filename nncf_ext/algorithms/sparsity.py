@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import TypeAdapter
 
-from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, State, Training
+from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, Remembered, State, Training
 from nncf_ext.config.sparsity import SparsityParams
 from nncf_ext.edits import MASK, Edit, Range, Transform, Var
+from nncf_ext.files.schema import Count, Share, expect
 from nncf_ext.graph import Graph
 from nncf_ext.schedules import Clock, adaptive, exponential, multistep, polynomial
 
@@ -136,6 +138,19 @@ def measured(training: Training, masks: Sequence[np.ndarray]) -> dict[str, Any]:
     }
 
 
+_SHARE: TypeAdapter[float] = TypeAdapter(Share)
+
+
+class ScheduledState(Remembered):
+    """own_levels: where some layers have a level of their own, by what they are called."""
+
+    level: Share
+    frozen: bool
+    scheduled: bool
+    bad_epochs: Count
+    own_levels: dict[str, Share] = {}
+
+
 class ScheduledSparsity(Algorithm):
     """A sparsity level that a schedule raises, until its masks are frozen.
 
@@ -143,6 +158,7 @@ class ScheduledSparsity(Algorithm):
     adaptive schedule), and where some layers have a level of their own, own_levels by what they are called.
     """
 
+    remembers: ClassVar[type[Remembered]] = ScheduledState
     family: ClassVar[str] = "sparsity"
     commands: ClassVar[tuple[str, ...]] = ("set_sparsity_level",)
     readings: ClassVar[tuple[str, ...]] = ("current_sparsity_level", "sparsified_module_info")
@@ -173,7 +189,7 @@ class ScheduledSparsity(Algorithm):
     def take_up(self, training: Training, clock: Clock, state: State, saved: Mapping[str, Any]) -> State:
         level = self.sparsity_init if clock.epoch < 0 else self.level(clock.progress(self._steps(clock)))
         if self.params.schedule == "adaptive":
-            level = saved.get("current_sparsity_level", self.sparsity_init)
+            level = expect(_SHARE, saved.get("current_sparsity_level", self.sparsity_init))
         frozen = clock.epoch >= self.params.sparsity_freeze_epoch
         return {**state, "level": level, "frozen": frozen, "bad_epochs": saved.get("num_bad_epochs", 0)}
 

@@ -6,15 +6,27 @@ from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 from nncf_ext import staged
-from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, State, Training
+from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Remembered, State, Training
 from nncf_ext.config.quantization import StagedParams
+from nncf_ext.files.schema import Saved
 from nncf_ext.schedules import Clock
+
+
+class Groups(Saved):
+    weights: bool
+    activations: bool
+
+
+class StagedState(Remembered):
+    begun: Groups
+    enabled: Groups
 
 
 class StagedQuantizers(Algorithm):
     """State: see `nncf_ext.staged`."""
 
     params: StagedParams | None
+    remembers: ClassVar[type[Remembered]] = StagedState
     commands: ClassVar[tuple[str, ...]] = (
         "enable_weight_quantization",
         "disable_weight_quantization",

@@ -113,10 +113,11 @@ def parse(model: type[Model], data: Any, location: tuple[str | int, ...] = ()) -
     except ValidationError as error:
         details: list[Any] = error.errors(include_url=False)
     outermost = min(details, key=lambda detail: len(detail["loc"]))
-    raise ConfigError(_sentence(location, outermost))
+    raise ConfigError(sentence(location, outermost))
 
 
-def _sentence(location: tuple[str | int, ...], detail: Mapping[str, Any]) -> str:
+def sentence(location: tuple[str | int, ...], detail: Mapping[str, Any]) -> str:
+    """A mistake that pydantic found in what stands at `location`."""
     location += tuple(step for step in detail["loc"] if not re.fullmatch(r"<\w+>|\[key\]", str(step)))  # pydantic's own steps
     kind, found, context = detail["type"], detail["input"], detail.get("ctx", {})
     if kind == "refused":

@@ -47,17 +47,17 @@ def content_of(path: Path, most: int) -> bytes:
     return content
 
 
-def value_of(text: bytes, memory: int = 64 << 20, unique: bool = True) -> Any:
+def value_of(text: bytes, memory: int = 64 << 20, unique: bool = True, finite: bool = True) -> Any:
     """The value of JSON text. Unreadable where it is none, is not finite, or takes more than about `memory` bytes.
 
-    unique: whether a key that an object has twice is refused; else the last one is taken.
+    unique: whether a key that an object has twice is refused; else the last one is taken. finite: whether NaN and Infinity are.
     """
     expect_small(text, memory)
     try:
         value = json.loads(
             text.decode("utf-8"),
-            parse_constant=reject_constant,
-            parse_float=_finite,
+            parse_constant=reject_constant if finite else float,
+            parse_float=_finite if finite else float,
             parse_int=whole_number,
             object_pairs_hook=_object if unique else None,
         )
@@ -72,9 +72,9 @@ def value_of(text: bytes, memory: int = 64 << 20, unique: bool = True) -> Any:
     return value
 
 
-def value_in(path: Path, most: int = 64 << 20) -> Any:
+def value_in(path: Path, most: int = 64 << 20, finite: bool = True) -> Any:
     """The value of a JSON file of at most `most` bytes. OSError, or Unreadable."""
-    return value_of(content_of(path, most), 4 * most, unique=False)
+    return value_of(content_of(path, most), 4 * most, unique=False, finite=finite)
 
 
 def expect_small(text: bytes, memory: int, nested: int = MOST_NESTED) -> None:

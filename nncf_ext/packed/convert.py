@@ -7,14 +7,16 @@ import math
 import mmap
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nncf_ext.files.json_text import refused_as
+from nncf_ext.files.tensors import Stored, header_of
 from nncf_ext.files.writing import replacing
-from nncf_ext.packed.layout import DTYPES, NAMES
+from nncf_ext.packed.layout import DEFAULT_LIMIT, DTYPES, NAMES
 from nncf_ext.packed.reader import Packed, PackedError
 from nncf_ext.packed.writer import PackedWriter
 from nncf_ext.report import progress
@@ -34,9 +36,13 @@ def pack_file(source: str | os.PathLike[str], target: str | os.PathLike[str]) ->
         raise ValueError(f"{path}: found a {path.suffix or 'file without a suffix'}, expected .safetensors or .onnx")
 
 
-def unpack_file(source: str | os.PathLike[str], target: str | os.PathLike[str] | None = None) -> Path:
-    """Write what a packed file holds as .onnx, if it was made of such a file, else as .safetensors; returns the file."""
-    packed = Packed(source)
+def unpack_file(source: str | os.PathLike[str], target: str | os.PathLike[str] | None = None, limit: int = DEFAULT_LIMIT) -> Path:
+    """Write what a packed file holds as .onnx, if it was made of such a file, else as .safetensors; returns the file.
+
+    limit: bytes that all its tensors together may need.
+    """
+    packed = Packed(source, limit)
+    packed.expect_within_limit()
     suffix = ".onnx" if packed.metadata.get("source") == "onnx" else ".safetensors"
     path = Path(target) if target is not None else Path(source).with_suffix(suffix)
     if path.suffix != suffix:
@@ -46,41 +52,22 @@ def unpack_file(source: str | os.PathLike[str], target: str | os.PathLike[str] |
 
 
 def _pack_safetensors(path: Path, target: str | os.PathLike[str]) -> None:
+    with refused_as(ValueError, path):
+        tensors, metadata = header_of(path, DTYPES)
     with PackedWriter(target) as file:
         size = path.stat().st_size
-        for name, dtype, array in progress(_safetensors(path), size, "packing", lambda tensor: tensor[2].nbytes):
+        for name, dtype, array in progress(_arrays(path, tensors), size, "packing", lambda tensor: tensor[2].nbytes):
             file.add(name, array, dtype)
-        file.metadata = {"source": "safetensors", "metadata": _header(path)[0].get("__metadata__", {})}
+        file.metadata = {"source": "safetensors", "metadata": metadata}
 
 
-def _header(path: Path) -> tuple[dict[str, Any], int]:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = struct.unpack("<Q", file.read(8).ljust(8, b"\xff"))[0]
-        if length > size - 8:
-            raise ValueError(f"{path}: found a header of {length} bytes in a file of {size}, expected a safetensors file")
-        try:
-            header = json.loads(file.read(length))
-        except ValueError:
-            raise ValueError(f"{path}: its header is not JSON, expected a safetensors file") from None
-    return header, 8 + length
-
-
-def _safetensors(path: Path) -> Iterator[tuple[str, str, np.ndarray]]:
+def _arrays(path: Path, tensors: Mapping[str, Stored]) -> Iterator[tuple[str, str, np.ndarray]]:
     """Name, type and elements of each tensor, read from disk when they are looked at."""
-    header, start = _header(path)
     with path.open("rb") as file:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        dtype, shape, (first, last) = entry["dtype"], entry["shape"], entry["data_offsets"]
-        if dtype not in DTYPES:
-            raise ValueError(f"{path}: {name} is a {dtype}, expected one of {', '.join(DTYPES)}")
-        kind = np.dtype(DTYPES[dtype])
-        if math.prod(shape) * kind.itemsize != last - first or start + last > len(data):
-            raise ValueError(f"{path}: {name} has {last - first} bytes, expected those of {dtype}{shape}")
-        yield name, dtype, np.frombuffer(data, kind, math.prod(shape), start + first).reshape(shape)
+    for name, stored in tensors.items():
+        kind = np.dtype(DTYPES[stored.dtype])
+        yield name, stored.dtype, np.frombuffer(data, kind, math.prod(stored.shape), stored.start).reshape(stored.shape)
 
 
 def _unpack_safetensors(packed: Packed, path: Path) -> None:
@@ -111,7 +98,10 @@ def _pack_onnx(path: Path, target: str | os.PathLike[str]) -> None:
     with PackedWriter(target) as file:
         tensors = _initializers(model)
         for number, tensor in enumerate(progress(tensors, len(tensors), "packing", lambda tensor: 1)):
-            array = onnx.numpy_helper.to_array(tensor)
+            try:
+                array = onnx.numpy_helper.to_array(tensor)
+            except Exception as error:
+                raise ValueError(f"{path}: the tensor {tensor.name[:200]!r} is damaged: {str(error)[:200]}") from None
             if array.nbytes < _SMALLEST or tensor.data_type == onnx.TensorProto.STRING:
                 continue
             content = tensor.raw_data or array.tobytes()
@@ -146,11 +136,17 @@ def _unpack_onnx(packed: Packed, path: Path) -> None:
     model = onnx.ModelProto()
     try:
         model.ParseFromString(packed[_GRAPH].tobytes())
+    except PackedError:
+        raise
     except Exception:
         raise PackedError(f"{packed.path}: the graph is no ONNX graph") from None
     for number, tensor in enumerate(_initializers(model)):
         name = f"{number}:{tensor.name}"
         if name in packed:
-            tensor.raw_data = packed[name].tobytes()
+            tensor.raw_data = packed.bits(name).tobytes()
+            try:
+                onnx.numpy_helper.to_array(tensor)
+            except Exception:
+                raise PackedError(f"{packed.path}: {name} is not of the shape and type that the graph says") from None
     with replacing(path) as temporary:
         temporary.write_bytes(model.SerializeToString(deterministic=True))

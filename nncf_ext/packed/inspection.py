@@ -15,6 +15,7 @@ def describe_packed(path: Path) -> Table:
     """A line per tensor and one for the file. bound: bytes that no code of its elements, each by itself, goes below, with what
     tells them (code book, scales)."""
     packed = Packed(path)
+    packed.expect_within_limit()
     columns = ("tensor", "type", "shape", "codec", "zeros", "bits per element", "bytes", "bound")
     table = Table(*columns, title=str(path), title_justify="left")
     elements, bound = 0, 0.0

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
 import mmap
 import os
+import stat
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field, TypeAdapter
 
+from nncf_ext.files.json_text import Unreadable, refused_as, value_of
+from nncf_ext.files.schema import Count, Saved, expect
 from nncf_ext.packed.coding import entropy_bits
 from nncf_ext.packed.layout import (
     BITS,
@@ -30,8 +34,64 @@ from nncf_ext.packed.layout import (
     restored,
 )
 
-_MOST_INDEX = 256 << 20
+_LEAST_INDEX, _MOST_INDEX = 16 << 20, 1 << 30  # bytes of memory that an index may take, whatever the limit is
 _COMPOSITE = {"scaled": ("codes", "step"), "product": ("codebook", "codes", "kept")}  # codecs, and their records inside
+
+
+Shape = Annotated[list[Count], Field(max_length=64)]
+Part = Annotated[list[Count], Field(min_length=3, max_length=3)]
+
+
+class _Flat(Saved):
+    """A record without others in it but `values`, which are a record of the same kind."""
+
+    codec: Literal["raw", "zlib", "book", "planes"]
+    parts: list[Part]
+
+
+class _Sparse(Saved):
+    codec: Literal["sparse"]
+    positions: Literal["runs", "bits"]
+    numbers: list[Count]
+    runs: list[Count] = []
+    parts: list[Part]
+    values: _Flat
+
+
+class _Array(Saved):
+    shape: Shape
+    dtype: str
+
+
+class _FlatArray(_Array, _Flat): ...
+
+
+class _SparseArray(_Array, _Sparse): ...
+
+
+_Plain = Annotated[_FlatArray | _SparseArray, Field(discriminator="codec")]
+
+
+class _Scaled(_Array):
+    codec: Literal["scaled"]
+    codes: _Plain
+    step: _Plain
+
+
+class _Product(_Array):
+    codec: Literal["product"]
+    axis: Count
+    codebook: _Plain
+    codes: _Plain
+    kept: _Plain | None = None
+
+
+class _Index(Saved):
+    tensors: dict[str, dict[str, Any]]
+    metadata: dict[str, Any] = {}
+
+
+_RECORD: TypeAdapter[Any] = TypeAdapter(Annotated[_FlatArray | _SparseArray | _Scaled | _Product, Field(discriminator="codec")])
 
 
 class PackedError(ValueError):
@@ -41,14 +101,18 @@ class PackedError(ValueError):
 class Packed(Mapping[str, np.ndarray]):
     """The tensors of a packed file by name, each decoded when it is asked for.
 
-    limit: bytes that one tensor may need when decoded. Raises PackedError where the file is none, damaged, or of a version that
-    this reader does not know; a tensor's own damage when it is read.
+    limit: bytes that one tensor may need when decoded; the index may take as many, or 16 MB. Raises PackedError where the file is
+    none, damaged, or of a version that this reader does not know; a tensor's own damage when it is read.
     """
 
     def __init__(self, path: str | os.PathLike[str], limit: int = DEFAULT_LIMIT):
         self.path, self._limit = Path(path), limit
+        self._index_limit = min(max(limit, _LEAST_INDEX), _MOST_INDEX)
         with self.path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
+            about = os.fstat(file.fileno())
+            if not stat.S_ISREG(about.st_mode):
+                raise PackedError(f"{self.path}: found a device or a pipe, expected a packed file")
+            size = about.st_size
             if size < PREFIX:
                 raise PackedError(f"{self.path}: found {size} bytes, expected a packed file")
             self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -57,7 +121,7 @@ class Packed(Mapping[str, np.ndarray]):
         version, offset, stored, length, check = struct.unpack("<IQQII", self._data[len(MAGIC) : PREFIX])
         if version != VERSION:
             raise PackedError(f"{self.path}: found version {version}, this reader knows version {VERSION}")
-        if not PREFIX <= offset <= size or stored != size - offset or length > _MOST_INDEX:
+        if not PREFIX <= offset <= size or stored != size - offset or length > self._index_limit:
             raise PackedError(f"{self.path}: the index is said to be at byte {offset} and {stored} long, in a file of {size}")
         content = self._data[offset:size]
         if zlib.crc32(content) != check:
@@ -69,13 +133,13 @@ class Packed(Mapping[str, np.ndarray]):
         try:
             unpacker = zlib.decompressobj()
             text = unpacker.decompress(content, length + 1)
-            index = json.loads(text)
-            tensors = index["tensors"]
-            if len(text) != length or not isinstance(tensors, dict) or not all(isinstance(t, dict) for t in tensors.values()):
-                raise ValueError
-        except (zlib.error, ValueError, KeyError, TypeError, RecursionError):
-            raise PackedError(f"{self.path}: the index is no index") from None
-        return tensors, index.get("metadata", {})
+            if len(text) != length:
+                raise Unreadable(f"found {len(text)} characters, expected {length}")
+            index = value_of(text, self._index_limit)
+            expect(_Index, index)
+        except (zlib.error, Unreadable) as error:
+            raise PackedError(f"{self.path}: the index is no index: {error}") from None
+        return index["tensors"], index.get("metadata", {})
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -88,26 +152,47 @@ class Packed(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         record = self._tensors[name]
-        try:
+        with self._told(name):
             return self._decoded(name, record)
+
+    @contextmanager
+    def _told(self, name: str) -> Iterator[None]:
+        try:
+            yield
         except PackedError:
             raise
-        except (KeyError, TypeError, ValueError, IndexError, OverflowError, AttributeError, zlib.error) as error:
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, MemoryError, zlib.error) as error:
             raise PackedError(f"{self.path}: the record of {name} is wrong: {type(error).__name__}: {error}") from None
 
     def bits(self, name: str) -> np.ndarray:
         """As `[name]`, types that numpy lacks as unsigned integers of their bits."""
-        return self._decoded(name, self._tensors[name], restore=False)
+        with self._told(name):
+            return self._decoded(name, self._tensors[name], restore=False)
+
+    def _record(self, name: str) -> Any:
+        """What the index says of a tensor, in the shape that a record has."""
+        with refused_as(PackedError, f"{self.path}: the record of {name} is wrong"):
+            expect(_RECORD, self._tensors[name])
+        return self._tensors[name]
+
+    def expect_within_limit(self) -> None:
+        """PackedError where all tensors together are said to need more than the limit."""
+        total = sum(math.prod(self.shape(name)) * np.dtype(DTYPES[self.dtype(name)]).itemsize for name in self)
+        if total > self._limit:
+            raise PackedError(f"{self.path}: its tensors are said to need {total:,} bytes, the limit is {self._limit:,}")
 
     def dtype(self, name: str) -> str:
         """The tensor's type, by the name that safetensors has for it."""
-        return str(self._tensors[name]["dtype"])
+        dtype = str(self._record(name)["dtype"])
+        if dtype not in DTYPES:
+            raise PackedError(f"{self.path}: {name} is said to be a {dtype[:20]!r}")
+        return dtype
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._tensors[name]["shape"])
+        return tuple(self._record(name)["shape"])
 
     def codec(self, name: str) -> str:
-        record = self._tensors[name]
+        record = self._record(name)
         names = []
         while True:
             names.append(str(record["codec"]))
@@ -116,11 +201,12 @@ class Packed(Mapping[str, np.ndarray]):
                 return ", ".join(names)
 
     def stored_bytes(self, name: str) -> int:
-        return sum(_stored(record) for record in _records(self._tensors[name]))
+        return sum(_stored(record) for record in _records(self._record(name)))
 
     def bound_bytes(self, name: str) -> float:
         """Bytes that no code of single elements goes below: n * H of the elements, and what tells them (book, scales)."""
-        return sum(self._bound(name, record) for record in _records(self._tensors[name]))
+        with self._told(name):
+            return sum(self._bound(name, record) for record in _records(self._record(name)))
 
     def _bound(self, name: str, record: Any) -> float:
         kind = np.dtype(DTYPES[record["dtype"]])

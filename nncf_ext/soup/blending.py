@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from nncf_ext import reference
-from nncf_ext.checkpoint import plan_from_json, plan_in
+from nncf_ext.checkpoint import CheckpointError, plan_from_json, plan_in
 from nncf_ext.edits import MASK, Edit
 from nncf_ext.soup.ingredients import Ingredient, SoupError
 
@@ -92,7 +92,11 @@ def _groups(state: Mapping[str, Any] | None, masks: Masks) -> list[_Group]:
     if state is None:
         return []
     groups: list[_Group] = []
-    for edit in plan_from_json(plan_in(state)):
+    try:
+        plan = plan_from_json(plan_in(state))
+    except CheckpointError as error:
+        raise SoupError(str(error)) from None
+    for edit in plan:
         variables = state.get("variables", {}).get(edit.key)
         if edit.transform.stage != MASK or not variables:
             continue
@@ -155,7 +159,10 @@ def _blended_group(
 def _kept(edit: Edit, variables: Mapping[str, np.ndarray]) -> np.ndarray:
     """Where a mask keeps its parameter, in the shape of its largest variable."""
     shape = max((value.shape for value in variables.values()), key=lambda shape: (int(np.prod(shape)), len(shape)))
-    return edit.transform.apply(reference, np.ones(shape, np.float32), variables, False) != 0
+    try:
+        return edit.transform.apply(reference, np.ones(shape, np.float32), variables, False) != 0
+    except (ValueError, TypeError, LookupError, ArithmeticError, AssertionError, AttributeError) as error:
+        raise SoupError(f"{edit.key}: the values are none of a {edit.transform.kind}: {error}") from None
 
 
 def _with_share(ingredients: Sequence[Ingredient], shares: Sequence[float]) -> list[tuple[Ingredient, float]]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nncf_ext.checkpoint import TensorFile, first_difference, plan_in
+from nncf_ext.checkpoint import CheckpointError, TensorFile, first_difference, plan_in
 from nncf_ext.inspection import find_checkpoint
 
 _DTYPES = {
@@ -24,6 +25,15 @@ class SoupError(ValueError):
     """Models that cannot be averaged, in one sentence: which one, which tensor, what was found and what was expected."""
 
 
+@contextmanager
+def _told(label: object) -> Iterator[None]:
+    """What is wrong with a file is wrong with the soup."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise SoupError(str(error) if str(label) in str(error) else f"{label}: {error}") from None
+
+
 @dataclass(frozen=True)
 class Ingredient:
     """label: what it is called in messages. specs: (shape, dtype) by name. state: the compression state, where there is one."""
@@ -35,7 +45,8 @@ class Ingredient:
 
     def read(self, name: str) -> np.ndarray:
         """One tensor. SoupError where it has a NaN."""
-        array = self.tensor(name)
+        with _told(self.label):
+            array = self.tensor(name)
         if array.dtype.kind == "f":
             lost = int(np.count_nonzero(np.isnan(array)))
             if lost:
@@ -49,9 +60,11 @@ def ingredient(source: Any, number: int) -> Ingredient:
         return source
     if isinstance(source, str | os.PathLike):
         path = find_checkpoint(Path(source))
-        file = TensorFile(path)
+        with _told(path):
+            file = TensorFile(path)
+            state = file.compression_state
         known = {name: (shape, _DTYPES.get(dtype, dtype)) for name, (shape, dtype) in file.specs.items()}
-        return Ingredient(str(path), known, file.state, file.read)
+        return Ingredient(str(path), known, state, file.read)
     tensors: Mapping[str, Any] = getattr(source, "tensors", source)
     if not isinstance(tensors, Mapping):
         raise SoupError(f"ingredient {number}: found a {type(source).__name__}, expected a file, a folder, or arrays by name")

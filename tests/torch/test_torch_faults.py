@@ -1,5 +1,6 @@
 """Damaged files, odd numbers, threads: nothing half done, and one sentence."""
 
+import json
 import threading
 
 import numpy as np
@@ -10,7 +11,8 @@ from nncf_ext_torch import create_compressed_model, register_default_init_args
 from torch import nn
 
 from nncf_ext import NNCFConfig
-from nncf_ext.checkpoint import load_checkpoint
+from nncf_ext.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from nncf_ext.inspection import describe
 from nncf_ext.packed import load
 
 QUANTIZATION = {"algorithm": "quantization"}
@@ -91,3 +93,129 @@ def test_threads_that_export_pack_and_save_from_one_controller_and_from_two(tmp_
         assert all(module.training for module in model.modules())
         model.eval()
         assert torch.equal(model(torch.ones(2, 16)), before)
+
+
+SPARSE = {
+    "algorithm": "magnitude_sparsity",
+    "params": {"schedule": "multistep", "multistep_sparsity_levels": [0.5], "multistep_steps": []},
+}
+DAMAGE = [
+    (QUANTIZATION, {"enabled": 5}, "quantization: enabled: found 5"),
+    (QUANTIZATION, {"enabled": {"weights": 1, "activations": True}}, "enabled.weights: found 1"),
+    (QUANTIZATION, {"unknown": 1}, "unknown"),
+    (SPARSE, {"level": 1.5}, "level: found 1.5"),
+    (SPARSE, {"bad_epochs": -1}, "bad_epochs: found -1"),
+    (SPARSE, {"frozen": None}, "frozen: found null"),
+    (
+        {"algorithm": "iterative_magnitude", "params": {"sparsity_target": 0.5, "rounds": 2}},
+        {"dropout_now": {"nowhere": 0.5}},
+        "'nowhere' is no dropout layer",
+    ),
+    (
+        {"algorithm": "dynamic_sparse_training", "params": {"method": "sr_ste", "sparsity_target": 0.5, "distribution": "n:m"}},
+        {"moving": 3},
+        "sr_ste waits for no step's end",
+    ),
+]
+
+
+@pytest.mark.parametrize(("compression", "state", "message"), DAMAGE)
+def test_a_state_of_another_shape_changes_nothing(tmp_path, compression, state, message):
+    controller, model, _ = compressed(compression)
+    controller.scheduler.epoch_step()
+    whole = controller.get_compression_state()
+    name = compression["algorithm"]
+    damaged = json.loads(json.dumps(whole))
+    damaged["ctrl_state"]["scheduler_state"]["current_epoch"] = 77
+    damaged["ctrl_state"]["algorithms"][name]["state"] |= state
+    tensors = {key: value.numpy() for key, value in model.state_dict().items()}
+    save_checkpoint(tmp_path / "c.safetensors", tensors, damaged)
+    with torch.no_grad():
+        model[0].weight.add_(1)
+    weight = model[0].weight.clone()
+    for load_it in (
+        lambda: controller.load_checkpoint(tmp_path / "c.safetensors"),
+        lambda: controller.load_state(damaged),
+        lambda: controller.load_state_dict(damaged),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            load_it()
+    assert controller.scheduler.current_epoch == 0 and torch.equal(model[0].weight, weight)
+    assert controller.get_compression_state() == whole
+    controller.load_state(whole)
+    controller.scheduler.epoch_step()
+
+
+def test_tensors_of_another_kind_change_nothing(tmp_path):
+    controller, model, _ = compressed()
+    controller.save_checkpoint(tmp_path / "c.safetensors")
+    tensors, state = load_checkpoint(tmp_path / "c.safetensors")
+    scale = next(name for name in tensors if "scale" in name)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for name, value, message in (
+        ("0.weight", tensors["0.weight"].astype(np.int32), r"0.weight is int32\[32, 16\], the model's float32\[32, 16\]"),
+        ("0.weight", tensors["0.weight"][:1], r"0.weight is float32\[1, 16\]"),
+        ("0.weight", tensors["0.weight"] * np.nan, "0.weight: 512 of 512 numbers are NaN"),
+        (scale, tensors[scale] * np.inf, "numbers are infinite, expected finite ones"),
+    ):
+        save_checkpoint(tmp_path / "d.safetensors", {**tensors, "2.bias": tensors["2.bias"] + 1, name: value}, state)
+        with pytest.raises(CheckpointError, match=message):
+            controller.load_checkpoint(tmp_path / "d.safetensors")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_an_error_in_the_middle_of_loading_changes_nothing(tmp_path, monkeypatch):
+    controller, model, _ = compressed()
+    controller.save_checkpoint(tmp_path / "c.safetensors")
+    with torch.no_grad():
+        model[0].weight.add_(1)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    monkeypatch.setattr(type(controller.algorithms[0]), "resume", lambda *_: (_ for _ in ()).throw(RuntimeError("no memory")))
+    with pytest.raises(RuntimeError, match="no memory"):
+        controller.load_checkpoint(tmp_path / "c.safetensors")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_plan_that_does_not_fit_the_model_is_no_crash():
+    state = json.loads(json.dumps(compressed()[0].get_compression_state()))
+    edit = next(e for e in state["builder_state"]["plan"]["edits"] if e["transform"].get("channel_axis") is not None)
+    edit["transform"]["channel_axis"] = 7
+    model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
+    config = NNCFConfig.from_dict({"input_info": {"sample_size": [1, 16]}, "compression": QUANTIZATION})
+    with pytest.raises(CheckpointError, match="has channel_axis 7, the tensor there has 2 axes"):
+        create_compressed_model(model, config, compression_state=state)
+    assert type(model[0]) is nn.Linear
+
+
+def test_inspection_says_how_many_zeros_there_are(tmp_path):
+    """Of masks that depend on scores, thresholds or the weight itself, too."""
+    compression = {
+        "algorithm": "movement_sparsity",
+        "params": {
+            "warmup_start_epoch": 0,
+            "warmup_end_epoch": 4,
+            "steps_per_epoch": 4,
+            "importance_regularization_factor": 0.1,
+            "enable_structured_masking": False,
+            "init_importance_threshold": -0.1,
+            "final_importance_threshold": 0.05,
+        },
+    }
+    controller, model, x = compressed(compression)
+    optimizer = torch.optim.SGD(model.parameters(), 0.5)
+    for _ in range(3):
+        controller.scheduler.epoch_step()
+        for _ in range(4):
+            controller.scheduler.step()
+            optimizer.zero_grad()
+            (model(x).square().mean() + controller.loss()).backward()
+            optimizer.step()
+    controller.save_checkpoint(tmp_path / "c.safetensors")
+    with pytest.warns(UserWarning, match="has not reached its target"):
+        plain = controller.strip()
+    zeros = {name: float((value == 0).float().mean()) for name, value in plain.named_parameters()}
+    table = describe(tmp_path / "c.safetensors")[1]
+    said = [column.cells for column in table.columns]
+    shown = [cell.split("%")[0] for cell in list(said[-1])]
+    assert shown == [f"{100 * zeros[name]:.1f}" for name in ("0.weight", "0.bias", "2.weight", "2.bias")]
+    assert zeros["0.weight"] > 0.5

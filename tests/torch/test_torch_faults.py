@@ -99,6 +99,8 @@ SPARSE = {
     "algorithm": "magnitude_sparsity",
     "params": {"schedule": "multistep", "multistep_sparsity_levels": [0.5], "multistep_steps": []},
 }
+ROUNDS = {"algorithm": "iterative_magnitude", "params": {"sparsity_target": 0.5, "rounds": 2}}
+TWO_OF_FOUR = {"algorithm": "dynamic_sparse_training", "params": {"method": "sr_ste", "structure": "2:4"}}
 DAMAGE = [
     (QUANTIZATION, {"enabled": 5}, "quantization: enabled: found 5"),
     (QUANTIZATION, {"enabled": {"weights": 1, "activations": True}}, "enabled.weights: found 1"),
@@ -106,16 +108,8 @@ DAMAGE = [
     (SPARSE, {"level": 1.5}, "level: found 1.5"),
     (SPARSE, {"bad_epochs": -1}, "bad_epochs: found -1"),
     (SPARSE, {"frozen": None}, "frozen: found null"),
-    (
-        {"algorithm": "iterative_magnitude", "params": {"sparsity_target": 0.5, "rounds": 2}},
-        {"dropout_now": {"nowhere": 0.5}},
-        "'nowhere' is no dropout layer",
-    ),
-    (
-        {"algorithm": "dynamic_sparse_training", "params": {"method": "sr_ste", "sparsity_target": 0.5, "distribution": "n:m"}},
-        {"moving": 3},
-        "sr_ste waits for no step's end",
-    ),
+    (ROUNDS, {"dropout_now": {"nowhere": 0.5}}, "'nowhere' is no dropout layer"),
+    (TWO_OF_FOUR, {"moving": 3}, "sr_ste waits for no step's end"),
 ]
 
 

@@ -1,4 +1,4 @@
-# make demo | test | test-all | check | bench | results | zoo | notebooks | clean. Needs Python 3.11 or newer; everything runs in .venv, which make creates.
+# make demo | test | test-all | check | bench | results | zoo | docs | notebooks | clean. Needs Python 3.11 or newer; everything runs in .venv, which make creates.
 PYTHON ?= python3
 BIN := .venv/bin
 ifeq ($(OS),Windows_NT)
@@ -6,7 +6,7 @@ BIN := .venv/Scripts
 endif
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test test-all check bench results zoo notebooks clean
+.PHONY: demo test test-all check bench results zoo docs notebooks clean
 
 demo: .venv/installed
 	$(BIN)/nncf-ext demo
@@ -41,6 +41,9 @@ results: .venv/installed
 
 zoo: .venv/installed .venv-zoo/installed
 	$(BIN)/python -m benchmarks.zoo
+
+docs: .venv/installed
+	$(BIN)/python -m nncf_ext.config.reference > docs/config.md
 
 notebooks: .venv/installed
 	$(BIN)/python notebooks/execute.py

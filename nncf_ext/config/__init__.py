@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -189,6 +190,7 @@ def json_schema() -> dict[str, Any]:
     for name, model in ALGORITHMS.items():
         definition = definitions["$defs"][refs[model, "validation"]["$ref"].rpartition("/")[2]]
         definition["required"] = ["algorithm", *definition.get("required", [])]
+        definition["description"] = (sys.modules[model.__module__].__doc__ or "").strip()
         former = [old for old, present in FORMER_NAMES.items() if present == name]
         if former:
             definition["properties"]["algorithm"] = {**definition["properties"]["algorithm"], "enum": [name, *former]}

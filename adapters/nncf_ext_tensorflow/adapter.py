@@ -21,8 +21,9 @@ from nncf_ext_tensorflow import keras_private, xp
 from nncf_ext_tensorflow.apply import Patch
 from nncf_ext_tensorflow.attach import KerasAttached, attach, visiting
 from nncf_ext_tensorflow.batchnorm import adapt_batchnorm, batch_statistics
-from nncf_ext_tensorflow.copies import check_copyable, copy_of, refresh_state
+from nncf_ext_tensorflow.copies import Registered, check_copyable, copy_of, refresh_state
 from nncf_ext_tensorflow.data import expected_inputs
+from nncf_ext_tensorflow.example_inputs import no_inputs, running_inputs
 from nncf_ext_tensorflow.gradients import loss_gradients
 from nncf_ext_tensorflow.hessian import hessian_products
 from nncf_ext_tensorflow.naming import named_inputs, names_in
@@ -34,9 +35,14 @@ from nncf_ext_tensorflow.variables import HOLDER, to_numpy
 
 
 class KerasAdapter:
+    """registered: gives data as model inputs, for a look at a model that does not run on inputs that are made up."""
+
     name = "tensorflow"
     xp = xp
     steps_by = "fit(..., callbacks=create_compression_callbacks(controller))"
+
+    def __init__(self, registered: Registered = None):
+        self._registered = registered
 
     def trace(self, model: keras.Model, example: Any = None) -> KerasTrace:
         refuse_compressed(model)
@@ -103,12 +109,12 @@ class KerasAdapter:
 
     def frozen_copy(self, model: keras.Model, example: Any = None) -> keras.Model:
         """ValueError where the model cannot be built from its config."""
-        copy = copy_of(model, example)
+        copy = copy_of(model, example, self._registered)
         copy.trainable = False
         return copy
 
     def check_copyable(self, model: keras.Model, example: Any = None) -> None:
-        check_copyable(model, example)
+        check_copyable(model, example, self._registered)
 
     def tap(self, model: keras.Model, after_forward: Callable[[Any, Any], None]) -> None:
         attached_to(model).tap(after_forward)
@@ -137,10 +143,9 @@ class KerasAdapter:
 
     def output_shapes(self, model: keras.Model, example: Any) -> dict[str, tuple[int, ...]]:
         if example is None:
-            example = keras.tree.map_structure(
-                lambda x: keras.ops.zeros([size or 1 for size in x.shape], x.dtype),
-                keras_private.functional_of(model)._inputs_struct,
-            )
+            example = running_inputs(model, None, self._registered, samples=1)
+        if example is None:
+            raise ValueError(no_inputs(model))
         outputs = keras.tree.flatten_with_path(self.infer(model, example))
         return {".".join(map(str, path)): tuple(x.shape) for path, x in outputs if keras.backend.is_float_dtype(x.dtype)}
 
@@ -184,9 +189,9 @@ class KerasAdapter:
     def _plain_copy(self, model: keras.Model) -> keras.Model:
         attached: KerasAttached | None = attached_to(model)
         if attached is None:
-            return copy_of(model, None)
+            return copy_of(model, None, self._registered)
         with attached.lifted():
-            copy = copy_of(model, attached.traced.example)
+            copy = copy_of(model, attached.traced.example, self._registered)
             counterparts = {id(ours): theirs for ours, theirs in zip(model.variables, copy.variables, strict=True)}
         for variable, value in attached.transformed_parameters():
             counterparts[id(variable)].assign(value)
@@ -195,7 +200,7 @@ class KerasAdapter:
 
     def remove_channels(self, model: keras.Model, removals: Sequence[Removal], traced: Any) -> keras.Model:
         refuse_compressed(model)
-        return remove_channels(model, removals, traced)
+        return remove_channels(model, removals, traced, self._registered)
 
     def tensors(self, model: keras.Model) -> dict[str, np.ndarray]:
         return {name: self.to_numpy(variable) for name, variable in _named_variables(model).items()}

@@ -7,7 +7,8 @@ an adapted Normalization, a vocabulary) is handed over as Keras saves it, and bo
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -15,14 +16,16 @@ import numpy as np
 
 from nncf_ext_tensorflow import keras_private
 from nncf_ext_tensorflow.comparison import TOLERANCE, largest_difference, outputs_of
-from nncf_ext_tensorflow.example_inputs import made_up_inputs
+from nncf_ext_tensorflow.example_inputs import no_inputs, running_inputs, states_kept
+
+Registered = Callable[[], Any] | None  # gives a batch of the user's data as model inputs; None where there are none
 
 
-def copy_of(model: Any, example: Any = None) -> Any:
+def copy_of(model: Any, example: Any = None, registered: Registered = None) -> Any:
     """A copy of a plain model, not compiled, with weights and state of its own.
 
-    example: model inputs, for one that does not know them. ValueError where the model cannot be built from its config, or where
-    what is built computes something else.
+    example: model inputs, for one that does not know them. registered: gives others. ValueError where the model cannot be built
+    from its config, or where what is built computes something else; a warning where it runs on none of these inputs.
     """
     try:
         copy = keras_private.built_again(model)
@@ -33,17 +36,24 @@ def copy_of(model: Any, example: Any = None) -> Any:
         _hand_over(model, copy)
     except Exception as error:  # whatever a user's `get_config`, `__init__` or `build` may raise
         raise ValueError(_sentence(model, *_culprit(model, error))) from error
-    odd = _first_odd_output(model, copy, example)
+    inputs = running_inputs(model, example, registered)
+    if inputs is None:
+        warnings.warn(f"{no_inputs(model)}: a copy of it was not compared with it", stacklevel=2)
+        return copy
+    odd = _first_odd_output(model, copy, inputs)
     if odd is not None:
         reason = f"the copy's output {odd[0]} differs by {odd[1]:.3g} of the largest value"
         raise ValueError(_sentence(model, "something that it computes with", f"is in no config and no variable: {reason}"))
     return copy
 
 
-def check_copyable(model: Any, example: Any = None) -> None:
-    """ValueError as of `copy_of`; models of Keras' own layers alone are not tried."""
+def check_copyable(model: Any, example: Any = None, registered: Registered = None) -> None:
+    """ValueError as of `copy_of`, and where nothing is known that the model runs on; models of Keras' own layers alone are not
+    copied."""
+    if running_inputs(model, example, registered) is None:
+        raise ValueError(no_inputs(model))
     if keras_private.users_layers(model) or any(isinstance(each, keras.layers.Lambda) for each in model._flatten_layers()):
-        copy_of(model, example)
+        copy_of(model, example, registered)
 
 
 def refresh_state(model: Any, variables: Sequence[keras.Variable]) -> None:
@@ -80,38 +90,28 @@ def _own_state(layer: Any) -> dict[str, np.ndarray]:
     return {name: value.numpy() if isinstance(value, keras.Variable) else np.asarray(value) for name, value in state.items()}
 
 
-def _first_odd_output(model: Any, copy: Any, example: Any) -> tuple[int, float] | None:
-    """The number of an output that is another one, and by how much. None also where nothing is known that the model runs on, and
-    where it gives other outputs each time itself.
-    """
-    inputs, expected = _run(model, example)
+def _first_odd_output(model: Any, copy: Any, inputs: Any) -> tuple[int, float] | None:
+    """The number of an output that is another one, and by how much. None also where the model itself gives others each time."""
+    expected, found = _outputs(model, inputs), _outputs(copy, inputs)
     if expected is None:
         return None
-    tolerance = TOLERANCE.get(model.compute_dtype, 1e-4)
-    _, found = _run(copy, inputs)
     differences = [np.inf] if found is None else list(map(largest_difference, expected, found))
     worst = max(differences, default=0)
-    if worst <= tolerance:
+    if worst <= TOLERANCE.get(model.compute_dtype, 1e-4):
         return None
-    _, again = _run(model, inputs)
+    again = _outputs(model, inputs)
     if again is None or max(map(largest_difference, expected, again), default=0) > 0:
         return None
     return differences.index(worst), worst
 
 
-def _run(model: Any, example: Any) -> tuple[Any, list[np.ndarray] | None]:
-    """(inputs, outputs in inference mode) with the states of random generators and recurrent layers as they were before."""
-    candidates = [example] if example is not None else [made_up_inputs(model), made_up_inputs(model, whole_numbers=True)]
-    states = [(v, v.numpy()) for layer in model._flatten_layers() for v in keras_private.states(layer)]
-    for inputs in candidates:
+def _outputs(model: Any, inputs: Any) -> list[np.ndarray] | None:
+    """In inference mode; None where the model does not run on `inputs`."""
+    with states_kept(model):
         try:
-            return inputs, outputs_of(model, inputs) if inputs is not None else None
-        except Exception:  # inputs that are made up need not be what the model takes
-            continue
-        finally:
-            for variable, value in states:
-                variable.assign(value)
-    return None, None
+            return outputs_of(model, inputs)
+        except Exception:  # whatever a user's `call` may raise
+            return None
 
 
 def _culprit(model: Any, error: Exception) -> tuple[str, str]:

@@ -32,7 +32,7 @@ def create_compressed_model(
     Raises ConfigError for mistakes in the config, ValueError for a model that is compressed already; the model is then as it was.
     """
     example = _example(model, config)
-    controller = compress(KerasAdapter(), model, config, example, compression_state, teacher)
+    controller = compress(_adapter(model, config), model, config, example, compression_state, teacher)
     return controller, model
 
 
@@ -41,7 +41,7 @@ def preview_compression(model: keras.Model, config: NNCFConfig) -> Preview:
 
     What data decide (ranges, a precision search) is named, not run. Raises as `create_compressed_model` does.
     """
-    return preview(KerasAdapter(), model, config, _example(model, config))
+    return preview(_adapter(model, config), model, config, _example(model, config))
 
 
 def _example(model: keras.Model, config: NNCFConfig) -> Any:
@@ -50,3 +50,7 @@ def _example(model: keras.Model, config: NNCFConfig) -> Any:
     if example is None and not getattr(model, "inputs", None):  # a subclassed model does not know its inputs by itself
         example = first_batch(config, expected_inputs(model))
     return example
+
+
+def _adapter(model: keras.Model, config: NNCFConfig) -> KerasAdapter:
+    return KerasAdapter(lambda: first_batch(NNCFConfig.expected(config), expected_inputs(model)))

@@ -1,7 +1,9 @@
-"""Inputs made up for a model that knows their shapes."""
+"""Inputs that a model runs on: what was traced, what is made up of the shapes it knows, or what was registered."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -28,3 +30,48 @@ def made_up_inputs(model: Any, samples: int = 2, whole_numbers: bool = False) ->
         return keras.ops.cast(keras.ops.convert_to_tensor(made), x.dtype)
 
     return keras.tree.map_structure(array, graph._inputs_struct)
+
+
+def running_inputs(model: Any, example: Any = None, registered: Callable[[], Any] | None = None, samples: int = 2) -> Any:
+    """The first inputs that `model` runs on of: the example, made-up ones, a batch that was registered. None where there
+    are no such inputs. Random generators and recurrent layers keep their states.
+    """
+    for inputs in _candidates(model, example, registered, samples):
+        try:
+            with states_kept(model):
+                model(inputs, training=False)
+        except Exception:  # inputs that are made up need not be what the model takes
+            continue
+        return inputs
+    return None
+
+
+def _candidates(model: Any, example: Any, registered: Callable[[], Any] | None, samples: int) -> Iterator[Any]:
+    if example is not None:
+        yield example
+    for whole_numbers in (False, True):
+        made_up = made_up_inputs(model, samples, whole_numbers)
+        if made_up is not None:
+            yield made_up
+    given = None if registered is None else registered()
+    if given is not None:
+        yield given
+
+
+@contextmanager
+def states_kept(model: Any) -> Iterator[None]:
+    """The states of random generators and recurrent layers are afterwards what they were."""
+    states = [(v, v.numpy()) for layer in model._flatten_layers() for v in keras_private.states(layer)]
+    try:
+        yield
+    finally:
+        for variable, value in states:
+            variable.assign(value)
+
+
+def no_inputs(model: Any) -> str:
+    """What to say where `running_inputs` finds none."""
+    return (
+        f"model {model.name!r}: it runs on none of the inputs that can be made up for it, expected "
+        "register_default_init_args(config, data loader) before create_compressed_model"
+    )

@@ -28,7 +28,7 @@ from nncf_ext.export.marked import marker
 from nncf_ext.export.recurrent import stays_float
 from nncf_ext.export.rewiring import only_user, replace_node
 from nncf_ext_tensorflow.attach import KerasAttached
-from nncf_ext_tensorflow.keras_private import functional_of
+from nncf_ext_tensorflow.keras_private import functional_of, has_assets, unpatched_class
 from nncf_ext_tensorflow.naming import named_inputs
 
 OPSET = 18
@@ -44,6 +44,7 @@ def export_marked(attached: KerasAttached, example: Any, free: Mapping[str, Mapp
     `named_inputs` does, outputs as the model's.
     """
     model = attached.model
+    _refuse_vocabularies(model)
     inputs, names = _input_specs(model, example, free)
     graph = attached.traced.graph
     quantizers = [edit for edit in attached.plan if edit.transform.has_grid and not stays_float(graph, edit)]
@@ -93,6 +94,15 @@ def export_marked(attached: KerasAttached, example: Any, free: Mapping[str, Mapp
             graph.insert_before(node, mark)
             replace_node(last, mark)
     return graph_model
+
+
+def _refuse_vocabularies(model: Any) -> None:
+    for layer in model._flatten_layers():
+        if has_assets(layer):
+            raise ValueError(
+                f"{layer.name}: found a {unpatched_class(layer).__name__} in the model, whose vocabulary tf2onnx cannot write: "
+                "look words up in the data pipeline, and compress and export the model behind that"
+            )
 
 
 def _in_float32(x: Any) -> Any:

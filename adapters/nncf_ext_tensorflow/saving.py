@@ -82,10 +82,12 @@ def input_specs(example: Any) -> Any:
 
 
 def example_like(specs: Any) -> Any:
-    """Zeros of the shapes that `input_specs` wrote."""
+    """Zeros, or empty strings, of the shapes that `input_specs` wrote."""
     if specs is None:
         return None
     if isinstance(specs, dict) and set(specs) == {"shape", "dtype"}:
+        if specs["dtype"] == "string":
+            return np.full(specs["shape"], "", object)
         return np.zeros(specs["shape"], specs["dtype"])
     if isinstance(specs, dict):
         return {name: example_like(spec) for name, spec in specs.items()}

@@ -24,7 +24,8 @@ from nncf_ext_tensorflow import keras_private
 from nncf_ext_tensorflow.apply import Patch
 from nncf_ext_tensorflow.changes import Changes
 from nncf_ext_tensorflow.comparison import TOLERANCE, largest_difference, outputs_of
-from nncf_ext_tensorflow.example_inputs import made_up_inputs
+from nncf_ext_tensorflow.copies import Registered
+from nncf_ext_tensorflow.example_inputs import made_up_inputs, no_inputs, running_inputs
 from nncf_ext_tensorflow.layer_sizes import attention_sizes, head_size, queries_factor, sizes_in_users_layer, sizes_of
 from nncf_ext_tensorflow.naming import names_in
 from nncf_ext_tensorflow.operation_sizes import fit_operations
@@ -33,7 +34,7 @@ from nncf_ext_tensorflow.shrunk_model import config_before, remember
 from nncf_ext_tensorflow.trace import KerasTrace, trace
 
 
-def remove_channels(model: Any, removals: Sequence[Removal], traced: KerasTrace) -> Any:
+def remove_channels(model: Any, removals: Sequence[Removal], traced: KerasTrace, registered: Registered = None) -> Any:
     """`model` itself, with only the channels that `removals` keep; `traced` is its trace, and of no use afterwards.
 
     A compiled model stays compiled; its optimizer starts anew. ConfigError, and `model` as it was, where a layer cannot get
@@ -41,7 +42,9 @@ def remove_channels(model: Any, removals: Sequence[Removal], traced: KerasTrace)
     """
     if not _kept(removals, traced):
         return model
-    example = traced.example if traced.example is not None else made_up_inputs(model)
+    example = running_inputs(model, traced.example, registered)
+    if example is None:
+        raise ConfigError(no_inputs(model))
     expected, config = outputs_of(model, example), config_before(model)
     refusals: list[ConfigError] = []
     for users_sizes in ("own", "all", "none") if keras_private.users_layers(model) else ("own",):

@@ -50,7 +50,7 @@ class Positions(layers.Layer):
 
 
 class Waves(layers.Layer):
-    """A table of constants, made in the constructor."""
+    """A scaled input, and a table of constants that is made in the constructor."""
 
     def __init__(self, length: int, width: int, **settings: Any) -> None:
         super().__init__(**settings)
@@ -59,7 +59,7 @@ class Waves(layers.Layer):
         self.table = ops.convert_to_tensor(np.sin(angles)[None], "float32")
 
     def call(self, x: Any) -> Any:
-        return x + self.table
+        return x * self.width**0.5 + self.table
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "length": self.length, "width": self.width}
@@ -212,7 +212,7 @@ def _word_transformer() -> keras.Model:
 
 def _waves() -> keras.Model:
     inputs = keras.Input((10,), dtype="int32")
-    x = _block(Waves(10, 16)(layers.Embedding(50, 16)(inputs) * 4.0))
+    x = _block(Waves(10, 16)(layers.Embedding(50, 16)(inputs)))
     return keras.Model(inputs, layers.Dense(50)(x))
 
 

@@ -477,7 +477,7 @@ def test_frozen_copy_is_independent():
     np.testing.assert_array_equal(copy(x), expected)
     mixed = Mixed()
     mixed(data(2, 4))
-    np.testing.assert_array_equal(ADAPTER.frozen_copy(mixed)(data(2, 4)), mixed(data(2, 4)))
+    np.testing.assert_array_equal(ADAPTER.frozen_copy(mixed, data(2, 4))(data(2, 4)), mixed(data(2, 4)))
 
     class WithoutConfig(keras.Model):
         def __init__(self, layer):

@@ -87,11 +87,10 @@ STATEFUL = {
 def test_preprocessing_layers_in_the_model_stay_as_they_are(name):
     make, dtype, x = STATEFUL[name]
     x = tf.constant(x)
-    model = behind(make(), keras.Input(x.shape[1:], dtype=dtype))
-    controller, model = create_compressed_model(model, NNCFConfig.from_dict({"compression": NO_SPARSITY}))
+    controller, model = compressed(behind(make(), keras.Input(x.shape[1:], dtype=dtype)), data=x)
     np.testing.assert_array_equal(controller.strip()(x), model(x))
     model.get_layer("fc").kernel.assign(2 * model.get_layer("fc").kernel)
-    np.testing.assert_array_equal(KerasAdapter().frozen_copy(controller.strip(do_copy=False))(x), model(x))
+    np.testing.assert_array_equal(KerasAdapter(lambda: x).frozen_copy(controller.strip(do_copy=False))(x), model(x))
 
 
 class Block(L.Layer):
@@ -162,6 +161,63 @@ def test_a_copy_that_computes_something_else_is_refused():
     controller, _ = compressed(behind(layer))
     with pytest.raises(ValueError, match="differs by 0.6.* of the largest value"):
         controller.strip()
+
+
+class FourRows(L.Layer):
+    """Takes 24 numbers, which its input does not say."""
+
+    factor = 1.0
+
+    def call(self, x):
+        return keras.ops.reshape(x, (-1, 4, 6)) * self.factor
+
+
+OTHERS = {
+    "a length": lambda: (behind(FourRows(), keras.Input((None,))), RNG.random((4, 24), np.float32)),
+    "strings": lambda: (behind(STATEFUL["StringLookup"][0](), keras.Input((2,), dtype="string")), tf.constant(WORDS)),
+}
+
+
+DISTILLED_AND_PRUNED = [PRUNING, {"algorithm": "knowledge_distillation", "type": "mse"}]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_registered_data_are_taken_where_made_up_inputs_do_not_run(name, tmp_path):
+    """For a teacher, for what a copy computes, and for what a model without some channels computes."""
+    plain, x = OTHERS[name]()
+    hidden = L.Dense(16, activation="relu")
+    model = keras.Model(plain.input, L.Dense(3, name="out")(hidden(plain.output)))
+    controller, model = compressed(model, DISTILLED_AND_PRUNED, data=x)
+    smaller = controller.strip()
+    assert smaller.get_layer(hidden.name).units < 16
+    np.testing.assert_allclose(smaller(x), model(x), rtol=1e-4, atol=1e-6)
+    if name == "strings":
+        with pytest.raises(
+            ValueError, match="string_lookup.*: found a StringLookup in the model, whose vocabulary.*data pipeline"
+        ):
+            controller.export_model(tmp_path / "a.onnx")
+    else:
+        assert controller.export_model(tmp_path / "a.onnx").lsb < 1
+
+
+def test_what_a_layer_forgets_is_found_on_registered_data():
+    layer = FourRows()
+    model, x = behind(layer, keras.Input((None,))), RNG.random((4, 24), np.float32)
+    layer.factor = 3.0
+    controller, _ = compressed(model, data=x)
+    with pytest.raises(ValueError, match="differs by 0.6.* of the largest value"):
+        controller.strip()
+
+
+def test_without_inputs_that_run_nothing_is_pruned_and_a_copy_is_told():
+    model, _ = OTHERS["strings"]()
+    with pytest.raises(ValueError, match="runs on none of the inputs.*expected register_default_init_args"):
+        create_compressed_model(model, NNCFConfig.from_dict({"compression": PRUNING}))
+    model, x = OTHERS["strings"]()
+    controller, model = create_compressed_model(model, NNCFConfig.from_dict({"compression": NO_SPARSITY}))
+    with pytest.warns(UserWarning, match=f"model {model.name!r}.*a copy of it was not compared with it"):
+        stripped = controller.strip()
+    np.testing.assert_array_equal(stripped(x), model(x))
 
 
 def test_random_layers_draw_on_as_before():

@@ -11,6 +11,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 from nncf_ext_tensorflow import create_compressed_model, create_compression_callbacks, register_default_init_args
+from nncf_ext_tensorflow.batchnorm import adapt_batchnorm
+from nncf_ext_tensorflow.naming import names_in
 
 from nncf_ext import NNCFConfig
 
@@ -22,7 +24,10 @@ def mean_square(_: Any, outputs: Any) -> Any:
 
 @dataclass
 class KerasSubject:
-    """build() makes the model; batch: its inputs; jit_compile: as in `compile`."""
+    """build() makes the model; batch: its inputs; jit_compile: as in `compile`.
+
+    BatchNorm has the batch's statistics, as it would have after any training.
+    """
 
     build: Callable[[], keras.Model]
     batch: Any
@@ -33,6 +38,7 @@ class KerasSubject:
         keras.utils.set_random_seed(0)
         self.model = self.build()
         outputs = self.model(self.batch)
+        adapt_batchnorm(self.model, names_in(self.model).batch_norms, [self.batch])
         rows = len(keras.tree.flatten(self.batch)[0])
         targets = keras.tree.map_structure(lambda _: np.zeros(rows, np.float32), outputs)
         self._data = tf.data.Dataset.from_tensor_slices((self.batch, targets)).batch(rows)

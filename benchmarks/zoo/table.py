@@ -72,6 +72,12 @@ def summary(families: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
 
 
 def write_document(families: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
-    write_section("summary", summary(families), DOCUMENT)
+    """Families of which nothing is known here, as they were measured elsewhere, keep what the document says of them."""
+    before = {line.split(" | ")[0]: line for line in DOCUMENT.read_text(encoding="utf-8").splitlines()}
+    lines = summary(families).splitlines()
+    unknown = {f"| {family}" for family, rows in families.items() if not rows}
+    kept = [before.get(name, line) if (name := line.split(" | ")[0]) in unknown else line for line in lines]
+    write_section("summary", "\n".join(kept), DOCUMENT)
     for family, rows in families.items():
-        write_section(family, family_section(rows), DOCUMENT)
+        if rows:
+            write_section(family, family_section(rows), DOCUMENT)

@@ -71,7 +71,7 @@ class FunctionMode(TorchFunctionMode):
         self.seen: list[int] = []  # which of the functions, in order
         self.training = training
         self.counts = [0] * len(table)
-        self.depth = 0 if torch.compiler.is_compiling() else look.depth
+        self.depth = 0 if torch.compiler.is_dynamo_compiling() else look.depth
         unfolding = (torch.nn.functional.multi_head_attention_forward, *recurrent.FUNCTIONS)
         self.looked_for = {*unfolding, *(entry.function for entry in table)}
 
@@ -85,7 +85,7 @@ class FunctionMode(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if not torch.compiler.is_compiling() and (func not in self.looked_for or look.depth != self.depth):
+        if not torch.compiler.is_dynamo_compiling() and (func not in self.looked_for or look.depth != self.depth):
             return func(*args, **kwargs)
         body = unfolded(func, args)
         if body is not None:
@@ -95,7 +95,7 @@ class FunctionMode(TorchFunctionMode):
             if (func == entry.function or func == entry.compiled) and not is_bookkeeping(func, args):
                 index = self.counts[position]
                 self.counts[position] = index + 1
-                if not torch.compiler.is_compiling():
+                if not torch.compiler.is_dynamo_compiling():
                     self.seen.append(position)
                 if index in entry.calls:
                     return self._edited(entry.calls[index], _compilable(func), args, kwargs)

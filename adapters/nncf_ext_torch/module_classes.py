@@ -255,12 +255,17 @@ def _forward(base: type[nn.Module], attribute: str) -> Callable[..., Any]:
     def counted(self: nn.Module, edits: ModuleEdits, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The forward with its functions edited. What it calls, in training and in inference, is found out in the first one."""
         given = (self.training, len(args), *(name for name, value in kwargs.items() if value is not None))
-        if torch.compiler.is_compiling() or not edits.functions:
+        if torch.compiler.is_dynamo_compiling() or not edits.functions:
             mode = FunctionMode(edits.tables[given].functions if given in edits.tables else edits.functions, self.training)
             with mode:
                 output = run(self, *args, **kwargs)
             mode.check(edits.label)
             return output
+        if torch.compiler.is_exporting():  # models ask for that too, and call others then
+            exporting = (*given, "exporting")
+            if given in edits.tables:
+                edits.tables.setdefault(exporting, edits.tables[given])
+            given = exporting
         for _ in range(2):
             if given not in edits.tables:
                 edits.tables[given] = table_of(edits, self, args, kwargs, lambda: plain(self, *args, **kwargs))

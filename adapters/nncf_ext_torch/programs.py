@@ -131,6 +131,13 @@ look = (
 @contextmanager
 def nothing_kept(module: nn.Module) -> Iterator[None]:
     """A forward inside leaves no trace: buffers and random generators are afterwards what they were, modes around see nothing."""
+    if torch.compiler.is_exporting():  # in inference, and what is not part of the outputs goes
+        look.depth += 1
+        try:
+            yield
+        finally:
+            look.depth -= 1
+        return
     with torch._C.DisableTorchFunction():
         buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
     generators = random.getstate(), np.random.get_state()
@@ -152,11 +159,14 @@ class Ambiguous(Exception):
     """A call is found again nowhere for certain."""
 
 
-def found_again(wanted: Sequence[tuple[Function, int]], known: Program, other: Program) -> dict[tuple[Function, int], int | None]:
+def found_again(
+    wanted: Sequence[tuple[Function, int]], known: Program, other: Program, same_outputs: bool = False
+) -> dict[tuple[Function, int], int | None]:
     """Where the `wanted` calls (function, index) of the program `known` are in `other`: the index there, None where it has none.
 
     That is the alignment of most calls, with operands that agree as far as possible. Ambiguous where several are as good and
-    differ in a wanted call, and where what is found has no operand in common.
+    differ in a wanted call, and where what is found has no operand in common. same_outputs: both programs compute the same, so
+    that a call at that place is the one that is looked for, whatever was put in front of it (a mask of zeros).
     """
     if [(call.module, call.function) for call in known] == [(call.module, call.function) for call in other]:
         indices = {(call.function, call.index): its.index for call, its in zip(known, other, strict=True)}
@@ -177,7 +187,7 @@ def found_again(wanted: Sequence[tuple[Function, int]], known: Program, other: P
             if left.any():
                 raise Ambiguous(getattr(function, "__name__", str(function)))
             found[function, index] = None
-        elif len(candidates) > 1 or may_be_missing or scores[place, candidates[0]] == _SAME_CALL:
+        elif len(candidates) > 1 or may_be_missing or (scores[place, candidates[0]] == _SAME_CALL and not same_outputs):
             raise Ambiguous(getattr(function, "__name__", str(function)))
         else:
             found[function, index] = other[candidates[0]].index

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from nncf_ext_torch.function_mode import FunctionEdits
@@ -30,7 +31,7 @@ def table_of(edits: Any, module: nn.Module, args: Sequence[Any], kwargs: Mapping
     program = program_of(module, args, kwargs, forward)
     wanted = [(entry.function, index) for entry in edits.functions for index in entry.calls]
     try:
-        found = found_again(wanted, edits.program, program)
+        found = found_again(wanted, edits.program, program, same_outputs=torch.compiler.is_exporting())
     except Ambiguous as error:
         mode = "training" if module.training else "inference"
         raise RuntimeError(

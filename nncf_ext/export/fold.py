@@ -69,7 +69,9 @@ def _fold_next(graph: ir.Graph, node: ir.Node) -> bool:
     following = only_user(node.outputs[0])
     if following is None or axis is None or weight is None or weight.shape is None:
         return False
-    channels, rank = int(weight.shape[axis]), len(weight.shape)  # type: ignore[arg-type]
+    channels, rank = weight.shape[axis], len(weight.shape)
+    if not isinstance(channels, int):  # an activation of free size
+        return False
     out_axis = -1 if node.op_type == "Gemm" else 1 - rank
     affine = _affine(following, node.outputs[0], out_axis, channels)
     old_bias = np.zeros(channels) if bias is None else per_channel(constant(bias), -1, channels)
@@ -91,7 +93,9 @@ def _fold_after_matmul(graph: ir.Graph, node: ir.Node) -> bool:
     weight, axis = node.inputs[1], channel_axis(node)
     if weight is None or axis is None or weight.shape is None:
         return False
-    channels = int(weight.shape[axis])  # type: ignore[arg-type]
+    channels = weight.shape[axis]
+    if not isinstance(channels, int):  # an activation of free size
+        return False
     following = only_user(node.outputs[0])
     first = following and _affine(following, node.outputs[0], -1, channels)
     if following is None or first is None:

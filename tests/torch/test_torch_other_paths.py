@@ -219,3 +219,52 @@ def test_arguments_left_out_that_were_given_when_traced():
         for training in (True, False):
             with torch.no_grad():
                 torch.testing.assert_close(model.train(training)(x, **given), plain(x, **given), rtol=0, atol=0.03)
+
+
+class MaskWhereExported(nn.Module):
+    """Adds a mask of zeros where it cannot ask whether there is something in it: what is exported has one sum more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys, self.values, self.head = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        scores = self.keys(x) @ x.mT
+        if torch.compiler.is_exporting() or mask.any():
+            scores = scores + mask[:, None, :].to(scores.dtype) * -1e4
+        y = scores.softmax(-1) @ self.values(x)
+        return self.head(y + x)
+
+
+def test_other_operators_where_it_is_exported(tmp_path):
+    torch.manual_seed(0)
+    x, mask = torch.randn(2, 5, 8), torch.zeros(2, 5, dtype=torch.bool)
+    config = NNCFConfig.from_dict({"compression": {"algorithm": "quantization"}})
+    data = [{"x": x, "mask": mask}]
+    ctrl, model = create_compressed_model(MaskWhereExported(), register_default_init_args(config, data))
+    assert any("__add__" in edit.site.node for edit in ctrl.plan)
+    before = model.eval()(x, mask)
+    report = ctrl.export_model(tmp_path / "model.onnx")
+    assert report is not None and report.lsb < 0.01
+    assert torch.equal(before, model(x, mask))  # and in PyTorch it is what it was
+
+
+class TwoTowers(nn.Module):
+    """Similarities of all rows with all rows: a product whose second operand has a free size, then a factor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image, self.text = nn.Linear(6, 4), nn.Linear(5, 4)
+        self.scale = nn.Parameter(torch.tensor(1.5))
+
+    def forward(self, image: Tensor, text: Tensor) -> Tensor:
+        return self.image(image) @ self.text(text).t() * self.scale.exp()
+
+
+def test_products_of_free_sizes_keep_the_factor_behind_them(tmp_path):
+    torch.manual_seed(0)
+    data = [{"image": torch.randn(3, 6), "text": torch.randn(3, 5)}]
+    config = NNCFConfig.from_dict({"compression": {"algorithm": "quantization"}})
+    ctrl, _ = create_compressed_model(TwoTowers(), register_default_init_args(config, data))
+    report = ctrl.export_model(tmp_path / "model.onnx")
+    assert report is not None and report.lsb < 0.01

@@ -19,25 +19,31 @@ from nncf_ext import __version__
 FRAMEWORKS = {"torch": ("torch", "nncf_ext_torch"), "tensorflow": ("tensorflow", "nncf_ext_tensorflow")}
 
 
+EXIT_CODES = """exit codes: 0 done, or nobody reads on; 1 a problem with a file, a config or a model, in one sentence on
+stderr; 2 a wrong command line; 130 interrupted"""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0, or 1 for a problem that is the user's to solve (one line on stderr), or 2 for a wrong command line."""
-    options = _parser().parse_args(arguments)
+    """The exit code, see `EXIT_CODES`."""
     try:
+        options = _parser().parse_args(arguments)
         code = options.run(options)
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # who reads has enough, `head` say; what is still buffered goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, OSError) as error:
-        Console(stderr=True).print(f"nncf-ext: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+    except (ValueError, OSError, MemoryError) as error:
+        Console(stderr=True).print(
+            f"nncf-ext: {error or 'not enough memory'}", style="red", markup=False, highlight=False, soft_wrap=True
+        )
         return 1
     except KeyboardInterrupt:
         return 130
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="nncf-ext", description="Compress neural networks while they train.")
+    parser = argparse.ArgumentParser(prog="nncf-ext", description="Compress neural networks while they train.", epilog=EXIT_CODES)
     parser.add_argument("--version", action="version", version=f"nncf_ext {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
@@ -180,6 +186,7 @@ def _compare(options: argparse.Namespace) -> int:
     if (options.alpha is None) != (options.beta is None):
         raise ValueError("compare: found one of --alpha and --beta, expected both or none")
     weights = None if options.alpha is None else (options.alpha, options.beta)
+    _expect_another(options.output, *options.runs)
     runs = compare_runs(options.runs, options.original, options.metric, options.latency, weights)
     Console(markup=False).print(table(runs))
     print(draw(runs, options.output))
@@ -190,6 +197,7 @@ def _pack(options: argparse.Namespace) -> int:
     from nncf_ext.packed import pack_file
 
     target = options.output or options.file.with_suffix(".ncp")
+    _expect_another(target, options.file)
     pack_file(options.file, target)
     before, after = options.file.stat().st_size, target.stat().st_size
     print(f"{target}: {after:,} bytes, {before / after:.2f} times smaller")
@@ -199,8 +207,17 @@ def _pack(options: argparse.Namespace) -> int:
 def _unpack(options: argparse.Namespace) -> int:
     from nncf_ext.packed import unpack_file
 
+    if options.output is not None:
+        _expect_another(options.output, options.file)
     print(unpack_file(options.file, options.output))
     return 0
+
+
+def _expect_another(output: Path, *inputs: Path) -> None:
+    """ValueError where the output would replace an input."""
+    for given in inputs:
+        if output.exists() and given.exists() and output.samefile(given):
+            raise ValueError(f"--output: {output} is the input, expected another file")
 
 
 def _inspect(options: argparse.Namespace) -> int:
@@ -218,11 +235,13 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _soup(options: argparse.Namespace) -> int:
+    from nncf_ext.inspection import find_checkpoint
     from nncf_ext.soup import Soup, SoupError, uniform, wise_ft
     from nncf_ext.user_model import adapter_package, load_function, load_model
 
     if not options.output.parent.is_dir():
         raise SoupError(f"--output: {options.output.parent} is not a folder")
+    _expect_another(options.output, *(find_checkpoint(run) for run in options.runs))
     needs = [name for name in ("evaluate", "batches") if getattr(options, name) is not None]
     if options.method == "greedy" and not (options.model and options.evaluate):
         raise SoupError("greedy: expected --model and --evaluate: it adds what does not lower the score of the soup")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable
 from functools import lru_cache
 from typing import Any
 
-from nncf_ext.config.errors import ConfigError, nearest
+from nncf_ext.errors import ConfigError, nearest
 
 MARKER = "{re}"
 _WRAPPED_CLASS = re.compile(r"(?<!\w)NNCF(?=[A-Z(.\[\\])")

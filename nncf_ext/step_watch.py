@@ -24,6 +24,11 @@ class StepWatch:
         self._weights_alone = self._state_loaded = False
         self._last_step: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
+    @property
+    def has_to_see_steps(self) -> bool:
+        """Whether there is a schedule or a loss that a training loop could leave out."""
+        return bool(self._controller.awaited() or self._controller.names_with_loss() or not self._controller.task_weight_asked)
+
     def step_begins(self, optimizer: Any = None) -> None:
         """An optimizer begins a step of the model's parameters. optimizer: where the framework tells of every step, which one."""
         if self._controller.forward_loss.taken == LOOP and not self._silent_on_weight:

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from nncf_ext.adapter import Values
-from nncf_ext.edits import Edit, Plan, Var
+from nncf_ext.edits import QUANTIZE, Edit, Plan, Var
 from nncf_ext.graph import Site
 from nncf_ext.quantizers.fixed import fixed
 from nncf_ext.step_watch import StepWatch
@@ -120,7 +120,8 @@ class KerasAttached:
         keras_private.hold(model, HOLDER, self._holder)
         vars(model)["_nncf_ext_attached"] = self
         masks = [(e.key, self.placed[e.key], self._variable(e.site)) for e in plan if e.transform.dense_gradients]
-        self._gradients = DenseGradients(masks, [self._variable(s) for e in plan for s in e.sites if s.is_parameter])
+        parameters = [self._variable(site) for edit in plan for site in edit.sites if site.is_parameter]
+        self._gradients = DenseGradients(masks, parameters, any(e.transform.stage < QUANTIZE and e.of_parameters for e in plan))
         serialize_as_compressed(model)
         keras_private.forget_compiled_functions(model)
         keras_private.renew_optimizer(model)

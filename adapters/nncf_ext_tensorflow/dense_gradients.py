@@ -15,12 +15,13 @@ from nncf_ext_tensorflow.optimizer_steps import listen
 
 class DenseGradients:
     """What one model may ask for. masks: (edit key, the edit at work, its parameter). parameters: those of the plan.
+    listening: whether there is an algorithm that may ask.
 
     The gradients go into variables, which functions of TensorFlow that were traced long before can write; over replicas they are
     summed, as optimizers do.
     """
 
-    def __init__(self, masks: Sequence[tuple[str, Any, keras.Variable]], parameters: Sequence[keras.Variable]):
+    def __init__(self, masks: Sequence[tuple[str, Any, keras.Variable]], parameters: Sequence[keras.Variable], listening: bool):
         self._parameters = {id(parameter) for parameter in parameters}
         self._masks = {id(parameter): (key, mask, parameter) for key, mask, parameter in masks}
         self._stores = {
@@ -33,7 +34,8 @@ class DenseGradients:
         self._waiting = False
         self._arrived: Callable[[], None] = lambda: None
         self._optimizers: weakref.WeakSet[Any] = weakref.WeakSet()
-        listen(self)
+        if listening:
+            listen(self)
 
     def request(self, arrived: Callable[[], None]) -> None:
         self._waiting, self._arrived = True, arrived

@@ -1,5 +1,6 @@
 """The steps of all optimizers, for those who listen. Keras has no hook on them, so `Optimizer.apply`, in which `fit` and loops of
-one's own both end, is wrapped while there are listeners. In compiled functions it is their tracing that is heard."""
+one's own both end, is wrapped while there are
+listeners, and not longer. In compiled functions it is their tracing that is heard."""
 
 from __future__ import annotations
 
@@ -26,14 +27,21 @@ _OPTIMIZER: Any = keras.optimizers.Optimizer
 def listen(listener: Listener) -> None:
     """Until `ignore`, or until nobody holds `listener`."""
     _listening.add(listener)
+    weakref.finalize(listener, _undo_for_nobody)
     if not hasattr(_OPTIMIZER.apply, "listened_to"):
         _OPTIMIZER.apply = _heard(_OPTIMIZER.apply)
 
 
 def ignore(listener: Listener) -> None:
     _listening.discard(listener)
-    if not _listening and hasattr(_OPTIMIZER.apply, "listened_to"):
-        _OPTIMIZER.apply = _OPTIMIZER.apply.listened_to
+    _undo_for_nobody()
+
+
+def _undo_for_nobody() -> None:
+    """Give Keras its own method back, unless somebody wrapped ours, which then does nothing."""
+    ours: Any = vars(_OPTIMIZER).get("apply")
+    if not list(_listening) and getattr(ours, "__code__", None) is _CODE:
+        _OPTIMIZER.apply = ours.listened_to
 
 
 def _heard(apply: Any) -> Any:
@@ -52,3 +60,6 @@ def _heard(apply: Any) -> Any:
 
     heard.listened_to = apply  # type: ignore[attr-defined]
     return heard
+
+
+_CODE = _heard(lambda: None).__code__

@@ -15,7 +15,8 @@ class TrainingWatch:
     def __init__(self, model: keras.Model, watch: StepWatch):
         self._variables = {id(variable) for variable in model.variables}
         self._watch = watch
-        listen(self)
+        if watch.has_to_see_steps:
+            listen(self)
 
     def __call__(self) -> None:
         """End it."""

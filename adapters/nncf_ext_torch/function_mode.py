@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -51,6 +52,11 @@ class FunctionEdits:
 
     def __post_init__(self) -> None:
         self.compiled = _AS_COMPILED.get(self.function, self.function)
+
+    def __deepcopy__(self, memo: Any) -> FunctionEdits:
+        """With the same function: that of a property (`tensor.real`) cannot be copied."""
+        memo[id(self)] = other = FunctionEdits(self.function, self.total, copy.deepcopy(self.calls, memo))
+        return other
 
     def with_steps(self, steps: Mapping[Step, Step]) -> FunctionEdits:
         """As `CallEdits.with_steps`."""

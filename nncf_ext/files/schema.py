@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from nncf_ext.config.errors import sentence
+from nncf_ext.errors import sentence
 from nncf_ext.files.json_text import Unreadable
 
 Shape = TypeVar("Shape")

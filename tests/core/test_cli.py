@@ -240,3 +240,39 @@ def test_soup_tells_what_is_missing(checkpoint, tmp_path, capsys, options, words
 def test_soup_writes_nothing_into_a_folder_that_is_not_there(checkpoint, tmp_path, capsys):
     assert cli.main(["soup", str(checkpoint), str(checkpoint), "--output", str(tmp_path / "no" / "soup.safetensors")]) == 1
     assert_one_sentence(capsys, "--output:", "is not a folder")
+
+
+def test_exit_codes_are_said_and_an_interrupt_while_modules_load_is_quiet():
+    import subprocess
+    import sys
+
+    program = (
+        "import sys, builtins; own = builtins.__import__\n"
+        "def interrupted(name, *rest, **more):\n"
+        "    if name == 'rich.console': raise KeyboardInterrupt\n"
+        "    return own(name, *rest, **more)\n"
+        "builtins.__import__ = interrupted\n"
+        "from nncf_ext.command import main; sys.exit(main())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    loaded = "import sys, nncf_ext.command; print([name for name in ('numpy', 'pydantic', 'rich') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True).stdout == "[]\n"
+    for code in ("0 done", "1 a problem", "2 a wrong command line", "130 interrupted"):
+        assert code in " ".join(cli._parser().format_help().split())
+
+
+def test_an_output_that_is_the_input_is_refused(tmp_path, capsys):
+    path = tmp_path / "m.safetensors"
+    save_checkpoint(path, {"w": np.zeros(2, np.float32)}, {})
+    content = path.read_bytes()
+    (tmp_path / "same").symlink_to(path)
+    for command in (
+        ["pack", str(path), "--output", str(tmp_path / "same")],
+        ["soup", str(path), str(path), "--output", str(path)],
+    ):
+        assert cli.main(command) == 1
+        assert "is the input, expected another file" in capsys.readouterr().err
+    assert cli.main(["pack", str(path)]) == 0
+    assert cli.main(["unpack", str(tmp_path / "m.ncp"), "--output", str(tmp_path / "m.ncp")]) == 1
+    assert path.read_bytes() == content

@@ -213,3 +213,19 @@ def test_inspection_says_how_many_zeros_there_are(tmp_path):
     shown = [cell.split("%")[0] for cell in list(said[-1])]
     assert shown == [f"{100 * zeros[name]:.1f}" for name in ("0.weight", "0.bias", "2.weight", "2.bias")]
     assert zeros["0.weight"] > 0.5
+
+
+@pytest.mark.parametrize("read", [lambda h: h.real, lambda h: h.T.T, lambda h: torch.fft.ifft(torch.fft.fft(h)).real])
+def test_a_property_read_in_forward_does_not_break_copies(tmp_path, read):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(16, 8), nn.Linear(8, 4)
+
+        def forward(self, x):
+            return self.b(read(torch.relu(self.a(x))))
+
+    controller, model, x = compressed(model=Net())
+    model.eval()
+    assert torch.allclose(controller.strip()(x), model(x), atol=1e-6)
+    controller.pack(tmp_path / "x.ncp")

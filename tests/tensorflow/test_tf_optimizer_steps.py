@@ -1,0 +1,64 @@
+"""Keras' Optimizer.apply is ours only while an algorithm has to see steps."""
+
+import gc
+
+import keras
+import numpy as np
+import pytest
+from nncf_ext_tensorflow import create_compressed_model, register_default_init_args
+from nncf_ext_tensorflow.optimizer_steps import ignore, listen
+
+from nncf_ext import NNCFConfig
+
+OWN = keras.optimizers.Optimizer.apply
+SPARSITY = {
+    "algorithm": "magnitude_sparsity",
+    "params": {"schedule": "multistep", "multistep_sparsity_levels": [0.5], "multistep_steps": []},
+}
+
+
+def compressed(*compression):
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="a")])
+    config = NNCFConfig.from_dict({"input_info": {"sample_size": [2, 8]}, "compression": list(compression)})
+    register_default_init_args(config, [(np.zeros((2, 8), "float32"), np.zeros(2))], 2)
+    return create_compressed_model(model, config)
+
+
+def test_quantization_alone_leaves_optimizers_as_they_are():
+    controller, _ = compressed({"algorithm": "quantization"})
+    assert keras.optimizers.Optimizer.apply is OWN
+    controller.strip(do_copy=False)
+
+
+@pytest.mark.filterwarnings("ignore:magnitude_sparsity has not reached its target")
+def test_a_schedule_is_watched_until_the_model_is_gone():
+    for stripped in (True, False):
+        controller, model = compressed(SPARSITY)
+        assert keras.optimizers.Optimizer.apply is not OWN
+        if stripped:
+            controller.strip(do_copy=False)
+        del controller, model
+        gc.collect()
+        assert keras.optimizers.Optimizer.apply is OWN
+
+
+def test_what_others_wrapped_is_left_to_them(monkeypatch):
+    class Listener:
+        def before_step(self, optimizer, gradients, variables):
+            return list(gradients)
+
+        def after_step(self):
+            pass
+
+    listener = Listener()
+    listen(listener)
+    ours = keras.optimizers.Optimizer.apply
+
+    def theirs(self, *args, **kwargs):
+        return ours(self, *args, **kwargs)
+
+    theirs.listened_to = ours.listened_to  # as functools.wraps would
+    keras.optimizers.Optimizer.apply = theirs
+    ignore(listener)
+    assert keras.optimizers.Optimizer.apply is theirs
+    keras.optimizers.Optimizer.apply = OWN

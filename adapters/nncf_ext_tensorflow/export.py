@@ -214,7 +214,11 @@ def _weight_to_initializer(graph: ir.Graph, value: ir.Value, key: str, array: np
 
 
 def _check_operators(graph: ir.Graph) -> None:
-    """Write Erfc (TensorFlow's own rewriting of a GELU) as 1 - Erf; ValueError for what tf2onnx did not translate."""
+    """Write Erfc (TensorFlow's own rewriting of a GELU) as 1 - Erf, and sign bits (in Keras' argmax) without Bitcast; ValueError
+    for what tf2onnx did not translate."""
+    for node in list(graph):
+        if node.op_type == "Bitcast":
+            _write_sign_bit(graph, node)
     for node in list(graph):
         if node.op_type == "Erfc" and node.domain == "":
             one = add_constant(graph, f"{node.name}_one", np.ones((), np.float32))
@@ -226,6 +230,26 @@ def _check_operators(graph: ir.Graph) -> None:
             raise ValueError(
                 f"{node.name}: found TensorFlow's operator {node.op_type}, expected one that tf2onnx translates to ONNX"
             )
+
+
+def _write_sign_bit(graph: ir.Graph, bits: ir.Node) -> None:
+    """The bits of x & the sign's: that one where x < 0 or 1/x < 0, which is true of -0."""
+    masked = only_user(bits.outputs[0])
+    if masked is None or masked.op_type != "BitwiseAnd":
+        return
+    mask = next((array for value in masked.inputs if (array := constant(value)) is not None), None)
+    if mask is None or mask != np.iinfo(np.int32).min:
+        return
+    zero, one = (add_constant(graph, f"{bits.name}_{n}", np.full((), n, np.float32)) for n in (0, 1))
+    sign, none = (add_constant(graph, f"{bits.name}_bits_{n}", np.full((), n, np.int32)) for n in (mask, 0))
+    below = ir.node("Less", [bits.inputs[0], zero])
+    inverse = ir.node("Div", [one, bits.inputs[0]])
+    inverse_below = ir.node("Less", [inverse.outputs[0], zero])
+    either = ir.node("Or", [below.outputs[0], inverse_below.outputs[0]])
+    chosen = ir.node("Where", [either.outputs[0], sign, none])
+    graph.insert_before(masked, [below, inverse, inverse_below, either, chosen])
+    replace_node(masked, chosen)
+    graph.remove(bits, safe=True)
 
 
 class _WithoutCaptures:
@@ -252,7 +276,7 @@ def _through_tf2onnx(function: Callable[..., Any], signature: list[tf.TensorSpec
 
     logger = logging.getLogger("tf2onnx")
     level = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(logging.CRITICAL)  # what it did not translate is told by `_check_operators`
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)

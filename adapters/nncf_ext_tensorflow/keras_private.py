@@ -45,7 +45,13 @@ def unpatched_class(layer: Any) -> type:
 
 def is_part_of_keras(layer: Any) -> bool:
     """Whether the layer's class comes with Keras."""
-    return unpatched_class(layer).__module__.startswith("keras.src.")
+    return _users_class(layer).__module__.startswith("keras.src.")
+
+
+def _users_class(layer: Any) -> type:
+    """`unpatched_class`, also of a model that has lost channels (`shrunk_model`)."""
+    cls = unpatched_class(layer)
+    return getattr(cls, "users_class", cls)
 
 
 def nodes_of(function: Any) -> Iterator[Any]:
@@ -405,7 +411,7 @@ def users_classes(model: Any) -> dict[str, type]:
 
     Keras finds its own by module and name; by name alone, the layer `Add` would stand in for the operation `Add`.
     """
-    classes = [unpatched_class(layer) for layer in users_layers(model)]
+    classes = [_users_class(layer) for layer in users_layers(model)]
     return {cls.__name__: cls for cls in classes}
 
 
@@ -415,7 +421,15 @@ def users_layers(model: Any) -> list[Any]:
 
 
 def serialize_as(cls: type, registered: type) -> None:
-    """Have instances of `cls` saved under the registered name of another class."""
+    """Have instances of `cls` saved under the registered name of another class.
+
+    Keras cannot find that where this package is not imported, and then says what the class of the file is called and in which
+    module it is: it is called so that this names the import, not the user's class, which would be found and cannot be loaded.
+    """
+    if cls in object_registration.GLOBAL_CUSTOM_NAMES:
+        return
+    cls.__name__ = registered.__name__.removesuffix("Model") + cls.__name__
+    cls.__module__ = registered.__module__.partition(".")[0]
     object_registration.GLOBAL_CUSTOM_NAMES[cls] = object_registration.GLOBAL_CUSTOM_NAMES[registered]
 
 

@@ -566,3 +566,12 @@ def test_mobilenet():
     x = data(2, 32, 32, 3)
     quantized(model)
     assert model(x).shape == (2, 10)
+
+
+def test_a_file_that_is_read_without_the_import_says_which_one(tmp_path, monkeypatch):
+    model = sequential()
+    quantized(model, data(4, 4))
+    model.save(tmp_path / "model.keras")
+    monkeypatch.delitem(keras.saving.get_custom_objects(), "nncf_ext>CompressedModel")
+    with pytest.raises(TypeError, match="Could not locate class 'CompressedSequential'.*'module': 'nncf_ext_tensorflow'"):
+        keras.models.load_model(tmp_path / "model.keras")

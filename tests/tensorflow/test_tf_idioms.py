@@ -137,3 +137,48 @@ def test_calls_of_a_shared_layer_can_be_ignored_as_nncf_named_them():
     controller, _ = compressed(model, X[:, 0], {**QUANTIZATION, "ignored_scopes": ["shared^0"]})
     quantized = {site.node for edit in controller.plan for site in edit.sites}
     assert "shared^1" in quantized and "shared" not in quantized
+
+
+CHOICES = {
+    "argmax": lambda h: h * ops.one_hot(ops.argmax(h, -1), 8),
+    "where": lambda h: ops.where(ops.logical_and(h > 0.1, h < 1), h, 0.1 * h),
+    "cast": lambda h: ops.cast(ops.cast(4 * h, "int32"), "float32") + h,
+    "sign bits": lambda h: h * ops.cast(ops.signbit(ops.round(h)), "float32"),
+}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_operators_on_and_to_integers(name, tmp_path):
+    """Attached, trained, and in a file that chooses as the model does."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6, 8))
+    hidden = L.Dense(8)(inputs)
+    model = keras.Model(inputs, [L.Dense(3)(CHOICES[name](hidden)), ops.argmax(hidden, -1)])
+    controller, model = compressed(model, X)
+    model.compile("sgd", ["mse", None], jit_compile=False)
+    assert np.isfinite(model.fit(X, [X[..., :3], X[..., 0]], verbose=0).history["loss"][0])
+    assert controller.export_model(tmp_path / "a.onnx").exact
+    runner = session(tmp_path / "a.onnx")
+    outputs, chosen = runner.run(None, {runner.get_inputs()[0].name: X})
+    np.testing.assert_allclose(outputs, model(X)[0], atol=0.02)
+    np.testing.assert_array_equal(chosen, model(X)[1])
+
+
+def test_the_sign_of_zero_and_of_infinity_in_a_file(tmp_path):
+    inputs = keras.Input((8,))
+    model = keras.Model(inputs, [L.Dense(3)(inputs), ops.cast(ops.signbit(inputs), "float32")])
+    x = np.array([[0.0, -0.0, 1, -1, np.inf, -np.inf, 1e-30, -1e-30]], np.float32)
+    controller, model = compressed(
+        model, X[:, 0], {**QUANTIZATION, "activations": {"bits": 8}, "ignored_scopes": ["{re}.*input.*"]}
+    )
+    controller.export_model(tmp_path / "a.onnx")
+    runner = session(tmp_path / "a.onnx")
+    np.testing.assert_array_equal(runner.run(None, {runner.get_inputs()[0].name: x})[1], [[0, 1, 0, 1, 0, 1, 0, 1]])
+
+
+def test_other_bits_are_refused_in_a_sentence(tmp_path):
+    inputs = keras.Input((8,))
+    exponent = ops.cast(ops.view(L.Dense(8)(inputs), "int32") > 2**30, "float32")
+    controller, _ = compressed(keras.Model(inputs, L.Dense(3)(exponent)), X[:, 0])
+    with pytest.raises(ValueError, match="found TensorFlow's operator Bitcast, expected one that tf2onnx translates to ONNX"):
+        controller.export_model(tmp_path / "a.onnx")

@@ -51,9 +51,9 @@ def integer_biases(graph: ir.Graph) -> None:
         owner.replace_input_with(index, dequantize(graph, Quantized(codes, np.zeros_like(codes), step), f"{name}_bias"))
 
 
-def move_biases(graph: ir.Graph) -> bool:
+def move_biases(graph: ir.Graph, moves: np.random.Generator) -> bool:
     """Moves every int32 bias by up to half a step, as much as rounding did. Returns whether there is one."""
-    moves, found = np.random.default_rng(0), False
+    found = False
     for node in list(graph):
         codes = constant(node.inputs[0]) if node.op_type == "DequantizeLinear" else None
         step = None if codes is None or codes.dtype != np.int32 else constant(node.inputs[1])

@@ -27,8 +27,8 @@ class Own:
     moved: per batch its outputs, with every weight moved by one unit in the last place. again: of another run on the first batch.
     levels: the fewest that activations are rounded to, so that the last place of one number may decide about a whole step of
     another; None where none are rounded.
-    biases: per batch the file's outputs, and those of the same file with its int32 biases moved by up to half a step: integer
-    arithmetic has no finer ones, and that is much more than the last place of a float.
+    biases: the file's outputs for a batch, and those of the same file with its int32 biases moved by up to half a step: integer
+    arithmetic has no finer ones, and that is much more than the last place of a float. For each batch, and several moves.
     """
 
     moved: Sequence[Sequence[np.ndarray]]
@@ -135,8 +135,9 @@ def parity(
         if own is not None:
             for i in set(outputs) - set(random):
                 by_model[i].add(own.moved[index][i], expected[i])
-                if own.biases:
-                    by_biases[i].add(*(found[i] for found in own.biases[index]))
+    for before, after in () if own is None else own.biases:
+        for i in set(outputs) - set(random):
+            by_biases[i].add(after[i], before[i])
     compared = [i for i in outputs if i not in random]
     if step is None:
         step = max((_span([r[i] for r in references]) for i in compared or outputs), default=0.0) / 255 or 1.0

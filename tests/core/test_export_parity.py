@@ -65,8 +65,8 @@ def test_int32_biases_move_by_up_to_half_a_step():
     text = """<ir_version: 10, opset_import: ["" : 18]> g (float[N,1,2,2] x) => (float[N,3,2,2] y)
     <float[3,1,1,1] w = {1., 1., 1.}, int32[3] b = {100, -7, 0}, float[3] step = {0.5, 0.25, 2.}>
     { bias = DequantizeLinear <axis = 0> (b, step)  y = Conv (x, w, bias) }"""
-    model = ir.from_onnx_text(text)
-    assert move_biases(model.graph) and not move_biases(model.graph)
+    model, moves = ir.from_onnx_text(text), np.random.default_rng(0)
+    assert move_biases(model.graph, moves) and not move_biases(model.graph, moves)
     (conv,) = list(model.graph)
     assert conv.op_type == "Conv"
     moved = (constant(conv.inputs[2]) - [50, -1.75, 0]) / [0.5, 0.25, 2]

@@ -14,7 +14,7 @@ from nncf_ext_tensorflow import create_compressed_model, register_default_init_a
 
 from nncf_ext import NNCFConfig
 from nncf_ext.export import integer_operators
-from nncf_ext.export.parity import run, session
+from nncf_ext.export.parity import ExportWarning, Parity, run, session
 
 SHAPE = (12, 12, 3)
 
@@ -176,3 +176,27 @@ def test_logarithms_and_four_bits_by_scope(tmp_path):
     assert parity.lsb <= 1 and parity.unoptimized <= parity.step
     operators = integer_operators(tmp_path / "model.onnx")
     assert not {"Conv", "BatchNormalization", "Relu", "Gemm", "MatMul"} & set(operators)  # a Clip has the codes of the 4-bit one
+
+
+def test_a_file_is_worse_than_the_model_only_by_all_draws(tmp_path, monkeypatch):
+    from nncf_ext.export import model as export
+
+    inputs = keras.Input((6,))
+    config = NNCFConfig.from_dict({"compression": {"algorithm": "quantization"}})
+    data = np.random.default_rng(0).random((4, 6), np.float32)
+    controller, _ = create_compressed_model(
+        keras.Model(inputs, L.Dense(3)(inputs)), register_default_init_args(config, [data], 4)
+    )
+    draws, good = [], 2
+
+    def judged(file, inputs, references, step, own):
+        draws.append(own.moved[0][0])
+        return Parity(1.0, 1.0, 1.0, 4, own=0.1, exact=len(draws) > good)
+
+    monkeypatch.setattr(export, "parity", judged)
+    assert controller.export_model(tmp_path / "a.onnx").exact and len(draws) == 3
+    assert not any(np.array_equal(a, b) for a, b in zip(draws, draws[1:], strict=False))
+    draws, good = [], 4
+    with pytest.warns(ExportWarning, match="worse than the model itself"):
+        controller.export_model(tmp_path / "a.onnx")
+    assert len(draws) == 4

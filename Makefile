@@ -5,6 +5,7 @@ ifeq ($(OS),Windows_NT)
 BIN := .venv/Scripts
 endif
 export TF_CPP_MIN_LOG_LEVEL ?= 3
+SITE = $(BIN)/python -m sphinx -W --keep-going -b html -c docs -q . build/site
 
 .PHONY: demo test test-all check bench results zoo docs notebooks clean
 
@@ -27,6 +28,7 @@ check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(SITE)
 
 bench: .venv/installed .venv-peers/installed .venv-tfmot/installed
 	$(BIN)/python -m benchmarks.run_all
@@ -42,8 +44,10 @@ results: .venv/installed
 zoo: .venv/installed .venv-zoo/installed
 	$(BIN)/python -m benchmarks.zoo
 
+# The site, in build/site.
 docs: .venv/installed
 	$(BIN)/python -m nncf_ext.config.reference > docs/config.md
+	$(SITE)
 
 notebooks: .venv/installed
 	$(BIN)/python notebooks/execute.py

@@ -18,7 +18,7 @@ _INTRODUCTION = """\
 
 A config is a JSON file; comments and trailing commas are allowed. `nncf-ext validate FILE.json` checks one, and
 `nncf-ext schema` prints the JSON Schema that an editor completes keys with. Whatever is not on this page is an error that names
-the nearest key. Configs to start from are in [configs/](../configs).
+the nearest key. Configs to start from are in the folder `configs`.
 
 This page is written from the code by `python -m nncf_ext.config.reference`.
 """

@@ -270,6 +270,14 @@ class Adapter(Protocol):
         """Overwrite what `tensors` gave, name by name."""
         ...
 
+    def tables(self, model: Any) -> Mapping[str, Sequence[str | int | float]]:
+        """What layers learned from data and keep in no tensor (vocabularies, bounds of bins) by layer, for a checkpoint."""
+        ...
+
+    def load_tables(self, model: Any, tables: Mapping[str, Sequence[str | int | float]]) -> None:
+        """Replace what `tables` gave. ValueError, and nothing changed, where they are not of this model's layers."""
+        ...
+
     def of_first_rank(self, value: Any) -> Any:
         """What the first of several training processes has (plain data), on all of them; `value` where there is one."""
         ...

@@ -21,7 +21,7 @@ import numpy as np
 from nncf_ext.adapter import Adapter, Attached
 from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outputs, State, Training
 from nncf_ext.checkpoint import CheckpointError, first_difference, load_checkpoint, plan_in, save_checkpoint
-from nncf_ext.config.errors import ConfigError
+from nncf_ext.config.errors import ConfigError, shown
 from nncf_ext.distillation import difference_of
 from nncf_ext.edits import MASK, QUANTIZE, Edit, Plan, Removal
 from nncf_ext.files.json_text import refused_as
@@ -457,11 +457,13 @@ class Controller:
 
     @contextmanager
     def _unchanged_on_error(self) -> Iterator[None]:
-        """Within, the model's tensors may change; where that ends in an error they are what they were."""
+        """Within, the model's tensors and tables may change; where that ends in an error they are what they were."""
         before = {name: np.array(value) for name, value in self._adapter.tensors(self.model).items()}
+        tables = self._adapter.tables(self.model)
         try:
             yield
         except BaseException:
+            self._adapter.load_tables(self.model, tables)
             self._adapter.load_tensors(self.model, before)
             raise
 
@@ -485,7 +487,8 @@ class Controller:
         """Weights, transform variables and compression state in one safetensors file, written atomically."""
         with _ALONE:
             state = self.get_compression_state()  # first: it may change the tensors
-            save_checkpoint(path, self._adapter.tensors(self._live.model), state)
+            tables = self._adapter.tables(self._live.model)
+            save_checkpoint(path, self._adapter.tensors(self._live.model), {**state, "tables": tables} if tables else state)
 
     def load_checkpoint(self, path: str | os.PathLike[str]) -> None:
         """Restore what `save_checkpoint` wrote. CheckpointError, and nothing changed, where it is of another model or plan."""
@@ -509,8 +512,17 @@ class Controller:
                 raise CheckpointError(f"{path} is of another model: {problems[0]} ({len(problems)} differences)")
             self._check_variables(tensors)
             with self._unchanged_on_error():
+                self._load_tables(path, state.get("tables", {}))
                 self._adapter.load_tensors(self.model, tensors)
                 self._become(clock, states)
+
+    def _load_tables(self, path: str | os.PathLike[str], tables: Any) -> None:
+        if not isinstance(tables, Mapping):
+            raise CheckpointError(f"{path}: tables: found {shown(tables)}, expected one by layer")
+        try:
+            self._adapter.load_tables(self.model, tables)
+        except ValueError as error:
+            raise CheckpointError(f"{path}: {error}") from None
 
     def _check_variables(self, tensors: Mapping[str, np.ndarray]) -> None:
         """CheckpointError where a transform's variable is not finite: all that it computes would not be."""

@@ -29,6 +29,7 @@ from nncf_ext_tensorflow.hessian import hessian_products
 from nncf_ext_tensorflow.naming import named_inputs, names_in
 from nncf_ext_tensorflow.saving import attached_to, refuse_compressed
 from nncf_ext_tensorflow.shrink import remove_channels
+from nncf_ext_tensorflow.tables import Table, load_tables, tables_of
 from nncf_ext_tensorflow.trace import KerasTrace, trace
 from nncf_ext_tensorflow.training_watch import TrainingWatch
 from nncf_ext_tensorflow.variables import HOLDER, to_numpy
@@ -210,6 +211,12 @@ class KerasAdapter:
         for name, value in tensors.items():
             variables[name].assign(value)
         refresh_state(model, [variables[name] for name in tensors])
+
+    def tables(self, model: keras.Model) -> dict[str, Table]:
+        return tables_of(model)
+
+    def load_tables(self, model: keras.Model, tables: Mapping[str, Table]) -> None:
+        load_tables(model, tables)
 
     def of_first_rank(self, value: Any) -> Any:
         """`value`: a strategy of tf.distribute that is supported has one process."""

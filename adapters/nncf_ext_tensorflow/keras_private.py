@@ -119,6 +119,15 @@ def has_assets(layer: Any) -> bool:
     return layer.built and hasattr(layer, "save_assets") and hasattr(layer, "load_assets")
 
 
+def word_weights(layer: Any, words: int) -> list[float]:
+    """How much each of its words counts in a lookup layer with `tf_idf`."""
+    if not words:
+        return []
+    lookup = getattr(layer, "_lookup_layer", layer)
+    start = lookup._token_start_index()
+    return [float(weight) for weight in lookup.idf_weights_const.numpy()[start : start + words]]
+
+
 def learned_variables(model: Any) -> list[keras.Variable]:
     """What a model and the layers in it learn, or would if they were not frozen, each once."""
     layers = [model, *model._flatten_layers(include_self=False)]

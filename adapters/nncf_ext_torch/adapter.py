@@ -180,6 +180,14 @@ class TorchAdapter:
         for name, value in tensors.items():
             overwrite(state[name], torch.as_tensor(value))
 
+    def tables(self, model: nn.Module) -> dict[str, Sequence[str | int | float]]:
+        """Modules keep all that they learn in parameters and buffers."""
+        return {}
+
+    def load_tables(self, model: nn.Module, tables: Mapping[str, Sequence[str | int | float]]) -> None:
+        if tables:
+            raise ValueError(f"it has a vocabulary or bins of {next(iter(tables))}, which this model does not have")
+
     def of_first_rank(self, value: Any) -> Any:
         return of_first_rank(value)
 

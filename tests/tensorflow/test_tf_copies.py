@@ -10,6 +10,7 @@ from nncf_ext_tensorflow.adapter import KerasAdapter
 from nncf_ext_tensorflow.copies import copy_of
 
 from nncf_ext import NNCFConfig
+from nncf_ext.checkpoint import CheckpointError
 
 pytestmark = pytest.mark.filterwarnings("ignore:magnitude_sparsity:UserWarning")  # whose schedule does not matter here
 
@@ -91,6 +92,66 @@ def test_preprocessing_layers_in_the_model_stay_as_they_are(name):
     np.testing.assert_array_equal(controller.strip()(x), model(x))
     model.get_layer("fc").kernel.assign(2 * model.get_layer("fc").kernel)
     np.testing.assert_array_equal(KerasAdapter(lambda: x).frozen_copy(controller.strip(do_copy=False))(x), model(x))
+
+
+LEARNED = {
+    "Discretization": (lambda data: adapted(L.Discretization(num_bins=4, output_mode="multi_hot", name="table"), data), X, X**2),
+    "IntegerLookup": (
+        lambda data: adapted(L.IntegerLookup(max_tokens=4, output_mode="multi_hot", name="table"), data),
+        np.array([[7, 5], [9, 7]]),
+        np.array([[5, 1], [2, 2]]),
+    ),
+    "StringLookup": (
+        lambda data: adapted(L.StringLookup(max_tokens=4, output_mode="multi_hot", name="table"), data),
+        tf.constant(WORDS),
+        tf.constant([["c", "x"], ["y", "y"]]),
+    ),
+    "tf_idf": (
+        lambda data: adapted(L.StringLookup(max_tokens=4, output_mode="tf_idf", name="table"), data),
+        tf.constant(WORDS),
+        tf.constant([["c", "x"], ["y", "y"]]),
+    ),
+    "TextVectorization": (
+        lambda data: adapted(L.TextVectorization(max_tokens=5, output_mode="multi_hot", name="table"), data),
+        tf.constant(["a b", "c a"]),
+        tf.constant(["x y", "y z"]),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_a_checkpoint_brings_vocabularies_and_bins(name, tmp_path):
+    """A model that learned them from other data, and has run compiled, is then the one that was saved."""
+    make, x, others = LEARNED[name]
+
+    def built(data):
+        inputs = keras.Input(x.shape[1:], dtype="string" if x.dtype == tf.string else x.dtype)
+        return compressed(keras.Model(inputs, L.Dense(3, name="fc")(make(data)(inputs))), data=x)
+
+    controller, model = built(x)
+    controller.save_checkpoint(tmp_path / "a.safetensors")
+    other, loaded = built(others)
+    assert np.abs(loaded.predict(x, verbose=0) - model(x)).max() > 0.01
+    other.load_checkpoint(tmp_path / "a.safetensors")
+    np.testing.assert_allclose(loaded.predict(x, verbose=0), model(x), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(other.strip()(x), model(x))
+
+
+def test_a_checkpoint_with_a_vocabulary_of_another_layer_changes_nothing(tmp_path):
+    controller, _ = compressed(behind(L.Discretization([50.0, 100.0], output_mode="multi_hot", name="bins")))
+    controller.save_checkpoint(tmp_path / "a.safetensors")
+    other, model = compressed(
+        behind(L.CategoryEncoding(3, output_mode="multi_hot"), keras.Input((6,), dtype="int64")), data=X % 3
+    )
+    before = model.get_weights()
+    with pytest.raises(
+        CheckpointError, match="a.safetensors: it has a vocabulary or bins of bins, which this model does not have"
+    ):
+        other.load_checkpoint(tmp_path / "a.safetensors")
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    with pytest.raises(ValueError, match="the vocabulary or bins of bins: expected a list of int or float"):
+        KerasAdapter().load_tables(controller.model, {"bins": ["a"]})
 
 
 class Block(L.Layer):

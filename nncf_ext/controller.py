@@ -52,6 +52,11 @@ class Scheduler:
         return _told(vars(self).get("_controller"), "schedule", name)
 
     @property
+    def child_schedulers(self) -> list[Told]:
+        """The algorithms' one by one, as NNCF 2.x's composite scheduler has them."""
+        return [child.scheduler for child in self._controller.child_ctrls]
+
+    @property
     def current_epoch(self) -> int:
         return self._controller.clock.epoch
 
@@ -89,6 +94,11 @@ class CompressionLoss:
     def __getattr__(self, name: str) -> Any:
         """The algorithms' own, as NNCF 2.x names them: `target_sparsity_rate`, `disabled`, `p`."""
         return _told(vars(self).get("_controller"), "loss_settings", name)
+
+    @property
+    def child_losses(self) -> list[Told]:
+        """The algorithms' one by one, as NNCF 2.x's composite loss has them."""
+        return [child.loss for child in self._controller.child_ctrls]
 
     def __call__(self) -> Any:
         """A scalar of the framework, differentiable. Zero where `fit`, or who sums the model's `losses`, has it already."""
@@ -171,7 +181,8 @@ class Controller:
 
     def told_of(self, algorithm: Algorithm, method: str) -> Mapping[str, Any]:
         """`Algorithm.schedule` or `Algorithm.loss_settings` in the present state."""
-        return getattr(algorithm, method)(self._states[algorithm.algorithm])
+        state = self._states[algorithm.algorithm]
+        return algorithm.schedule(self.clock, state) if method == "schedule" else algorithm.loss_settings(state)
 
     @property
     def name(self) -> str:
@@ -776,6 +787,21 @@ def _told(controller: Controller | None, method: str, name: str) -> Any:
     raise AttributeError(f"no algorithm of this controller has a {name!r} here")
 
 
+class Told:
+    """What one algorithm's scheduler or loss tells. The controller's own step, and add up, those of all algorithms."""
+
+    def __init__(self, controller: Controller, algorithm: Algorithm, method: str):
+        self._of = controller, algorithm, method
+
+    def __getattr__(self, name: str) -> Any:
+        controller, algorithm, method = vars(self).get("_of", (None, None, ""))
+        told = controller.told_of(algorithm, method) if controller is not None else {}
+        if name in told:
+            return told[name]
+        whose = "controller.scheduler" if method == "schedule" else "controller.loss"
+        raise AttributeError(f"{getattr(algorithm, 'algorithm', '')} tells no {name!r} here: see {whose}, which is that of all")
+
+
 class ChildController:
     """One algorithm of a controller, to be looked at; what is done, is done by the controller."""
 
@@ -786,6 +812,14 @@ class ChildController:
     @property
     def model(self) -> Any:
         return self._controller.model
+
+    @property
+    def scheduler(self) -> Told:
+        return Told(self._controller, self._algorithm, "schedule")
+
+    @property
+    def loss(self) -> Told:
+        return Told(self._controller, self._algorithm, "loss_settings")
 
     def statistics(self, quickly_collected_only: bool = False) -> CompressionStatistics:
         whole = self._controller.statistics(quickly_collected_only)

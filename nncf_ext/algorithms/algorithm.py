@@ -236,7 +236,7 @@ class Algorithm:
         """Hold what is compressed as it is (`frozen`), or let the schedule go on."""
         return state
 
-    def schedule(self, state: State) -> Mapping[str, Any]:
+    def schedule(self, clock: Clock, state: State) -> Mapping[str, Any]:
         """What the scheduler tells of it, by NNCF 2.x's names."""
         return {}
 

@@ -12,7 +12,7 @@ leaves out the optimizer's step in it.)
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -357,6 +357,17 @@ class DynamicSparseTraining(DynamicSparseTrainingConfig, Algorithm):
         if self.params.method == "granet" and clock.step < (self.params.end or 0):
             return CompressionStage.PARTIALLY_COMPRESSED
         return CompressionStage.FULLY_COMPRESSED
+
+    def schedule(self, clock: Clock, state: State) -> Mapping[str, Any]:
+        """Levels as asked for; ac_dc's is 0 in its dense phases."""
+        params, granet = self.params, self.params.method == "granet"
+        current = params.level if state["sparse"] else 0.0
+        if granet:
+            step = max(clock.step, 0)
+            current = self._level(step - step % params.update_interval)
+        ends = {"target_epoch": params.final_epoch} if params.method == "ac_dc" else {"end": params.end}
+        initial = params.sparsity_init if granet else 0.0 if params.method == "ac_dc" else params.level
+        return {"current_sparsity_level": current, "initial_level": initial, "target_level": params.level, **ends}
 
     def awaits(self, clock: Clock, state: State) -> Collection[str]:
         if state["frozen"] or self.params.method == "sr_ste":

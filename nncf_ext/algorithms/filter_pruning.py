@@ -293,7 +293,7 @@ class FilterPruning(FilterPruningConfig, Algorithm):
         rise = exponential if params.schedule == "exponential" else exponential_with_bias
         return rise(self.pruning_init, params.target, since, max(params.pruning_steps - 1, 0))
 
-    def schedule(self, state: State) -> Mapping[str, Any]:
+    def schedule(self, clock: Clock, state: State) -> Mapping[str, Any]:
         rising = 0 if self.params.schedule == "baseline" else self.params.pruning_steps
         return {
             "current_pruning_level": state["level"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -78,6 +78,10 @@ class LearnedSparsity(Algorithm):
 
     def stage(self, clock: Clock, state: State) -> CompressionStage:
         return CompressionStage.FULLY_COMPRESSED if clock.epoch >= self._whole else CompressionStage.PARTIALLY_COMPRESSED
+
+    def schedule(self, clock: Clock, state: State) -> Mapping[str, Any]:
+        """There is no level: the loss decides. target_epoch: from which on it has its whole factor."""
+        return {"current_factor": self.factor(max(clock.epoch, 0)), "target_epoch": self._whole}
 
     def awaits(self, clock: Clock, state: State) -> Collection[str]:
         """The loss's factor is of the epoch; noise is drawn in every step, where the transform has any."""

@@ -269,6 +269,18 @@ class MovementSparsity(MovementSparsityConfig, Algorithm):
             return CompressionStage.PARTIALLY_COMPRESSED
         return CompressionStage.FULLY_COMPRESSED
 
+    def schedule(self, clock: Clock, state: State) -> Mapping[str, Any]:
+        params = self.params
+        threshold, factor = self.scheduled(self._passed(clock), state["init_threshold"])
+        return {
+            "current_importance_threshold": threshold,
+            "current_importance_regularization_factor": factor,
+            "init_importance_threshold": state["init_threshold"],
+            "final_importance_threshold": params.final_importance_threshold,
+            "warmup_start_epoch": params.warmup_start_epoch,
+            "warmup_end_epoch": params.warmup_end_epoch,
+        }
+
     def awaits(self, clock: Clock, state: State) -> Collection[str]:
         return () if state["frozen"] else ("epoch_step", "step")
 

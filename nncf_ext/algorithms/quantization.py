@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, ClassVar
 
@@ -40,6 +40,8 @@ class QuantizersCounter:
 
     num_symmetric: int
     num_asymmetric: int
+    num_signed: int
+    num_unsigned: int
     num_per_tensor: int
     num_per_channel: int
     total_count: int
@@ -49,23 +51,25 @@ class QuantizersCounter:
 class QuantizationStatistics:
     """Numbers of quantizers by (`weights` | `activations`, bits, `symmetric` | `asymmetric`, `per-channel` |
     `per-tensor` | `per-group`), and
-    the bits of each one."""
+    the bits of each one. unsigned: those that have no negative level, of `weights` and of `activations`; asymmetric ones may have
+    some, and count as signed."""
 
     quantizers: Counter[tuple[str, int, str, str]]
     weights_quantized: int
     weights_total: int
     bits: tuple[QuantizerBits, ...]
     ratio_of_enabled_quantizations: float = 100.0
+    unsigned: Counter[str] = field(default_factory=Counter)
 
     # NNCF 2.x's ways to the same numbers
 
     @property
     def wq_counter(self) -> QuantizersCounter:
-        return _counter(self.quantizers, "weights")
+        return _counter(self, "weights")
 
     @property
     def aq_counter(self) -> QuantizersCounter:
-        return _counter(self.quantizers, "activations")
+        return _counter(self, "activations")
 
     @property
     def num_wq_per_bitwidth(self) -> dict[int, int]:
@@ -76,13 +80,22 @@ class QuantizationStatistics:
         return _by_bits(self.quantizers, "activations")
 
 
-def _counter(quantizers: Counter[tuple[str, int, str, str]], group: str) -> QuantizersCounter:
+def _counter(statistics: QuantizationStatistics, group: str) -> QuantizersCounter:
     found: Counter[str] = Counter()
-    for (of, _, mode, share), number in quantizers.items():
+    for (of, _, mode, share), number in statistics.quantizers.items():
         if of == group:
             found.update({mode: number, share: number})
     total = found["symmetric"] + found["asymmetric"]
-    return QuantizersCounter(found["symmetric"], found["asymmetric"], found["per-tensor"], found["per-channel"], total)
+    unsigned = statistics.unsigned[group]
+    return QuantizersCounter(
+        found["symmetric"],
+        found["asymmetric"],
+        total - unsigned,
+        unsigned,
+        found["per-tensor"],
+        found["per-channel"],
+        total,
+    )
 
 
 def _by_bits(quantizers: Counter[tuple[str, int, str, str]], group: str) -> dict[int, int]:
@@ -363,7 +376,9 @@ def _statistics(graph: Graph, edits: Sequence[Edit]) -> QuantizationStatistics:
             quantizer.share,
         ] += 1
     sites = [site for edit in edits for site in edit.sites]
-    return QuantizationStatistics(quantizers, graph.size_of(sites), sum(graph.sizes.values()), tuple(bits))
+    known = [(staged.group_of(edit.site), _quantizer_of(edit)) for edit in edits]
+    unsigned = Counter(group for group, quantizer in known if quantizer.symmetric and quantizer.signed is False)
+    return QuantizationStatistics(quantizers, graph.size_of(sites), sum(graph.sizes.values()), tuple(bits), unsigned=unsigned)
 
 
 def _quantizer_of(edit: Edit) -> Any:

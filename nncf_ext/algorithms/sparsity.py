@@ -229,7 +229,7 @@ class ScheduledSparsity(Algorithm):
             for edit, mask, layer in zip(training.edits, masks, measured(training, masks)["layers"], strict=True)
         )
 
-    def schedule(self, state: State) -> Mapping[str, Any]:
+    def schedule(self, clock: Clock, state: State) -> Mapping[str, Any]:
         return {
             "current_sparsity_level": state["level"],
             "initial_level": self.sparsity_init,

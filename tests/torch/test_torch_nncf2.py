@@ -185,6 +185,8 @@ def test_names_that_scripts_read_of_other_algorithms():
     report = quantizers.statistics().quantization
     assert (report.wq_counter.total_count, report.wq_counter.num_symmetric, report.wq_counter.num_per_channel) == (2, 2, 2)
     assert (report.num_wq_per_bitwidth, report.num_aq_per_bitwidth) == ({8: 2}, {8: 2})
+    assert (report.wq_counter.num_signed, report.wq_counter.num_unsigned) == (2, 0)
+    assert (report.aq_counter.num_signed, report.aq_counter.num_unsigned) == (0, 2), "images, and what a ReLU gives"
     assert report.ratio_of_enabled_quantizations == 50
 
 
@@ -204,6 +206,35 @@ def test_children_of_a_controller():
     assert teacher.compression_stage().name == "FULLY_COMPRESSED"
     with pytest.raises(AttributeError, match="knowledge_distillation has no 'set_sparsity_level'"):
         _ = teacher.set_sparsity_level
+    assert ctrl.scheduler.child_schedulers[0].current_sparsity_level == masks.scheduler.current_sparsity_level == 0.5
+    assert len(ctrl.loss.child_losses) == 2
+    with pytest.raises(AttributeError, match="magnitude_sparsity tells no 'epoch_step' here: see controller.scheduler"):
+        masks.scheduler.epoch_step()
+
+
+def test_schedules_of_what_nncf_has_not():
+    """Levels and ends, where there are such things; GraNet's rises by the step, AC/DC's by the phase."""
+    level = {"sparsity_target": 0.75}
+    scheduler = created("dynamic_sparse_training", params={**level, "end": 100})[0].scheduler
+    assert (scheduler.current_sparsity_level, scheduler.initial_level, scheduler.target_level, scheduler.end) == (
+        0.75,
+        0.75,
+        0.75,
+        100,
+    )
+    ctrl, _ = created("dynamic_sparse_training", params={**level, "method": "granet", "end": 8, "update_interval": 4})
+    assert (ctrl.scheduler.current_sparsity_level, ctrl.scheduler.initial_level) == (0.5, 0.5)
+    ctrl.scheduler.load_state({**ctrl.scheduler.get_state(), "current_epoch": 0, "current_step": 5})
+    assert ctrl.scheduler.current_sparsity_level == pytest.approx(0.75 - 0.25 * 0.5**3)
+    ctrl, _ = created("dynamic_sparse_training", params={**level, "method": "ac_dc", "final_epoch": 9})
+    assert (ctrl.scheduler.current_sparsity_level, ctrl.scheduler.target_epoch) == (0, 9)
+    ctrl.scheduler.epoch_step()
+    assert ctrl.scheduler.current_sparsity_level == 0.75
+    ctrl, _ = created("l0_sparsity", params={"weight": 0.5, "warmup_epochs": 1, "ramp_epochs": 1})
+    assert (ctrl.scheduler.current_factor, ctrl.scheduler.target_epoch) == (0, 2)
+    for _ in range(2):
+        ctrl.scheduler.epoch_step()
+    assert ctrl.scheduler.current_factor == 0.25
 
 
 def test_what_nncf_can_import():

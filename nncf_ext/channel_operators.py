@@ -323,7 +323,7 @@ def _gather(step: Step) -> Tensor:
         shape = step.shape()
         return step.make(weight, {weight.channel_axis: len(shape) - 1}, shape)
     axis, table = step.attr("axis"), step.node.parameter("operand")
-    x = step.x if table is None else step.own(table, but=axis)  # position biases, by relative position
+    x = step.x if table is None or table.port == 1 else step.own(table, but=axis)  # position biases, by relative position
     axis %= len(x.shape)
     indices = step.node.attrs.get("indices")
     if indices is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from nncf_ext.graph import INPUT, OUTPUT, Node, Parameter
@@ -46,6 +47,16 @@ def output_axes(node: Node) -> tuple[int, ...]:
         labels = operands.split(",")[1].replace("...", "")
         return tuple(axis for axis, label in enumerate(labels) if label in output)
     return (0 if weight is None or weight.channel_axis is None else weight.channel_axis,)
+
+
+def without_empty(nodes: Iterable[Node]) -> tuple[Node, ...]:
+    """The nodes; those with a parameter that has no element become opaque: there is nothing in them to compress."""
+
+    def known(node: Node) -> Node:
+        is_empty = any(0 in parameter.shape for parameter in node.parameters)
+        return replace(node, op=f"{node.op} of an empty tensor") if is_empty else node
+
+    return tuple(map(known, nodes))
 
 
 def is_opaque(node: Node) -> bool:

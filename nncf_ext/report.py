@@ -101,6 +101,8 @@ def tables(title: str, report: Any) -> list[Table]:
     extra: list[Table] = []
     for field in fields(report):
         value = getattr(report, field.name)
+        if isinstance(value, Mapping) and not value:
+            continue
         if isinstance(value, Mapping):
             extra.append(rows(f"{title}: {field.name}", None, [(*_flat(key), count) for key, count in sorted(value.items())]))
         elif isinstance(value, tuple) and value and is_dataclass(value[0]):

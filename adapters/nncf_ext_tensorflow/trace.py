@@ -16,6 +16,7 @@ from typing import Any
 import keras
 
 from nncf_ext.graph import INPUT, OUTPUT, Edge, Graph, Node, Parameter, Site
+from nncf_ext.ops import without_empty
 from nncf_ext_tensorflow import keras_private, recurrent
 from nncf_ext_tensorflow.attributes import operation_attributes
 from nncf_ext_tensorflow.naming import Names, join, names_in
@@ -217,7 +218,7 @@ class _Tracer:
         owned = {parameter.name for node in self.nodes.values() for parameter in node.parameters}
         shapes = {self.names.variables[id(v)]: tuple(v.shape) for v in keras_private.learned_variables(self.model)}
         others = {name: shape for name, shape in shapes.items() if name not in owned}
-        graph = Graph(tuple(self.nodes.values()), tuple(self.edges), others)
+        graph = Graph(without_empty(self.nodes.values()), tuple(self.edges), others)
         for site in self.several:
             place = self.places.pop(site)
             ports = {edge.source_port for edge in graph.outputs_of.get(site.node, ())}

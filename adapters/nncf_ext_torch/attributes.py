@@ -57,12 +57,8 @@ def attributes(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     output: Any,
-    is_constant: Callable[[torch.Tensor], bool],
 ) -> dict[str, Any]:
-    """Attributes of the node of one call.
-
-    arguments: by the names of `operators.signature`; is_constant: whether a tensor does not depend on the model's inputs.
-    """
+    """Attributes of the node of one call. arguments: by the names of `operators.signature`."""
     name = lookup_name(function)
     if op in ("Conv", "ConvTranspose"):
         return _convolution(op, arguments)
@@ -80,7 +76,7 @@ def attributes(
     if op == "Slice":
         return _index(name, args, given)
     if op == "Gather":
-        return _lookup(name, args, given, is_constant)
+        return _lookup(name, args, given)
     if op == "Split":
         return _parts(name, given, output)
     return {} if describe is None else describe(name, args, given)
@@ -141,22 +137,16 @@ def _index(name: str, args: tuple[Any, ...], given: Mapping[str, Any]) -> dict[s
     return {"index": (*[slice(None)] * (given["dim"] % args[0].dim()), item)}
 
 
-def _lookup(
-    name: str, args: tuple[Any, ...], given: Mapping[str, Any], is_constant: Callable[[torch.Tensor], bool]
-) -> dict[str, Any]:
-    """The axis, and where they are constants and of one dimension, the indices."""
+def _lookup(name: str, args: tuple[Any, ...], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The axis. Not the indices, constant or not: they are the model's own, and would be others where channels have left."""
     if name == "index_select":
-        axis, indices = given["dim"], given["index"]
-    elif name == "__getitem__":
-        index = args[1] if isinstance(args[1], tuple) else (args[1],)
-        tensors = [at for at, item in enumerate(index) if isinstance(item, torch.Tensor)]
-        full = all(item == slice(None) for at, item in enumerate(index) if at not in tensors)
-        if len(tensors) != 1 or not full or index[tensors[0]].dtype == torch.bool:
-            return {}
-        axis, indices = tensors[0], index[tensors[0]]
-    else:
+        return {"axis": given["dim"]}
+    if name != "__getitem__":
         return {}
-    return {"axis": axis, **({"indices": tuple(indices.tolist())} if indices.dim() == 1 and is_constant(indices) else {})}
+    index = args[1] if isinstance(args[1], tuple) else (args[1],)
+    tensors = [at for at, item in enumerate(index) if isinstance(item, torch.Tensor)]
+    full = all(item == slice(None) for at, item in enumerate(index) if at not in tensors)
+    return {"axis": tensors[0]} if len(tensors) == 1 and full and index[tensors[0]].dtype != torch.bool else {}
 
 
 def _parts(name: str, given: Mapping[str, Any], output: Sequence[torch.Tensor]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from nncf_ext.graph import INPUT, OUTPUT, Edge, Graph, Node, Parameter
+from nncf_ext.ops import without_empty
 from nncf_ext_torch import operators, recurrent
 from nncf_ext_torch.attributes import attributes
 from nncf_ext_torch.computed_weights import computed_in
@@ -325,7 +326,7 @@ class _Recorder(TorchFunctionMode):
             if id(tensor) in frame.inputs:
                 module_ports[port] = frame.inputs[id(tensor)]
             self._connect(tensor, name, port)
-        attrs = attributes(op, function, arguments, args, kwargs, output, lambda tensor: tensor not in self.producers)
+        attrs = attributes(op, function, arguments, args, kwargs, output)
         attrs |= {key: value for key, value in {"reads": tuple(reads), "constants": constants}.items() if value}
         node = Node(name, op, frame.name, tuple(parameters.values()), types.MappingProxyType(attrs))
         floating = [path for path, tensor in produced if tensor.is_floating_point()]
@@ -354,7 +355,7 @@ class _Recorder(TorchFunctionMode):
                 slot, trained = full.rpartition(".")[2], self._is_trained(tensor)
                 parameters.append(Parameter(slot, full, shape, axes[0], port, trained, axes[1], self._made_by(full)))
         op = operators.operator_type(function, {}, args, output)
-        attrs = attributes(op, function, {}, args, {}, output, lambda tensor: tensor not in self.producers)
+        attrs = attributes(op, function, {}, args, {}, output)
         node = Node(name, op, frame.name, tuple(parameters), types.MappingProxyType(attrs))
         produced = list(leaves(output))
         # of several results none is passed on alone; and a step of a loop of any length has no place by its number
@@ -413,7 +414,7 @@ class _Recorder(TorchFunctionMode):
                 held.pop(f"{full.removesuffix(name)}{own}", None)
             held[full] = shape
         others = {name: shape for name, shape in held.items() if name not in owned}
-        graph = Graph(nodes, tuple(self.edges), types.MappingProxyType(others))
+        graph = Graph(without_empty(nodes), tuple(self.edges), types.MappingProxyType(others))
         return TorchTrace(graph, calls, totals, programs, example)
 
     def _contains_calls(self, name: str) -> bool:

@@ -47,7 +47,8 @@ class Clock:
     def from_json(cls, saved: Any) -> Clock:
         """What `to_json` wrote, or NNCF 2.x saved of a scheduler. ValueError where it is something else."""
         known = saved if isinstance(saved, Mapping) else {}
-        epoch, step = known.get("current_epoch", known.get("epoch")), known.get("current_step", known.get("step"))
+        epoch: Any = known.get("current_epoch", known.get("epoch"))
+        step: Any = known.get("current_step", known.get("step"))
         steps, within = known.get("steps_per_epoch", known.get("_steps_per_epoch")), known.get("step_in_epoch")
         given = [epoch, step, *(n for n in (steps, within) if n is not None)]
         if not all(type(n) is int and -1 <= n < _MOST for n in given) or steps is not None and steps < 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ class TorchData:
 
     def items(self, data: Any) -> tuple[Callable[[], Iterable[Any]], bool] | None:
         is_stream = isinstance(data, IterableDataset) or (isinstance(data, Dataset) and not hasattr(data, "__len__"))
-        return (lambda: data, True) if is_stream else None
+        return (cast(Callable[[], Iterable[Any]], lambda: data), True) if is_stream else None
 
     def taken_apart(self, data: Any, batch: Any) -> tuple[Any, Any] | None:
         own: Any = getattr(data, "get_inputs", None)

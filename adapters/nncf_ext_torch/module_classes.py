@@ -128,16 +128,19 @@ def _subclass(base: type[nn.Module], parameters: tuple[str, ...], attribute: str
     if issubclass(base, torch.fx.GraphModule):
         namespace["graph"] = property(_graph, base.graph.fset)
 
+    own_class: Any = base
+
     def reduce(self: nn.Module, protocol: Any) -> Any:
         # the subclass is not importable: copies and pickles are told how to make it again
-        reduced: Any = base.__reduce_ex__(self, protocol)
+        reduced: Any = own_class.__reduce_ex__(self, protocol)
         if reduced[0] is not copyreg.__newobj__:  # type: ignore[attr-defined]
             return reduced
         return _new, (base, parameters, attribute), *reduced[2:]
 
     def deepcopy(self: nn.Module, memo: dict[int, Any]) -> nn.Module:
         # `torch.fx.GraphModule` copies itself: into a class of its own, and what its graph names
-        own, copied = vars(self), base.__deepcopy__(self, memo)  # type: ignore[attr-defined]
+        own = vars(self)
+        copied: Any = own_class.__deepcopy__(self, memo)
         for kind in ("_parameters", "_buffers"):
             for name, tensor in own[kind].items():
                 vars(copied)[kind].setdefault(name, copy.deepcopy(tensor, memo))

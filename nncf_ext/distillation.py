@@ -110,16 +110,18 @@ def _mean(xp: Any, values: Any, valid: Any) -> Any:
 def outputs_loss(matching: OutputMatching, training: Training, name: str) -> Any:
     """Sum of the differences of all outputs of the last training forward; None where the model has none.
 
+    The teacher answers in inference. What the model returns in training behind these outputs (auxiliary heads) is not compared.
     RuntimeError before the first training forward. name: the algorithm's, for messages.
     """
     seen = training.outputs
     if seen is None:
         raise RuntimeError(f"{name}: the loss was asked for before the model ran in training mode")
-    mismatch = difference_of([a.shape for a in seen.student], [a.shape for a in seen.teacher])
+    student = seen.student[: len(seen.teacher)] if seen.teacher else seen.student
+    mismatch = difference_of([a.shape for a in student], [a.shape for a in seen.teacher])
     if mismatch:
         raise ValueError(f"{name}: {mismatch}")
     valid = valid_positions(matching, training)
-    terms = [_difference(matching, training.xp, s, t, valid) for s, t in zip(seen.student, seen.teacher, strict=True)]
+    terms = [_difference(matching, training.xp, s, t, valid) for s, t in zip(student, seen.teacher, strict=True)]
     return sum(terms[1:], terms[0]) if terms else None
 
 

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from nncf_ext.export.marked import DOMAIN, MARKER
 from nncf_ext.export.recurrent import stays_float
-from nncf_ext_torch.apply import Applied, TorchAttached, make_plain
+from nncf_ext_torch.apply import Applied, TorchAttached, detach, make_plain
 from nncf_ext_torch.arguments import by_argument, call_of, in_order, named_inputs, resized
 from nncf_ext_torch.compiled_models import not_compiled
 from nncf_ext_torch.computed_weights import computed_in, copied
@@ -46,23 +46,49 @@ def export_marked(
             call = ExampleInput(*hook(model, call.args, dict(call.kwargs)))
     call = _with_free_sizes(model, call, free)
     outputs: list[str] = []
-    with _marked(attached), _flat_outputs(model, outputs), evaluating(model), torch.no_grad(), _quiet():
-        program = torch.onnx.export(
-            _Caller(model) if isinstance(model, torch.fx.GraphModule) else model,
-            tuple(call.args),
-            kwargs=dict(call.kwargs),
-            opset_version=OPSET,
-            dynamic_shapes=_free_axes(model, call, free),
-            dynamo=True,
-            verbose=False,
-        )
-    assert program is not None
+    axes = _free_axes(model, call, free)
+    try:
+        with _marked(attached), _flat_outputs(model, outputs), evaluating(model), torch.no_grad(), _quiet():
+            program = _exported(_Caller(model) if isinstance(model, torch.fx.GraphModule) else model, call, axes)
+    except torch.onnx.OnnxExporterError as error:
+        _refuse_where_float_fails(attached, call, axes, error)
+        raise
     graph = program.model.graph
     for value, name in zip(graph.inputs, named_inputs(model, call), strict=True):
         value.name = name
     for value, name in zip(graph.outputs, outputs, strict=True):
         value.name = name
     return program.model
+
+
+def _exported(model: nn.Module, call: ExampleInput, axes: Mapping[str, Any]) -> Any:
+    return torch.onnx.export(
+        model,
+        tuple(call.args),
+        kwargs=dict(call.kwargs),
+        opset_version=OPSET,
+        dynamic_shapes=axes,
+        dynamo=True,
+        verbose=False,
+    )
+
+
+def _refuse_where_float_fails(attached: TorchAttached, call: ExampleInput, axes: Mapping[str, Any], error: BaseException) -> None:
+    """ValueError where the model cannot be exported without its edits either."""
+    plain = copied(attached, attached.model).model
+    detach(plain)
+    try:
+        with evaluating(plain), torch.no_grad(), _quiet():
+            _exported(plain, call, axes)
+    except torch.onnx.OnnxExporterError:
+        cause = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        said = (str(cause).strip().splitlines() or [""])[0]
+        raise ValueError(
+            f"torch.onnx cannot export {type(plain).__name__}, not even without compression ({type(cause).__name__}: {said}): "
+            "expected a model that it can export; of a detector, compress the part in front of its post-processing"
+        ) from error
 
 
 class _Caller(nn.Module):

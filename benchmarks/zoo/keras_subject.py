@@ -32,6 +32,7 @@ class KerasSubject:
     build: Callable[[], keras.Model]
     batch: Any
     jit_compile: bool | str = "auto"
+    varying: bool = False
 
     def __post_init__(self) -> None:
         keras.utils.clear_session()

@@ -44,6 +44,7 @@ class TorchSubject:
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] | None = None
     loss: Callable[[nn.Module], Tensor] | None = None
+    varying: bool = False
 
     def __post_init__(self) -> None:
         normalizing = [

@@ -41,9 +41,8 @@ def _images(name: str) -> TorchSubject:
 
 
 def _video(name: str) -> TorchSubject:
-    if name.startswith("mvit"):
-        model = models.get_model(name, weights=None, num_classes=10, spatial_size=(64, 64), temporal_size=8)
-        return TorchSubject(model, (torch.rand(2, 3, 8, 64, 64),))
+    if name.startswith("mvit"):  # its positions are of one size
+        return TorchSubject(models.get_model(name, weights=None, num_classes=10), (torch.rand(2, 3, 16, 224, 224),))
     return TorchSubject(models.get_model(name, weights=None, num_classes=10), (torch.rand(2, 3, 8, 64, 64),))
 
 
@@ -56,7 +55,7 @@ def _detector(name: str) -> TorchSubject:
     def loss(model: torch.nn.Module) -> torch.Tensor:
         return torch.stack(tensors_in(model(images, targets))).sum()
 
-    return TorchSubject(model, (images,), loss=loss)
+    return TorchSubject(model, (images,), loss=loss, varying=True)
 
 
 def _target(name: str) -> dict[str, torch.Tensor]:

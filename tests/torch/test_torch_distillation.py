@@ -288,3 +288,26 @@ def test_features_beside_quantizers_and_pruned_filters(tmp_path):
     optimizer.step()
     assert ctrl.export_model(tmp_path / "m.onnx").lsb < 3
     assert ctrl.strip().conv.out_channels == 8
+
+
+class WithAuxiliaryHead(Tagger):
+    """A second head on the way, in training only."""
+
+    def __init__(self):
+        super().__init__()
+        self.auxiliary = nn.Linear(4, 3)
+
+    def forward(self, tokens):
+        x = self.embed(tokens)
+        return (self.head(x), self.auxiliary(x)) if self.training else self.head(x)
+
+
+def test_what_only_training_returns_is_not_compared():
+    torch.manual_seed(0)
+    ctrl, model = create_compressed_model(WithAuxiliaryHead(), config(), teacher=(teacher := WithAuxiliaryHead()))
+    scores, _ = model.train()(TOKENS)
+    of_both = [x.div(2).log_softmax(-1) for x in (scores, teacher.eval()(TOKENS))]
+    divergence = nn.functional.kl_div(*of_both, reduction="none", log_target=True).sum(-1).mean()
+    assert ctrl.loss().item() == pytest.approx(4 * divergence.item(), rel=1e-5)
+    ctrl.loss().backward()
+    assert model.head.weight.grad is not None and model.auxiliary.weight.grad is None

@@ -240,3 +240,27 @@ def test_logarithms_and_four_bits_by_scope(tmp_path):
     assert parity.lsb <= 1 and parity.unoptimized <= parity.step
     operators = integer_operators(tmp_path / "model.onnx")
     assert not {"Conv", "BatchNormalization", "Relu", "Gemm", "MatMul"} & set(operators)  # a Clip has the codes of the 4-bit one
+
+
+class Suppressing(nn.Module):
+    """As many outputs as there are scores above zero, and another way where there are none: no exporter follows it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores = self.head(x)
+        kept = scores[scores > 0]
+        return kept if kept.numel() == 0 else kept - kept.max()
+
+
+def test_what_cannot_be_exported_in_float_is_refused_in_a_sentence(tmp_path):
+    torch.manual_seed(0)
+    config = NNCFConfig.from_dict({"compression": {"algorithm": "quantization"}})
+    controller, _ = create_compressed_model(Suppressing(), register_default_init_args(config, [(torch.randn(3, 4), 0)]))
+    with pytest.raises(
+        ValueError, match=r"torch.onnx cannot export Suppressing, not even without compression \(.+: .+\): expected"
+    ):
+        controller.export_model(tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())

@@ -20,6 +20,7 @@ from nncf_ext.controller import Controller
 from nncf_ext.data import described
 from nncf_ext.drawing import write_graphs
 from nncf_ext.edits import Plan, Range, Var, compose
+from nncf_ext.finite import not_finite
 from nncf_ext.graph import Graph
 from nncf_ext.initialization import QuantizationRangeInitArgs, adapt_batchnorm, check_registered, for_model
 from nncf_ext.nncf2_state import nncf2_schedules
@@ -76,6 +77,7 @@ def compress(
             raise CheckpointError(f"the compression state's plan does not fit this model: {error}") from error
     else:
         plan = united(planned(algorithms, traced.graph, config), traced.graph)
+        _check_parameters(adapter, model, traced, plan)
         starts: dict[str, RangeInit] = {}
         for algorithm in algorithms:
             edits = plan.of(algorithm.algorithm)
@@ -108,6 +110,17 @@ def compress(
     if dump_graphs and config.log_dir is not None:
         write_graphs(Path(config.log_dir), traced.graph, plan)
     return controller
+
+
+def _check_parameters(adapter: Adapter, model: Any, traced: Traced, plan: Plan) -> None:
+    """ConfigError where an algorithm would take a parameter without elements, or with some that are no finite numbers."""
+    for site in dict.fromkeys(site for edit in plan for site in edit.sites if site.is_parameter):
+        value = adapter.parameter(model, traced, site)
+        if not value.size:
+            raise ConfigError(f"{site}: found shape {list(value.shape)}, without elements: expected it in ignored_scopes")
+        problem = not_finite(value)
+        if problem:
+            raise ConfigError(f"{site}: {problem}, expected a model whose training did not diverge")
 
 
 def planned(algorithms: Sequence[Algorithm], graph: Graph, config: NNCFConfig) -> dict[str, Plan]:

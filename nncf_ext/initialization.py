@@ -9,10 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from nncf_ext.adapter import Adapter
 from nncf_ext.config import ConfigError, NNCFConfig
 from nncf_ext.config.initialization import BatchnormAdaptation, RangeInit
 from nncf_ext.data import Batches, ModelInputs
+from nncf_ext.finite import not_finite
 from nncf_ext.report import progress
 
 
@@ -170,8 +173,14 @@ def adapt_batchnorm(adapter: Adapter, model: Any, algorithms: Sequence[Any], ext
         return
     wanted = samples_wanted(adapter, data.batches, batchnorm_settings(algorithms), "batch-norm adaptation")
     if any(wanted):
+        before = {name: np.array(value) for name, value in adapter.tensors(model).items()}
         with running_on_data("batch-norm adaptation", data.batches):
             adapter.adapt_batchnorm(model, samples_with_progress(adapter, data.batches, max(wanted), "batch-norm adaptation"))
+        for name, value in adapter.tensors(model).items():
+            problem = not_finite(value)
+            if problem and not not_finite(before[name]):
+                adapter.load_tensors(model, before)
+                raise ConfigError(f"batch-norm adaptation: {name}: {problem}: check the data, which has NaN or infinite values")
 
 
 def samples_wanted(

@@ -7,6 +7,7 @@ become; afterwards only the user switches it.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from nncf_ext.calibration import ranges_of
 from nncf_ext.config.initialization import RangeInit
 from nncf_ext.config.quantization import StagedParams
 from nncf_ext.graph import Site
-from nncf_ext.initialization import QuantizationRangeInitArgs
+from nncf_ext.initialization import InitializationWarning, QuantizationRangeInitArgs
 from nncf_ext.schedules import Clock
 
 if TYPE_CHECKING:
@@ -71,6 +72,14 @@ def init_ranges(training: Training, groups: Collection[str], starts: Mapping[str
     where there are none), of weights from the values as masks leave them. What is signed stays signed."""
     attached, data = training.attached, training.extra(QuantizationRangeInitArgs)
     edits = [edit for edit in training.edits if group_of(edit.site) in groups]
+    without = [e for e in edits if data is None and not e.of_parameters and e.key in starts and starts[e.key].samples(1)]
+    if without:
+        warnings.warn(
+            f"range initialisation: {without[0].site} and {len(without) - 1} more quantizers of activations begin to work with "
+            "the ranges they have: expected data, by register_default_init_args before the model was compressed",
+            InitializationWarning,
+            stacklevel=2,
+        )
     ranges = ranges_of(
         training.adapter,
         edits,

@@ -40,6 +40,7 @@ def create_compressed_model(
     """
     with run_by_python(model):
         plain = model_in(model)
+        _check_values(plain)
         example = _example(plain, config, dummy_forward_fn)
         controller = compress(TorchAdapter(), plain, config, example, compression_state, teacher, dump_graphs)
     return controller, model
@@ -55,6 +56,15 @@ def preview_compression(
     with run_by_python(model):
         plain = model_in(model)
         return preview(TorchAdapter(), plain, config, _example(plain, config, dummy_forward_fn))
+
+
+def _check_values(model: torch.nn.Module) -> None:
+    """ValueError where parameters have no values yet."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if torch.nn.parameter.is_lazy(tensor):
+            raise ValueError(f"{name}: found a lazy parameter without shape, call the model on a batch first")
+        if tensor.is_meta:
+            raise ValueError(f"{name}: found a tensor on the device meta, which has no values: expected a model with its weights")
 
 
 def _example(model: torch.nn.Module, config: NNCFConfig, dummy_forward_fn: Callable[[torch.nn.Module], Any] | None) -> Any:

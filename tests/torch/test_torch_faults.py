@@ -10,7 +10,7 @@ import torch
 from nncf_ext_torch import create_compressed_model, register_default_init_args
 from torch import nn
 
-from nncf_ext import NNCFConfig
+from nncf_ext import ConfigError, InitializationWarning, NNCFConfig
 from nncf_ext.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from nncf_ext.inspection import describe
 from nncf_ext.packed import load
@@ -229,3 +229,64 @@ def test_a_property_read_in_forward_does_not_break_copies(tmp_path, read):
     model.eval()
     assert torch.allclose(controller.strip()(x), model(x), atol=1e-6)
     controller.pack(tmp_path / "x.ncp")
+
+
+ALGORITHMS = [
+    QUANTIZATION,
+    SPARSE,
+    ROUNDS,
+    TWO_OF_FOUR,
+    {"algorithm": "rb_sparsity", "params": {"schedule": "multistep", "multistep_sparsity_levels": [0.5], "multistep_steps": []}},
+    {"algorithm": "const_sparsity"},
+    {"algorithm": "weight_clustering"},
+    {"algorithm": "clip_q"},
+]
+
+
+@pytest.mark.parametrize("compression", ALGORITHMS, ids=lambda compression: compression["algorithm"])
+@pytest.mark.parametrize(("value", "words"), [("nan", "NaN"), ("inf", "infinite")])
+def test_weights_that_are_not_finite_are_named(compression, value, words):
+    model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
+    with torch.no_grad():
+        model[2].weight[1, 3] = float(value)
+    with pytest.raises(ConfigError, match=rf"Linear\[2\].*\|weight: 1 of 128 numbers are {words}"):
+        compressed(compression, model=model)
+    assert type(model[0]) is nn.Linear
+
+
+def test_models_without_values_and_weights_without_elements():
+    with pytest.raises(ValueError, match="0.weight: found a lazy parameter without shape"):
+        compressed(model=nn.Sequential(nn.LazyLinear(4)))
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(16, 4))
+    with pytest.raises(ValueError, match="0.weight: found a tensor on the device meta"):
+        compressed(model=model)
+    with pytest.warns(UserWarning, match="zero-element"):
+        empty = nn.Linear(16, 0)
+    with pytest.raises(ConfigError, match=r"weight: found shape \[0, 16\], without elements"):
+        compressed(SPARSE, model=nn.Sequential(empty))
+
+
+def test_data_that_are_not_finite_leave_the_model_as_it_was():
+    model = nn.Sequential(nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Linear(8, 4))
+    x = torch.full((8, 16), float("nan"))
+    config = {
+        "input_info": {"sample_size": [2, 16]},
+        "compression": {**SPARSE, "initializer": {"batchnorm_adaptation": {"num_bn_adaptation_samples": 8}}},
+    }
+    config = register_default_init_args(NNCFConfig.from_dict(config), [(x, x)])
+    with pytest.raises(ConfigError, match="batch-norm adaptation: 1.running_mean: 8 of 8 numbers are NaN"):
+        create_compressed_model(model, config)
+    assert torch.equal(model[1].running_mean, torch.zeros(8)) and type(model[0]) is nn.Linear
+
+
+def test_staged_quantizers_that_are_resumed_without_data_say_so():
+    staged = {**QUANTIZATION, "params": {"activations_quant_start_epoch": 1}}
+    controller, _, _ = compressed(staged)
+    state = json.loads(json.dumps(controller.get_compression_state()))
+    config = NNCFConfig.from_dict({"input_info": {"sample_size": [1, 16]}, "compression": staged})
+    model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
+    controller, _ = create_compressed_model(model, config, compression_state=state)
+    controller.scheduler.epoch_step()
+    with pytest.warns(InitializationWarning, match="quantizers of activations begin to work with the ranges they have"):
+        controller.scheduler.epoch_step()

@@ -1,4 +1,4 @@
-# make demo | test | test-all | check | bench | results | zoo | docs | notebooks | clean. Needs Python 3.11 or newer; everything runs in .venv, which make creates.
+# make demo | test | test-all | fuzz | check | bench | results | zoo | docs | notebooks | clean. Needs Python 3.11 or newer; everything runs in .venv, which make creates.
 PYTHON ?= python3
 BIN := .venv/bin
 ifeq ($(OS),Windows_NT)
@@ -7,7 +7,7 @@ endif
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 SITE = $(BIN)/python -m sphinx -W --keep-going -b html -c docs -q . build/site
 
-.PHONY: demo test test-all check bench results zoo docs notebooks clean
+.PHONY: demo test test-all fuzz check bench results zoo docs notebooks clean
 
 demo: .venv/installed
 	$(BIN)/nncf-ext demo
@@ -23,6 +23,10 @@ test: check
 test-all: check
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/contract/test_contract_torch.py tests/torch tests/core
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/contract/test_contract_tensorflow.py tests/tensorflow
+
+# 150,000 damaged files and configs, 200 kills; writes docs/reliability.md. Hours on two cores: FUZZ="--scale 0.1" is a tenth.
+fuzz: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(FUZZ)
 
 check: .venv/installed
 	$(BIN)/ruff check .

@@ -131,7 +131,7 @@ def first_difference(ours: Sequence[Any], theirs: Sequence[Any]) -> str:
             return f"found a {there.get('kind')} at {there['at'][0]}, expected a {here['kind']} at {here['at'][0]}"
         for name in here:
             if here[name] != there.get(name):
-                return f"{here['kind']} at {here['at'][0]}: found {name} {there.get(name)}, expected {here[name]}"
+                return f"{here['kind']} at {here['at'][0]}: found {name} {str(there.get(name))[:99]}, expected {str(here[name])[:99]}"
     return f"it has {len(theirs)} transforms, the model has {len(ours)}"
 
 
@@ -210,7 +210,7 @@ class TensorFile:
         try:
             yield
         except (safetensors.SafetensorError, OSError, ValueError, TypeError, MemoryError) as error:  # of types numpy lacks, too
-            raise CheckpointError(f"{self.path} is truncated or not a checkpoint ({error})") from None
+            raise CheckpointError(f"{self.path} is truncated or not a checkpoint ({str(error)[:200]})") from None
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

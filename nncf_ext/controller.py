@@ -442,7 +442,9 @@ class Controller:
         """Clock and algorithms' states in a compression state of ours."""
         try:
             saved = state.get("ctrl_state", state)
-            clock, algorithms = saved["scheduler_state"], dict(saved["algorithms"])
+            clock, algorithms = saved["scheduler_state"], saved["algorithms"]
+            if not isinstance(algorithms, Mapping):
+                raise TypeError
             self._check_algorithms(algorithms)
             states: dict[str, State] = {a.algorithm: {**a.start(), **algorithms[a.algorithm]["state"]} for a in self._algorithms}
             self._check_states(states)

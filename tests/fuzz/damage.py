@@ -60,8 +60,11 @@ def damaged_data(rng: random.Random, value: Any, finite: bool = False) -> Any:
         elif kind == 3:
             del parent[key]
         elif kind == 4:
-            for _ in range(rng.choice([1, 3, 30, 300])):
+            depth = rng.choice([1, 3, 30, 300])
+            for _ in range(depth):
                 parent[key] = [parent[key]]
+            if depth == 300:  # Python itself copies no deeper ones
+                return value
         elif kind == 5 and isinstance(parent, dict):
             parent[rng.choice(["", "x", "type", "params", f"{key}s"])] = deepcopy(parent[key])
         else:

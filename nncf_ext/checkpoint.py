@@ -131,7 +131,8 @@ def first_difference(ours: Sequence[Any], theirs: Sequence[Any]) -> str:
             return f"found a {there.get('kind')} at {there['at'][0]}, expected a {here['kind']} at {here['at'][0]}"
         for name in here:
             if here[name] != there.get(name):
-                return f"{here['kind']} at {here['at'][0]}: found {name} {str(there.get(name))[:99]}, expected {str(here[name])[:99]}"
+                found, expected = str(there.get(name))[:99], str(here[name])[:99]
+                return f"{here['kind']} at {here['at'][0]}: found {name} {found}, expected {expected}"
     return f"it has {len(theirs)} transforms, the model has {len(ours)}"
 
 

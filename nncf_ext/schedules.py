@@ -50,8 +50,8 @@ class Clock:
         epoch: Any = known.get("current_epoch", known.get("epoch"))
         step: Any = known.get("current_step", known.get("step"))
         steps, within = known.get("steps_per_epoch", known.get("_steps_per_epoch")), known.get("step_in_epoch")
-        given = [epoch, step, *(n for n in (steps, within) if n is not None)]
-        if not all(type(n) is int and -1 <= n < _MOST for n in given) or steps is not None and steps < 1:
+        whole = all(type(n) is int and -1 <= n < _MOST for n in (epoch, step, steps, within) if n is not None)
+        if not whole or epoch is None or step is None or (steps is not None and steps < 1):
             raise ValueError(
                 f"found {str(saved)[:99]}, expected what scheduler.get_state() gave: current_epoch, current_step, ..."
             )

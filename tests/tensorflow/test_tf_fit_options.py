@@ -198,3 +198,26 @@ def test_training_that_nobody_tells_the_schedule_of():
             UserWarning, match=r"magnitude_sparsity: .* fit\(..., callbacks=create_compression_callbacks\(controller\)\)"
         ):
             train(model)
+
+
+@pytest.mark.filterwarnings("error::UserWarning")  # of a target that is not reached
+@pytest.mark.parametrize("algorithm, wanted", [(RIGL, 0.5), (SPARSE, 0.9)], ids=["moving", "growing"])
+@pytest.mark.parametrize("how", ["at the end", "every third step", "SwapEMAWeights"])
+def test_averaged_weights_are_as_sparse_as_asked(algorithm, wanted, how):
+    """Masks stay masks under Keras' average of weights, and hold for what it puts in their place."""
+    every = 3 if how == "every third step" else None
+    optimizer = keras.optimizers.SGD(0.5, use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=every)
+    ctrl, model = compressed(algorithm, optimizer=optimizer)
+    before = model.get_layer("a").kernel.numpy()
+    fit(ctrl, model, 4, [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if how == "SwapEMAWeights" else [])
+    assert {variable.dtype for variable in model.variables if variable.name.endswith("mask")} == {"bool"}
+    stripped = ctrl.strip()
+    kernels = [layer.kernel.numpy() for layer in stripped.layers]
+    assert sum((k == 0).sum() for k in kernels) == pytest.approx(wanted * sum(k.size for k in kernels), abs=2)
+    np.testing.assert_allclose(stripped(X), model(X), rtol=1e-5, atol=1e-6)
+    kept = kernels[0] != 0
+    assert np.abs(kernels[0] - before)[kept].max() > 0.001
+    if how == "at the end":
+        place = next(i for i, v in enumerate(optimizer._trainable_variables) if v is model.get_layer("a").kernel)
+        average = optimizer._model_variables_moving_average[place].numpy()
+        np.testing.assert_array_equal(kernels[0], np.where(kept, average, 0))

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from typing import Any, TypeVar
 
 import safetensors
 import safetensors.torch
 import torch
+from pydantic import StrictInt, TypeAdapter
 from torch import nn
 
-from nncf_ext.checkpoint import CheckpointError
+from nncf_ext.checkpoint import FORMAT, CheckpointError, TensorFile
+from nncf_ext.files.schema import expect
+from nncf_ext.files.writing import replacing
 from nncf_ext_torch.changes import Changes
 
 _RECORD = "_nncf_ext_sizes"  # in the `__dict__` of a model: attributes by `module.attribute`, with the values that they got
-_KEY = "nncf_ext_pruned"  # of the file's metadata
+_KEY = "pruned_sizes"  # of what is saved with the tensors
+_SIZES = TypeAdapter(dict[str, StrictInt | list[StrictInt]])
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -45,10 +48,10 @@ def save_pruned(model: nn.Module, path: str | os.PathLike[str]) -> None:
             tensors[name] = tensor.detach().clone().contiguous()
     if any("nncf_ext" in name for name in tensors):
         raise ValueError("save_pruned: found a model with quantizers or masks, expected one of ctrl.strip(quantizers=False)")
-    record = json.dumps(vars(model).get(_RECORD, {}))
-    temporary = Path(path).with_name(Path(path).name + ".part")
-    safetensors.torch.save_file(tensors, temporary, metadata={_KEY: record})
-    os.replace(temporary, path)
+    sizes = vars(model).get(_RECORD, {})
+    header = json.dumps({"format": FORMAT, "state": {_KEY: sizes}})
+    with replacing(path) as temporary:
+        safetensors.torch.save_file(tensors, temporary, metadata={"nncf_ext": header})
 
 
 def load_pruned(model: Model, path: str | os.PathLike[str]) -> Model:
@@ -56,15 +59,16 @@ def load_pruned(model: Model, path: str | os.PathLike[str]) -> Model:
 
     CheckpointError where the file is of another model, or no such file; the model is then as it was. Make optimizers afterwards.
     """
+    file = TensorFile(path)
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            record = (file.metadata() or {}).get(_KEY)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except safetensors.SafetensorError as error:
-        raise CheckpointError(f"{path}: is no safetensors file: {error}") from None
-    if record is None:
-        raise CheckpointError(f"{path}: found no sizes in it, expected a file of save_pruned")
-    sizes, own = json.loads(record), _tensors(model)
+        sizes = expect(_SIZES, (file.state or {}).get(_KEY))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: found no sizes in it, expected a file of save_pruned ({error})") from None
+    own = _tensors(model)
+    try:
+        tensors = safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is truncated or not a checkpoint ({error})") from None
     _check(model, own, tensors, sizes, path)
     for name, value in sizes.items():
         module, _, attribute = name.rpartition(".")
@@ -89,15 +93,22 @@ def _check(
     model: nn.Module, own: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor], sizes: dict[str, Any], path: Any
 ) -> None:
     held = {id(own[name]) for name in tensors if name in own}
-    odd = [name for name in tensors if name not in own or own[name].ndim != tensors[name].ndim]
+    odd = [name for name, tensor in tensors.items() if name not in own or not _may_become(own[name], tensor)]
     odd += [name for name, tensor in own.items() if id(tensor) not in held]
     modules = dict(model.named_modules())
-    for name in sizes:
+    for name, value in sizes.items():
         module, _, attribute = name.rpartition(".")
-        if module not in modules or attribute not in vars(modules[module]):
+        before = vars(modules[module]).get(attribute) if module in modules else None
+        if type(before) is not int if isinstance(value, int) else not isinstance(before, tuple | list):
             odd.append(name)
     if odd:
         raise CheckpointError(
             f"{path}: is of another model than this {type(model).__name__}: {odd[0]} is not the same in both"
             + (f" (nor are {len(odd) - 1} others)" if len(odd) > 1 else "")
         )
+
+
+def _may_become(whole: torch.Tensor, smaller: torch.Tensor) -> bool:
+    """Whether channels of `whole` may have left, and `smaller` stays."""
+    same = whole.ndim == smaller.ndim and whole.is_floating_point() == smaller.is_floating_point()
+    return same and all(left <= size for left, size in zip(smaller.shape, whole.shape, strict=True))

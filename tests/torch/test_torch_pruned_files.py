@@ -118,8 +118,19 @@ def test_files_of_something_else(tmp_path):
     with pytest.raises(CheckpointError, match="found no sizes in it, expected a file of save_pruned"):
         load_pruned(other, tmp_path / "plain.safetensors")
     (tmp_path / "text").write_text("no tensors")
-    with pytest.raises(CheckpointError, match="is no safetensors file"):
+    with pytest.raises(CheckpointError, match="is truncated or not a checkpoint"):
         load_pruned(other, tmp_path / "text")
+    header = {"nncf_ext": '{"format": 1, "state": {"pruned_sizes": {"bias": "code"}}}'}
+    safetensors.torch.save_file({"weight": torch.zeros(2, 2), "bias": torch.zeros(2)}, tmp_path / "odd.safetensors", header)
+    with pytest.raises(CheckpointError, match="found no sizes in it, expected a file of save_pruned"):
+        load_pruned(other, tmp_path / "odd.safetensors")
+    header = {"nncf_ext": '{"format": 1, "state": {"pruned_sizes": {".training": 3}}}'}
+    safetensors.torch.save_file({"weight": torch.zeros(2, 2), "bias": torch.zeros(2)}, tmp_path / "odd.safetensors", header)
+    with pytest.raises(CheckpointError, match="another model than this Linear: .training is not the same in both"):
+        load_pruned(other, tmp_path / "odd.safetensors")
+    save_pruned(nn.Linear(4, 2), tmp_path / "wider.safetensors")
+    with pytest.raises(CheckpointError, match="another model than this Linear: weight is not the same in both"):
+        load_pruned(other, tmp_path / "wider.safetensors")
     assert torch.equal(other.weight, before)
 
 
@@ -131,3 +142,10 @@ def test_a_model_with_quantizers_is_refused(tmp_path):
         save_pruned(ctrl.strip(), tmp_path / "quantized.safetensors")
     save_pruned(ctrl.strip(quantizers=False), tmp_path / "plain.safetensors")
     load_pruned(nn.Sequential(nn.Linear(2, 2)), tmp_path / "plain.safetensors")
+
+
+def test_half_precision_stays(tmp_path):
+    model = nn.Sequential(nn.Linear(2, 2)).bfloat16()
+    save_pruned(model, tmp_path / "half.safetensors")
+    loaded = load_pruned(nn.Sequential(nn.Linear(2, 2)).bfloat16(), tmp_path / "half.safetensors")
+    assert torch.equal(loaded[0].weight, model[0].weight) and loaded[0].weight.dtype == torch.bfloat16

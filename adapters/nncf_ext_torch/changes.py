@@ -49,10 +49,11 @@ class Changes:
         _give(tensor, cut.of(before))
 
     def attribute(self, owner: Any, name: str, value: Any) -> None:
-        before = vars(owner)[name]
+        before = {name: vars(owner)[name]} if name in vars(owner) else {}
 
         def undo() -> None:
-            vars(owner)[name] = before
+            del vars(owner)[name]
+            vars(owner).update(before)
             self.attributes.pop()
 
         self._undo.append(undo)

@@ -30,15 +30,12 @@ def fit_config(model: nn.Module, resizes: Sequence[Resize], changes: Changes, ri
     config = getattr(model, "config", None)
     if not hasattr(config, "to_dict") or not resizes:
         return
-    chosen: list[Entry] = []
-    shapes = _shapes(model)
-    different = _differences(shapes, _built(model, config, chosen))
-    for entry in _candidates(config, resizes):
-        with_it = _differences(shapes, _built(model, config, [*chosen, entry]))
-        if with_it < different:
-            chosen, different = [*chosen, entry], with_it
-    built = _built(model, config, chosen)
-    if different or built is None:
+    for start in ((), tuple(_sizes_of_heads(model, config))):
+        chosen = _fitting(model, config, start, resizes)
+        built = None if chosen is None else _built(model, config, chosen)
+        if chosen is not None and built is not None:
+            break
+    else:
         return
     before = len(changes)
     for path, name, value in chosen:
@@ -50,6 +47,25 @@ def fit_config(model: nn.Module, resizes: Sequence[Resize], changes: Changes, ri
             changes.attribute(module, name, value)
     if not right():
         changes.undo(before)
+
+
+def _fitting(model: nn.Module, config: Any, start: Sequence[Entry], resizes: Sequence[Resize]) -> Sequence[Entry] | None:
+    """Entries, beside those of `start`, with which a model has the shapes of `model`; None where there are none."""
+    chosen, shapes = start, _shapes(model)
+    different = _differences(shapes, _built(model, config, chosen))
+    for entry in _candidates(config, resizes):
+        with_it = _differences(shapes, _built(model, config, [*chosen, entry]))
+        if with_it < different:
+            chosen, different = [*chosen, entry], with_it
+    return None if different else chosen
+
+
+def _sizes_of_heads(model: nn.Module, config: Any) -> Iterator[Entry]:
+    """The size of a head, for configs that may say it and leave it to be computed from the number (Qwen2's)."""
+    widths = {vars(module).get("head_dim") for module in model.modules()} - {None}
+    for path, section in _sections(config) if len(widths) == 1 else ():
+        if vars(section).get("head_dim") is None and any(name in vars(section) for name in HEADS):
+            yield path, "head_dim", *widths
 
 
 def _candidates(config: Any, resizes: Sequence[Resize]) -> Iterator[Entry]:

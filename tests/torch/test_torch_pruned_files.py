@@ -24,6 +24,12 @@ def llama():
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(**SMALL, **sizes, use_cache=False))
 
 
+def qwen():
+    """Its config has no size of a head, and takes one."""
+    sizes = {"hidden_size": 64, "num_attention_heads": 8, "num_key_value_heads": 8, "intermediate_size": 48}
+    return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**SMALL, **sizes, use_cache=False))
+
+
 def bert():
     sizes = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48}
     return transformers.BertModel(transformers.BertConfig(**SMALL, **sizes))
@@ -54,6 +60,7 @@ def assert_equal(model, other, example=TOKENS):
 
 CASES = {
     "llama": (llama, {}, {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 24, "head_dim": 8}),
+    "qwen": (qwen, {}, {"num_attention_heads": 4, "num_key_value_heads": 4, "intermediate_size": 24, "head_dim": 8}),
     "bert": (bert, {"ignored_scopes": "{re}query"}, {"num_attention_heads": 4, "intermediate_size": 24}),
     "gpt2": (gpt2, {"ignored_scopes": "{re}attn"}, {"n_head": 4, "n_embd": 32, "n_inner": 64}),
 }

@@ -179,6 +179,7 @@ class TorchAdapter:
         state = model.state_dict()
         for name, value in tensors.items():
             overwrite(state[name], torch.as_tensor(value))
+        apply.settle(model)
 
     def tables(self, model: nn.Module) -> dict[str, Sequence[str | int | float]]:
         """Modules keep all that they learn in parameters and buffers."""

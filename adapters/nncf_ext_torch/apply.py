@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
@@ -17,6 +18,7 @@ from nncf_ext.quantizers.fixed import fixed
 from nncf_ext_torch import xp
 from nncf_ext_torch.computed_weights import computed_in, raw
 from nncf_ext_torch.dense_gradients import DenseGradients
+from nncf_ext_torch.followers import Follower
 from nncf_ext_torch.framework_operators import is_exporting, operators_of
 from nncf_ext_torch.function_mode import Step
 from nncf_ext_torch.module_classes import EDITS, edited_modules, in_own_class, install, uninstall
@@ -58,7 +60,8 @@ class Applied:
     """One edit at work: a step of `module_classes`. All its sites share this object.
 
     stand_in: what is called instead where it is set (`export_model` puts a marker there). passed: the tensor that passed last in
-    training, of an edit that looks on. A copy has none: tensors with a history cannot be copied.
+    training, of an edit that looks on. A copy has none: tensors with a history cannot be copied. follower: of a copy that has no
+    controller.
     """
 
     def __init__(self, edit: Edit, variables: Variables) -> None:
@@ -67,11 +70,37 @@ class Applied:
         self.enabled = True
         self.stand_in: Step | None = None
         self.passed: torch.Tensor | None = None
+        self.follower: Follower | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "passed": None}
+        return {**vars(self), "passed": None, "follower": None}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Applied:
+        self.follow()
+        copied = memo[id(self)] = Applied.__new__(Applied)
+        vars(copied).update(copy.deepcopy(self.__getstate__(), memo))
+        if self.follower is None:
+            copied.follower = Follower(self, copied.variables)
+        else:
+            copied.follower = self.follower.copied(copied.variables)
+        return copied
+
+    def follow(self) -> None:
+        """Of an averaged copy of the model: have its masks be the model's."""
+        if self.follower is not None:
+            self.follower.follow()
+
+    def settle(self) -> None:
+        """Of a copy: what was written into it until now is no average."""
+        if self.follower is not None:
+            self.follower.settle()
 
     def __call__(self, x: torch.Tensor, training: bool) -> torch.Tensor:
+        if self.follower is not None and not torch.compiler.is_compiling():
+            if training and torch.is_grad_enabled():
+                self.follower = None  # it is trained by itself
+            else:
+                self.follow()
         if not self.enabled:
             return x
         if self.stand_in is not None:
@@ -96,6 +125,11 @@ class TorchAttached:
         self._gradients: DenseGradients | None = None
         names = {site: parameter_name(traced, site) for edit in plan for site in edit.sites if site.is_parameter}
         self._parameters = {site: _split(model, name) for site, name in names.items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        for applied in self._applied.values():
+            applied.follower = None
 
     def variables(self, edit: Edit) -> Mapping[str, torch.Tensor]:
         return {name: whole(variable) for name, variable in self._of(edit).variables.items()}
@@ -344,6 +378,12 @@ class Tap:
 
     def __reduce__(self) -> Any:
         return Tap, ()
+
+
+def settle(model: nn.Module) -> None:
+    """Somebody wrote values into the whole model that belong together."""
+    for applied in applied_in(model):
+        applied.settle()
 
 
 def applied_in(model: nn.Module) -> list[Applied]:

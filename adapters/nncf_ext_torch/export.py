@@ -45,6 +45,8 @@ def export_marked(
         if isinstance(hook, _InputsInFloat32):
             call = ExampleInput(*hook(model, call.args, dict(call.kwargs)))
     call = _with_free_sizes(model, call, free)
+    with evaluating(model), torch.no_grad():  # what a first forward with these sizes keeps for later (anchors) is a constant
+        model(*call.args, **call.kwargs)
     outputs: list[str] = []
     axes = _free_axes(model, call, free)
     try:

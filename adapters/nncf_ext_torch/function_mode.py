@@ -156,6 +156,12 @@ def is_given(args: tuple[Any, ...], kwargs: Mapping[str, Any], argument: Argumen
     return argument.position is not None and argument.position < len(args) and args[argument.position] is not None
 
 
+def tensor_at(args: tuple[Any, ...], kwargs: Mapping[str, Any], argument: Argument) -> bool:
+    """Whether a given argument is, as it was when traced, a tensor or has one in it."""
+    value = kwargs[argument.name] if argument.name is not None and argument.name in kwargs else args[argument.position or 0]
+    return isinstance(value, torch.Tensor) == (not argument.item)
+
+
 def edited_item(value: Any, path: tuple[int | str, ...], steps: tuple[Step, ...], training: bool) -> Any:
     """`value` with `steps` applied to the tensor that `path` leads to."""
     if not path:

@@ -29,6 +29,7 @@ from nncf_ext_torch.function_mode import (
     edited_item,
     is_given,
     replaced,
+    tensor_at,
 )
 from nncf_ext_torch.programs import Program
 from nncf_ext_torch.realign import Table, table_of
@@ -43,7 +44,7 @@ class ModuleEdits:
 
     label: the module's name for error messages. mode: run under a `FunctionMode` even if that has nothing to count.
     program: all that the module called when it was traced. tables: `functions` as they are called in training, in
-    inference, with these arguments.
+    inference, with these arguments. entered: False in a call of another form than the traced one, until it makes one of that.
     forward: what stood on the instance instead of its class's forward (Accelerate's `prepare` puts an autocast there).
     A module without edits may be among the edited ones: for its forward to be known as one of the model.
     """
@@ -56,6 +57,7 @@ class ModuleEdits:
     forward: Callable[..., Any] | None = None
     program: Program = field(default_factory=Program)
     tables: dict[tuple[Hashable, ...], Table] = field(default_factory=dict)
+    entered: bool = True
 
     def with_steps(self, steps: Mapping[Step, Step]) -> ModuleEdits:
         """The same with what `steps` gives for each step, without those of which it knows nothing."""
@@ -132,6 +134,7 @@ def _subclass(base: type[nn.Module], parameters: tuple[str, ...], attribute: str
 
     def reduce(self: nn.Module, protocol: Any) -> Any:
         # the subclass is not importable: copies and pickles are told how to make it again
+        _tell_steps(self, attribute, "follow")
         reduced: Any = own_class.__reduce_ex__(self, protocol)
         if reduced[0] is not copyreg.__newobj__:  # type: ignore[attr-defined]
             return reduced
@@ -139,6 +142,7 @@ def _subclass(base: type[nn.Module], parameters: tuple[str, ...], attribute: str
 
     def deepcopy(self: nn.Module, memo: dict[int, Any]) -> nn.Module:
         # `torch.fx.GraphModule` copies itself: into a class of its own, and what its graph names
+        _tell_steps(self, attribute, "follow")
         own = vars(self)
         copied: Any = own_class.__deepcopy__(self, memo)
         for kind in ("_parameters", "_buffers"):
@@ -149,6 +153,15 @@ def _subclass(base: type[nn.Module], parameters: tuple[str, ...], attribute: str
             copied.__class__ = _subclass(type(copied), parameters, attribute)
         return copied
 
+    def save(self: Any, *args: Any, **kwargs: Any) -> Any:
+        _tell_steps(self, attribute, "follow")
+        return base._save_to_state_dict(self, *args, **kwargs)
+
+    def load(self: Any, *args: Any, **kwargs: Any) -> Any:
+        loaded = base._load_from_state_dict(self, *args, **kwargs)
+        _tell_steps(self, attribute, "settle")
+        return loaded
+
     if hasattr(base, "__deepcopy__"):
         namespace["__deepcopy__"] = deepcopy
     namespace.update(
@@ -157,10 +170,19 @@ def _subclass(base: type[nn.Module], parameters: tuple[str, ...], attribute: str
         __qualname__=base.__qualname__,
         __doc__=base.__doc__,
         __reduce_ex__=reduce,
+        _save_to_state_dict=save,
+        _load_from_state_dict=load,
         _nncf_ext_attribute=attribute,
     )
     metaclass: Any = type(base)
     return metaclass(base.__name__, (base,), namespace)
+
+
+def _tell_steps(module: nn.Module, attribute: str, what: str) -> None:
+    """Call this method of the steps on parameters of a module that have it, see `apply.Applied`."""
+    edits: ModuleEdits | None = vars(module).get(attribute)
+    for step in () if edits is None else (step for steps in edits.parameters.values() for step in steps):
+        getattr(step, what, lambda: None)()
 
 
 def _new(base: type[nn.Module], parameters: tuple[str, ...], attribute: str) -> nn.Module:
@@ -247,12 +269,29 @@ def _forward(base: type[nn.Module], attribute: str) -> Callable[..., Any]:
 
     def edited(self: nn.Module, edits: ModuleEdits, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         given = kwargs
+        others = [a for a, _ in edits.whole.inputs if is_given(args, kwargs, a) and not tensor_at(args, kwargs, a)]
+        if others:
+            return in_other_form(self, edits, others[0].name or others[0].position, args, kwargs)
+        if not edits.entered:
+            edits.entered = True
         for argument, steps in edits.whole.inputs:
             if is_given(args, given, argument):  # an optional one may be left out
                 args, given = edited_arguments(args, given, argument, steps, self.training)
         output = counted(self, edits, args, given) if edits.functions or edits.mode else run(self, *args, **given)
         for path, steps in edits.whole.outputs:
             output = edited_item(output, path, steps, self.training)
+        return output
+
+    def in_other_form(self: nn.Module, edits: ModuleEdits, which: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """A call with a batch where a tensor was traced, say, which calls the forward again with that: the one that is edited."""
+        edits.entered = False
+        output = run(self, *args, **kwargs)
+        if not edits.entered:
+            edits.entered = True
+            raise RuntimeError(
+                f"{edits.label} was called with another kind of argument {which!r} than when it was traced, and did not call its "
+                "own forward with that: expected such a call in tracing (dummy_forward_fn), or ignored_scopes for its inputs"
+            )
         return output
 
     def counted(self: nn.Module, edits: ModuleEdits, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -269,15 +308,20 @@ def _forward(base: type[nn.Module], attribute: str) -> Callable[..., Any]:
             if given in edits.tables:
                 edits.tables.setdefault(exporting, edits.tables[given])
             given = exporting
-        for _ in range(2):
-            if given not in edits.tables:
+        for _ in range(3):  # what the first look at it keeps for later is not made again
+            new = given not in edits.tables
+            if new:
                 edits.tables[given] = table_of(edits, self, args, kwargs, lambda: plain(self, *args, **kwargs))
             known = edits.tables[given]
             mode = FunctionMode(known.functions, self.training, known.order)
-            with mode:
-                output = run(self, *args, **kwargs)
-            if mode.fits():
-                return output
+            try:
+                with mode:
+                    output = run(self, *args, **kwargs)
+                if mode.fits():
+                    return output
+            except (RuntimeError, ValueError, TypeError, IndexError):  # by a transform in the wrong place?
+                if new:
+                    raise
             del edits.tables[given]  # another forward than the last one: once more, with what this one calls
         raise RuntimeError(
             f"{edits.label} does not call the same functions when it runs twice on the same inputs: edited operators cannot be "

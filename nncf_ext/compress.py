@@ -77,7 +77,7 @@ def compress(
             raise CheckpointError(f"the compression state's plan does not fit this model: {error}") from error
     else:
         plan = united(planned(algorithms, traced.graph, config), traced.graph)
-        _check_parameters(adapter, model, traced, plan)
+        _check_parameters(adapter, model, traced, algorithms, plan)
         starts: dict[str, RangeInit] = {}
         for algorithm in algorithms:
             edits = plan.of(algorithm.algorithm)
@@ -112,15 +112,16 @@ def compress(
     return controller
 
 
-def _check_parameters(adapter: Adapter, model: Any, traced: Traced, plan: Plan) -> None:
+def _check_parameters(adapter: Adapter, model: Any, traced: Traced, algorithms: Sequence[Algorithm], plan: Plan) -> None:
     """ConfigError where an algorithm would take a parameter without elements, or with some that are no finite numbers."""
-    for site in dict.fromkeys(site for edit in plan for site in edit.sites if site.is_parameter):
+    places = {algorithm.algorithm: getattr(algorithm, "where", "") or algorithm.algorithm for algorithm in algorithms}
+    for site, where in {site: places[edit.algorithm] for edit in plan for site in edit.sites if site.is_parameter}.items():
         value = adapter.parameter(model, traced, site)
         if not value.size:
-            raise ConfigError(f"{site}: found shape {list(value.shape)}, without elements: expected it in ignored_scopes")
+            raise ConfigError(f"{where}: {site} has shape {list(value.shape)}, expected elements: leave it out by ignored_scopes")
         problem = not_finite(value)
         if problem:
-            raise ConfigError(f"{site}: {problem}, expected a model whose training did not diverge")
+            raise ConfigError(f"{where}: {site} has NaN or infinite values, expected numbers: {problem}")
 
 
 def planned(algorithms: Sequence[Algorithm], graph: Graph, config: NNCFConfig) -> dict[str, Plan]:

@@ -527,6 +527,9 @@ class Controller:
             with self._unchanged_on_error():
                 self._load_tables(path, state.get("tables", {}))
                 self._adapter.load_tensors(self.model, tensors)
+                for algorithm in self._algorithms:
+                    with refused_as(CheckpointError, f"{path}: the saved state of {algorithm.algorithm}"):
+                        algorithm.check_loaded(self._training(algorithm), states[algorithm.algorithm])
                 self._become(clock, states)
 
     def _load_tables(self, path: str | os.PathLike[str], tables: Any) -> None:
@@ -538,9 +541,12 @@ class Controller:
             raise CheckpointError(f"{path}: {error}") from None
 
     def _check_variables(self, tensors: Mapping[str, np.ndarray]) -> None:
-        """CheckpointError where a transform's variable is not finite: all that it computes would not be."""
+        """CheckpointError where a transform's variable is not finite, so that all that it computes would not be, or is none."""
         for edit in self.plan:
-            for name in self._attached.tensor_names(edit).values():
+            names = self._attached.tensor_names(edit)
+            with refused_as(CheckpointError, f"the values of {edit.key}"):
+                edit.transform.check({variable: tensors[name] for variable, name in names.items()})
+            for name in names.values():
                 problem = not_finite(tensors[name]) if name in tensors else None
                 if problem:
                     raise CheckpointError(f"{name} of {edit.key}: {problem}, expected finite ones")

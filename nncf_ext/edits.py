@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from nncf_ext import numerics, reference
+from nncf_ext import noise, numerics, reference
+from nncf_ext.files.json_text import Unreadable
 from nncf_ext.graph import Graph, Site
 
 # Stages: at one site a lower one is applied first, in whatever order a config has the algorithms. Weights share values as masks
@@ -57,6 +58,12 @@ class Transform(BaseModel):
         """The tensor as its range is to be seen."""
         return x
 
+    def check(self, variables: Mapping[str, np.ndarray]) -> None:
+        """Unreadable where values from a file are none of this transform: numbers of codes or rows that are not there, say."""
+        rows = variables.get("rows")
+        if rows is not None and rows.size and not (rows.min() >= 0 and rows.max() < noise.ROWS):
+            raise Unreadable(f"rows: found numbers from {rows.min()} to {rows.max()}, expected from 0 to {noise.ROWS - 1}")
+
     def describe(self, variables: Mapping[str, np.ndarray], x: np.ndarray | None) -> str:
         """What it makes of the tensor `x` of a parameter (None: unknown), and its variables: for people."""
         masks = self.stage == MASK and (x is not None or variables)
@@ -84,6 +91,12 @@ def _span(values: np.ndarray) -> str:
     if values.size == 1:
         return f"{float(values.reshape(-1)[0]):.4g}"
     return f"{float(values.min()):.4g} .. {float(values.max()):.4g} ({values.size} channels)"
+
+
+def check_codes(codes: np.ndarray, count: int) -> None:
+    """Unreadable where they are neither all -1 (no codes yet) nor numbers below `count`."""
+    if codes.size and not (codes.min() >= 0 and codes.max() < count) and not (codes == -1).all():
+        raise Unreadable(f"codes: found numbers from {codes.min()} to {codes.max()}, expected from 0 to {count - 1}, or all -1")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import numpy as np
 from nncf_ext.adapter import Adapter, Attached
 from nncf_ext.config.initialization import RangeInit
 from nncf_ext.edits import Edit, Plan, Range, Removal, Transform
+from nncf_ext.files.json_text import Unreadable
 from nncf_ext.files.schema import Saved, expect
 from nncf_ext.graph import Graph, Site
 from nncf_ext.schedules import Clock
@@ -135,6 +136,14 @@ class Outlook:
     by_data: tuple[str, ...] = ()
 
 
+def expect_codes_as_said(training: Training, state: State) -> None:
+    """Unreadable where weights are coded, and the state says that they are not, or the other way round."""
+    for edit in training.edits:
+        codes = training.variable(edit, "codes")
+        if codes.size and bool(codes.min() >= 0) != state["coded"]:
+            raise Unreadable(f"coded: found {state['coded']}, and the codes of {edit.site} say otherwise")
+
+
 class Algorithm:
     """An entry of `compression`. Instances are immutable; `state` is what changes, and the controller keeps it.
 
@@ -196,6 +205,9 @@ class Algorithm:
     def check_state(self, training: Training, state: State) -> None:
         """Unreadable where a saved state is none of this algorithm in this model."""
         expect(self.remembers, state)
+
+    def check_loaded(self, training: Training, state: State) -> None:
+        """Unreadable where the variables that were loaded with `state` are not those that it speaks of."""
 
     def resume(self, training: Training, state: State) -> None:
         """Called when `state` was taken over from a checkpoint: puts into the model what it says beside the variables."""

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from nncf_ext import numerics
-from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, Remembered, State, Training
+from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, Remembered, State, Training, expect_codes_as_said
 from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.code_books import Book, Coded, entropy
 from nncf_ext.config import ConfigError
 from nncf_ext.config.code_books import CodeBookParams
 from nncf_ext.config.section import ScopedConfig
-from nncf_ext.edits import SHARE, Edit, Plan, Range, Transform, Var
+from nncf_ext.edits import SHARE, Edit, Plan, Range, Transform, Var, check_codes
 from nncf_ext.graph import Graph
 from nncf_ext.hessian_weighting import hessian_weights
 from nncf_ext.schedules import Clock
@@ -33,6 +33,9 @@ class CodeBook(Transform):
             "centroids": Var(np.zeros(self.levels, np.float32), trainable=True),
             "codes": Var(np.full(shape, -1, np.int32)),
         }
+
+    def check(self, variables: Mapping[str, np.ndarray]) -> None:
+        check_codes(variables["codes"], variables["centroids"].size + 1)
 
     def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
         return numerics.decoded(xp, x, variables["codes"], variables["centroids"])
@@ -99,6 +102,9 @@ class CodedWeights(Algorithm):
     def resume(self, training: Training, state: State) -> None:
         self.listen(training, state)
 
+    def check_loaded(self, training: Training, state: State) -> None:
+        expect_codes_as_said(training, state)
+
     def listen(self, training: Training, state: State) -> State:
         """Optimizers are seen from their next step on."""
         for edit in training.edits if self.params.weighting == "adam" and not state["coded"] else ():
@@ -123,6 +129,8 @@ class CodedWeights(Algorithm):
         layers, bits, size = [], 0.0, 0
         for edit in training.edits if state["coded"] else ():
             codes = np.where(training.reaching(edit.site) == 0, 0, training.variable(edit, "codes"))
+            if codes.min(initial=0) < 0:  # the state was loaded, and the weights were not yet
+                continue
             counts = np.bincount(codes.reshape(-1), minlength=1)
             own = entropy(counts)
             layers.append(CodedLayer(edit.site.label, int(np.count_nonzero(counts[1:])), own, float(counts[0]) / codes.size))

@@ -10,11 +10,11 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, Remembered, State, Training
+from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, Remembered, State, Training, expect_codes_as_said
 from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.config.errors import ConfigError
 from nncf_ext.config.product_quantization import ProductQuantizationConfig
-from nncf_ext.edits import SHARE, Edit, Plan, Range, Transform, Var
+from nncf_ext.edits import SHARE, Edit, Plan, Range, Transform, Var, check_codes
 from nncf_ext.files.schema import NotNegative
 from nncf_ext.graph import Graph, Node, Parameter, Site
 from nncf_ext.initialization import QuantizationRangeInitArgs, running_on_data, samples_with_progress
@@ -51,6 +51,9 @@ class ProductQuantizer(Transform):
             "codebook": Var(np.zeros((subspaces, self.codewords, self.subvector), np.float32), trainable=True),
             "codes": Var(np.full((subspaces, rest), -1, np.int32)),
         }
+
+    def check(self, variables: Mapping[str, np.ndarray]) -> None:
+        check_codes(variables["codes"], self.codewords)
 
     def apply(self, xp: Any, x: Any, variables: Mapping[str, Any], training: bool) -> Any:
         codebook, codes = variables["codebook"], variables["codes"]
@@ -179,6 +182,9 @@ class ProductQuantization(ProductQuantizationConfig, Algorithm):
 
     def initialize(self, training: Training, state: State) -> State:
         return self._coded(training, state) if self.params.start_epoch == 0 else state
+
+    def check_loaded(self, training: Training, state: State) -> None:
+        expect_codes_as_said(training, state)
 
     def epoch_step(self, training: Training, clock: Clock, state: State) -> State:
         return state if state["coded"] or clock.epoch < self.params.start_epoch else self._coded(training, state)

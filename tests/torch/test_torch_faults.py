@@ -249,7 +249,7 @@ def test_weights_that_are_not_finite_are_named(compression, value, words):
     model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
     with torch.no_grad():
         model[2].weight[1, 3] = float(value)
-    with pytest.raises(ConfigError, match=rf"Linear\[2\].*\|weight: 1 of 128 numbers are {words}"):
+    with pytest.raises(ConfigError, match=rf"Linear\[2\].*\|weight has NaN or infinite values, .* 1 of 128 numbers are {words}"):
         compressed(compression, model=model)
     assert type(model[0]) is nn.Linear
 
@@ -263,7 +263,7 @@ def test_models_without_values_and_weights_without_elements():
         compressed(model=model)
     with pytest.warns(UserWarning, match="zero-element"):
         empty = nn.Linear(16, 0)
-    with pytest.raises(ConfigError, match=r"weight: found shape \[0, 16\], without elements"):
+    with pytest.raises(ConfigError, match=r"weight has shape \[0, 16\], expected elements"):
         compressed(SPARSE, model=nn.Sequential(empty))
 
 
@@ -290,3 +290,39 @@ def test_staged_quantizers_that_are_resumed_without_data_say_so():
     controller.scheduler.epoch_step()
     with pytest.warns(InitializationWarning, match="quantizers of activations begin to work with the ranges they have"):
         controller.scheduler.epoch_step()
+
+
+def test_codes_and_rows_that_are_not_there_are_refused(tmp_path):
+    """Kernels look them up in tables."""
+    random = {"algorithm": "rb_sparsity", "params": SPARSE["params"]}
+    for compression, variable, value, message in (
+        ({"algorithm": "weight_clustering"}, "codes", 99, "codes: found numbers from .* to 99, expected from 0 to"),
+        ({"algorithm": "weight_clustering"}, "codes", -1, "codes: found numbers from -1 to"),
+        (random, "rows", 5000, "rows: found numbers from .* to 5000, expected from 0 to 1023"),
+    ):
+        controller, model, _ = compressed(compression)
+        path = tmp_path / "c.safetensors"
+        controller.save_checkpoint(path)
+        tensors, state = load_checkpoint(path)
+        name = next(name for name in tensors if name.endswith(variable))
+        tensors[name] = tensors[name].copy()
+        tensors[name].reshape(-1)[0] = value
+        save_checkpoint(path, tensors, state)
+        with pytest.raises(CheckpointError, match=message):
+            controller.load_checkpoint(path)
+        controller.scheduler.epoch_step()
+
+
+def test_a_state_that_says_otherwise_than_the_codes(tmp_path):
+    controller, model, _ = compressed({"algorithm": "weight_clustering"})
+    before = controller.get_compression_state()
+    controller.save_checkpoint(tmp_path / "c.safetensors")
+    tensors, state = load_checkpoint(tmp_path / "c.safetensors")
+    state["ctrl_state"]["algorithms"]["weight_clustering"]["state"]["coded"] = not before["ctrl_state"]["algorithms"][
+        "weight_clustering"
+    ]["state"]["coded"]
+    save_checkpoint(tmp_path / "c.safetensors", tensors, state)
+    with pytest.raises(CheckpointError, match="say otherwise"):
+        controller.load_checkpoint(tmp_path / "c.safetensors")
+    assert controller.get_compression_state() == before
+    controller.statistics()

@@ -125,7 +125,7 @@ def test_code_books_are_trained_and_written(tmp_path):
 def test_data_that_do_not_fit():
     model = Net()
     model.strided.weight.data[0, 0, 0, 0] = torch.nan
-    with pytest.raises(ConfigError, match=r"strided.*weight has NaN or infinite values, expected numbers to code"):
+    with pytest.raises(ConfigError, match=r"strided.*weight has NaN or infinite values, expected numbers"):
         compressed(model)
     assert type(model) is Net
     config = NNCFConfig.from_dict(

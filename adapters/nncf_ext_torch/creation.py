@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from nncf_ext_torch.adapter import TorchAdapter
 from nncf_ext_torch.compiled_models import model_in, run_by_python
 from nncf_ext_torch.data import expected_inputs
 from nncf_ext_torch.initialization import example_of
+from nncf_ext_torch.recurrent import projected_layer
 
 
 def create_compressed_model(
@@ -43,6 +45,13 @@ def create_compressed_model(
         _check_values(plain)
         example = _example(plain, config, dummy_forward_fn)
         controller = compress(TorchAdapter(), plain, config, example, compression_state, teacher, dump_graphs)
+    projected = projected_layer(plain)
+    if projected is not None:
+        warnings.warn(
+            f"{projected or type(plain).__name__}: an LSTM with proj_size cannot be exported, as ONNX's LSTM has no projection; "
+            "strip() and pack() give it",
+            stacklevel=2,
+        )
     return controller, model
 
 

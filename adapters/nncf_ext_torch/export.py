@@ -21,6 +21,7 @@ from nncf_ext_torch.arguments import by_argument, call_of, in_order, named_input
 from nncf_ext_torch.compiled_models import not_compiled
 from nncf_ext_torch.computed_weights import computed_in, copied
 from nncf_ext_torch.module_classes import edited_modules
+from nncf_ext_torch.recurrent import projected_layer
 from nncf_ext_torch.trace import ExampleInput, evaluating, leaves, on_device_of
 
 OPSET = 18  # the exporter's own; ONNX Runtime 1.32 cannot load its QuantizeLinear from 21 on
@@ -37,7 +38,7 @@ def export_marked(
     `named_inputs` does, outputs by their keys; what holds no tensors (a cache) is left out.
     """
     model = attached.model
-    projected = next((name for name, m in model.named_modules() if isinstance(m, nn.LSTM) and m.proj_size), None)
+    projected = projected_layer(model)
     if projected is not None:
         raise ValueError(f"{projected}: found an LSTM with proj_size, expected one without: ONNX's LSTM has no projection")
     call = in_order(model, on_device_of(model, call_of(model, example)))

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 FUNCTIONS = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
 CELLS = frozenset({"lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"})
@@ -60,6 +60,11 @@ def operands(function: Callable[..., Any], args: Sequence[Any]) -> Operands:
     else:
         first = [] if states is None else [Operand(_STATES, states, states_at)]
     return Operands([Operand(0, args[0], 0), *first], parameters)
+
+
+def projected_layer(model: nn.Module) -> str | None:
+    """The name of an LSTM with a projection, which ONNX's LSTM has not."""
+    return next((name for name, module in model.named_modules() if isinstance(module, nn.LSTM) and module.proj_size), None)
 
 
 def port_of_made(index: int) -> int:

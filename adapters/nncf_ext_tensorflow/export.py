@@ -28,6 +28,7 @@ from nncf_ext.export.marked import marker
 from nncf_ext.export.recurrent import stays_float
 from nncf_ext.export.rewiring import only_user, replace_node
 from nncf_ext_tensorflow.attach import KerasAttached
+from nncf_ext_tensorflow.fourier import write_fourier
 from nncf_ext_tensorflow.keras_private import functional_of, has_assets, unpatched_class
 from nncf_ext_tensorflow.naming import named_inputs
 
@@ -214,8 +215,9 @@ def _weight_to_initializer(graph: ir.Graph, value: ir.Value, key: str, array: np
 
 
 def _check_operators(graph: ir.Graph) -> None:
-    """Write Erfc (TensorFlow's own rewriting of a GELU) as 1 - Erf, and sign bits (in Keras' argmax) without Bitcast; ValueError
-    for what tf2onnx did not translate."""
+    """Write Erfc (TensorFlow's own rewriting of a GELU) as 1 - Erf, and sign bits (in Keras' argmax) without Bitcast, and Fourier
+    transforms; ValueError for what tf2onnx did not translate."""
+    write_fourier(graph)
     for node in list(graph):
         if node.op_type == "Bitcast":
             _write_sign_bit(graph, node)

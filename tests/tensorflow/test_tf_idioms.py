@@ -182,3 +182,19 @@ def test_other_bits_are_refused_in_a_sentence(tmp_path):
     controller, _ = compressed(keras.Model(inputs, L.Dense(3)(exponent)), X[:, 0])
     with pytest.raises(ValueError, match="found TensorFlow's operator Bitcast, expected one that tf2onnx translates to ONNX"):
         controller.export_model(tmp_path / "a.onnx")
+
+
+def test_fourier_transforms_in_a_file(tmp_path):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6, 8))
+    hidden = L.Dense(8)(inputs)
+    nothing = ops.zeros_like(hidden)
+    along_rows, over_both = ops.fft((hidden, nothing)), ops.fft2((hidden, nothing))
+    back = ops.ifft2(over_both)
+    mixed = ops.concatenate([over_both[0], along_rows[1], back[0]], -1)
+    model = keras.Model(inputs, [L.Dense(3)(mixed), along_rows[1], over_both[0], back[0]])
+    controller, model = compressed(model, X)
+    assert controller.export_model(tmp_path / "a.onnx").exact
+    runner = session(tmp_path / "a.onnx")
+    for found, expected in zip(runner.run(None, {runner.get_inputs()[0].name: X}), model(X), strict=True):
+        np.testing.assert_allclose(found, expected, atol=0.02 * np.abs(expected).max())

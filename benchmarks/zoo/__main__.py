@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -49,7 +50,7 @@ def python_of(family: str) -> str:
 
 def names_of(family: str) -> list[str]:
     """The family's names, remembered: timm needs a minute to tell them."""
-    file = KNOWN / f"{family}.names.json"
+    file = _names_file(family)
     if not file.exists():
         process = _started(family, "--list", stderr=subprocess.PIPE)
         listed, said = process.communicate()
@@ -58,6 +59,10 @@ def names_of(family: str) -> list[str]:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(listed.strip().splitlines()[-1], encoding="utf-8")
     return json.loads(file.read_text(encoding="utf-8"))
+
+
+def _names_file(family: str) -> Path:
+    return KNOWN / f"{family}.names.json"
 
 
 def known_of(family: str) -> dict[str, dict[str, Any]]:
@@ -106,7 +111,8 @@ def main(arguments: Sequence[str]) -> int:
         parser.error(f"found family {unknown[0]!r}, expected of {', '.join(MODULES)}")
     if not options.render:
         _measure(families, options)
-    write_document({family: known_of(family) for family in MODULES})
+    listed = {family: json.loads(file.read_text()) for family in MODULES if (file := _names_file(family)).exists()}
+    write_document({family: known_of(family) for family in MODULES}, listed)
     return 0
 
 

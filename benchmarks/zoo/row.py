@@ -10,6 +10,7 @@ import argparse
 import importlib
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -130,7 +131,7 @@ def _raised_here(error: BaseException) -> bool:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:400]
+    return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())[:400]
 
 
 def _attach(subject: Subject, made: dict[str, Any], row: dict[str, Any], path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.contest import ROOT, write_section
@@ -45,19 +45,22 @@ def _cell(column: str, row: Mapping[str, Any]) -> str:
     return "ok"
 
 
-def family_section(rows: Mapping[str, Mapping[str, Any]]) -> str:
+def family_section(rows: Mapping[str, Mapping[str, Any]], names: Sequence[str] = ()) -> str:
+    """names: of the whole family."""
     lines = ["| model | weights | " + " | ".join(HEADS.values()) + " |", "|---|--:|" + ":-:|" * len(HEADS)]
     for name, row in rows.items():
         cells = [_cell(column, row) for column in COLUMNS]
         lines.append(f"| {name} | {row.get('weights', 0) / 1e6:.2f} M | " + " | ".join(cells) + " |")
     notes = [
         f"- {name}, {HEADS[column]}: {said.replace('|', chr(92) + '|')}"
-        + (f" (the float model: {row['float export']})" if column in ("export", "filters") and "float export" in row else "")
+        + (f" (the float model: {row['float export']})" if said.startswith("crash") and "float export" in row else "")
         for name, row in rows.items()
         for column, said in row["cells"].items()
         if said not in ("ok", "not reached")
     ]
-    return "\n".join([*lines, "", *notes])
+    missing = [name for name in names if name not in rows]
+    told = [f"Not measured, {len(missing)} of {len(names)}: {', '.join(missing)}."] if missing else []
+    return "\n".join([*lines, "", *notes, *([""] if notes and told else []), *told])
 
 
 def summary(families: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
@@ -71,7 +74,7 @@ def summary(families: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
-def write_document(families: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+def write_document(families: Mapping[str, Mapping[str, Mapping[str, Any]]], names: Mapping[str, Sequence[str]]) -> None:
     """Families of which nothing is known here, as they were measured elsewhere, keep what the document says of them."""
     before = {line.split(" | ")[0]: line for line in DOCUMENT.read_text(encoding="utf-8").splitlines()}
     lines = summary(families).splitlines()
@@ -80,4 +83,4 @@ def write_document(families: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> N
     write_section("summary", "\n".join(kept), DOCUMENT)
     for family, rows in families.items():
         if rows:
-            write_section(family, family_section(rows), DOCUMENT)
+            write_section(family, family_section(rows, names.get(family, ())), DOCUMENT)

@@ -27,7 +27,8 @@ _SMALL = (
 )
 
 
-def _smallest(module: str) -> str | None:
+def _smallest(module: str) -> tuple[int, str] | None:
+    """(numbers in its weights, name)."""
     names = timm.list_models(module=module)
     marked = [name for mark in _SMALL for name in names if mark in name]
     sizes = {}
@@ -37,11 +38,12 @@ def _smallest(module: str) -> str | None:
                 sizes[name] = sum(p.numel() for p in timm.create_model(name).parameters())
             except (RuntimeError, NotImplementedError):  # what cannot be made without memory
                 continue
-    return min(sizes, key=sizes.__getitem__) if sizes else next(iter(names), None)
+    return min(((size, name) for name, size in sizes.items()), default=None)
 
 
 def _names() -> list[str]:
-    return [name for name in map(_smallest, timm.list_modules()) if name is not None]
+    """The small ones first."""
+    return [name for _, name in sorted(found for found in map(_smallest, timm.list_modules()) if found is not None)]
 
 
 class _Names:

@@ -41,7 +41,7 @@ def _images(name: str) -> TorchSubject:
 
 
 def _video(name: str) -> TorchSubject:
-    if name.startswith("mvit"):  # its positions are of one size
+    if name.startswith("mvit") or name == "s3d":  # their positions, and their last pooling, are of one size
         return TorchSubject(models.get_model(name, weights=None, num_classes=10), (torch.rand(2, 3, 16, 224, 224),))
     return TorchSubject(models.get_model(name, weights=None, num_classes=10), (torch.rand(2, 3, 8, 64, 64),))
 

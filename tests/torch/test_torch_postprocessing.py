@@ -109,3 +109,32 @@ def test_a_loader_of_lists_of_images_and_of_dicts(tmp_path):
     assert model.body.weight.grad is not None and model.body.weight.grad.isfinite().all()
     parity = ctrl.export_model(tmp_path / "a.onnx")
     assert parity.unoptimized <= 2 * parity.step
+
+
+class Anchored(nn.Module):
+    """Boxes around anchors, of which some are kept by their scores; in training the loss adds too, other things."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 5, 1)
+
+    def forward(self, x: Tensor, wanted: Tensor | None = None) -> Tensor:
+        maps = self.head(torch.relu(self.body(x))).permute(0, 2, 3, 1).flatten(0, 2)
+        anchors = torch.arange(len(maps), dtype=torch.float32)[:, None] * torch.ones(4)
+        if self.training:
+            aims = torch.log(wanted + 1.0) - anchors
+            return (maps[:, :4] - aims).abs().mean() + maps[:, 4].square().mean()
+        boxes = maps[:, :4] * 10 + anchors
+        return boxes[maps[:, 4].topk(36).indices]
+
+
+def test_boxes_are_decoded_in_floating_point():
+    torch.manual_seed(0)
+    x, wanted = torch.randn(2, 3, 8, 8), torch.rand(72, 4)
+    config = NNCFConfig.from_dict({"compression": {"algorithm": "quantization"}})
+    ctrl, model = create_compressed_model(Anchored(), register_default_init_args(config, [(x, torch.zeros(2))]))
+    assert not [edit.key for edit in ctrl.plan if edit.site.node.startswith("Anchored/__")]  # no quantizer behind the head
+    boxes = model.eval()(x)
+    assert boxes.shape == (36, 4) and len(boxes.unique()) > 130  # not on a grid of 256 steps over all anchors
+    model.train()(x, wanted).backward()
+    assert model.head.weight.grad.abs().sum() > 0

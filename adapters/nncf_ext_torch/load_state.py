@@ -43,6 +43,9 @@ def load_state(
         name = _plain(key)
         if name in ignored or not isinstance(value, torch.Tensor):
             continue
+        if value.is_meta or value.layout != torch.strided or value.is_quantized:  # none of which can be copied from
+            problems.append(f"{key} is a tensor without plain values")
+            continue
         of_nncf = None if name in own else _nncf_name(name)
         if of_nncf is not None:
             place, what = of_nncf
@@ -104,6 +107,8 @@ def _difference(transform: Any, what: str, value: torch.Tensor) -> str:
     field = SETTINGS.get(what)
     if field is None:
         return ""
+    if not value.numel():
+        return "found no value"
     ours, theirs = getattr(transform, field), type(getattr(transform, field))(value.reshape(-1)[0].item())
     return "" if ours == theirs else f"found {field} {theirs}, the model's quantizer has {ours}: set it in the config"
 

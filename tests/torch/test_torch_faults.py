@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
-from nncf_ext_torch import create_compressed_model, register_default_init_args
+from nncf_ext_torch import create_compressed_model, load_state, register_default_init_args
 from torch import nn
 
 from nncf_ext import ConfigError, InitializationWarning, NNCFConfig
@@ -326,3 +326,13 @@ def test_a_state_that_says_otherwise_than_the_codes(tmp_path):
         controller.load_checkpoint(tmp_path / "c.safetensors")
     assert controller.get_compression_state() == before
     controller.statistics()
+
+
+def test_a_state_dict_with_tensors_that_cannot_be_copied_loads_nothing():
+    _, model, _ = compressed()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for odd in (before["2.weight"].to_sparse(), before["2.weight"].to("meta")):
+        state = {name: value + 1 if value.is_floating_point() else value for name, value in before.items()} | {"2.weight": odd}
+        with pytest.raises(RuntimeError, match="2.weight is a tensor without plain values"):
+            load_state(model, state, is_resume=True)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

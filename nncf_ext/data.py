@@ -109,6 +109,10 @@ class Data:
             raise ConfigError(f"{argument}: found {described(data)}, expected {_EXPECTED}")
         self._data = _Replayed(data) if isinstance(data, Iterator) else data
 
+    def __deepcopy__(self, memo: Any) -> Data:
+        """Itself: a copy of a config is about the same data."""
+        return self
+
     def batches(self, expected: ModelInputs) -> Iterator[tuple[Any, Callable[[], Any]]]:
         """Model inputs, and a function that gives what the loss compares the outputs with."""
         data = self._data

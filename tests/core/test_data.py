@@ -1,5 +1,7 @@
 """Data as people have them: what becomes the batches, and what is refused."""
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -132,6 +134,11 @@ def test_a_generator_can_be_read_again():
     np.testing.assert_array_equal(first[0], first[1])
     with pytest.raises(ConfigError, match="val_loader: found a generator, which can be read once, but validate_fn reads"):
         refuse_one_shot(generated(), "val_loader", "validate_fn")
+
+
+def test_a_copy_of_a_config_has_the_same_data():
+    batches = Batches(Data(generated(), Arrays(), "data"), expected=ONE)
+    assert [len(x) for x in copy.deepcopy(batches)()] == [len(x) for x in batches()] == [5, 5]
 
 
 def broken():

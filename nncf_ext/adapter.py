@@ -135,6 +135,10 @@ class Adapter(Protocol):
         """What data have to give the model. example: what it is going to be traced with, or None."""
         ...
 
+    def batches(self, model: Any, data: Any, argument: str) -> Iterable[Any]:
+        """Model inputs from what a user gave as `argument` (see `nncf_ext.data`), in batches."""
+        ...
+
     def parameter(self, model: Any, traced: Any, site: Site) -> np.ndarray:
         """The value of the parameter at a site of a model that is not compressed yet."""
         ...

@@ -172,12 +172,13 @@ class Data:
             return plain if several and all(map(is_array, plain)) and _samples_in(plain) is not None else None
         if not isinstance(plain, tuple) or not plain or _samples_in(plain) is None:
             return None
-        if all(isinstance(part, tuple) for part in plain):
-            if expected.required is not None and expected.of(plain[0]) is None:
-                return None
+        nested = all(isinstance(part, tuple) for part in plain)
+        if nested and expected.required is not None and expected.of(plain[0]) is None:
+            return None
+        if nested or (len(expected.required or (0,)) == 1 and _are_alike(plain)):
             raise ConfigError(
                 f"{self.argument}: found {described(data)}, which may be (inputs, targets) or batches: give batches as a "
-                "list, or several inputs and targets as lists in a tuple"
+                "list, several inputs and targets as lists in a tuple, and targets like the inputs as [(inputs, targets), ...]"
             )
         return plain if len(plain) <= len(expected.required or (0,)) + 2 else None  # with a target and weights
 
@@ -434,6 +435,12 @@ def _samples_in(structure: Any) -> int | None:
         else:
             sizes.add(value.shape[0])
     return sizes.pop() if len(sizes) == 1 else None
+
+
+def _are_alike(parts: Sequence[Any]) -> bool:
+    """Whether these are arrays of one shape and type, as those are that a tensor is split into."""
+    kinds = {(_shape(x), str(getattr(x, "dtype", ""))) for x in parts if is_array(x)}
+    return len(parts) > 1 and all(map(is_array, parts)) and len(kinds) == 1 and len(next(iter(kinds))[0]) > 1
 
 
 def _strides(samples: int, size: int) -> list[slice]:

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from nncf_ext.adapter import Values
-from nncf_ext.data import ModelInputs
+from nncf_ext.data import Batches, Data, ModelInputs
 from nncf_ext.edits import Plan, Removal
 from nncf_ext.forward_loss import ForwardLoss
 from nncf_ext.graph import Site
@@ -22,7 +22,7 @@ from nncf_ext_tensorflow.apply import Patch
 from nncf_ext_tensorflow.attach import KerasAttached, attach, visiting
 from nncf_ext_tensorflow.batchnorm import adapt_batchnorm, batch_statistics
 from nncf_ext_tensorflow.copies import Registered, check_copyable, copy_of, refresh_state
-from nncf_ext_tensorflow.data import expected_inputs
+from nncf_ext_tensorflow.data import KerasData, expected_inputs
 from nncf_ext_tensorflow.example_inputs import no_inputs, running_inputs
 from nncf_ext_tensorflow.gradients import loss_gradients
 from nncf_ext_tensorflow.hessian import hessian_products
@@ -51,6 +51,10 @@ class KerasAdapter:
 
     def expected_inputs(self, model: keras.Model, example: Any) -> ModelInputs:
         return expected_inputs(model, example)
+
+    def batches(self, model: keras.Model, data: Any, argument: str) -> Iterable[Any]:
+        data = list(data) if isinstance(data, tuple) else data  # nobody needs targets here
+        return Batches(Data(data, KerasData(), argument), expected=expected_inputs(model))()
 
     def parameter(self, model: keras.Model, traced: Any, site: Site) -> np.ndarray:
         return self.to_numpy(traced.variables[site][2])

@@ -12,14 +12,14 @@ import torch
 from torch import nn
 
 from nncf_ext.adapter import Attached, Values
-from nncf_ext.data import ModelInputs
+from nncf_ext.data import Batches, Data, ModelInputs
 from nncf_ext.edits import Plan, Removal
 from nncf_ext.forward_loss import ForwardLoss
 from nncf_ext.graph import Site
 from nncf_ext.step_watch import StepWatch
 from nncf_ext_torch import apply, arguments, batchnorm, hessian, observe, shrink, trace, xp
 from nncf_ext_torch.computed_weights import computed_in, copied, weight
-from nncf_ext_torch.data import expected_inputs
+from nncf_ext_torch.data import TorchData, expected_inputs
 from nncf_ext_torch.gradients import loss_gradients
 from nncf_ext_torch.sharding import of_first_rank, overwrite, to_numpy
 from nncf_ext_torch.sites import parameter_name
@@ -38,6 +38,10 @@ class TorchAdapter:
 
     def expected_inputs(self, model: nn.Module, example: Any) -> ModelInputs:
         return expected_inputs(model, example)
+
+    def batches(self, model: nn.Module, data: Any, argument: str) -> Iterable[ExampleInput]:
+        data = list(data) if isinstance(data, tuple) else data  # nobody needs targets here
+        return Batches(Data(data, TorchData(), argument), expected=expected_inputs(model))()
 
     def parameter(self, model: nn.Module, traced: TorchTrace, site: Site) -> np.ndarray:
         return self.to_numpy(weight(model, parameter_name(traced, site)))

@@ -118,10 +118,11 @@ class Corad(CoradConfig, Algorithm):
             check_cache(self.distillation, cache)
 
     def cache_teacher(self, training: Training, state: State, path: Any, batches: Iterable[Any], top_k: int) -> State:
-        """Run the teacher once over `batches` (of model inputs) and write its answers to a file for `TeacherCache`."""
+        """Run the teacher once over `batches` (any kind in docs/data.md) and write its answers for `TeacherCache`."""
         if self.distillation is None:
             raise ConfigError("corad: the key 'distillation' is missing, expected with a teacher")
-        write_cache(path, training.adapter, training.teacher, batches, top_k, self.distillation.temperature)
+        given = training.adapter.batches(training.teacher, batches, "cache_teacher")
+        write_cache(path, training.adapter, training.teacher, given, top_k, self.distillation.temperature)
         return state
 
     def plan(self, graph: Graph, target_device: str) -> Plan:

@@ -108,8 +108,9 @@ class KnowledgeDistillation(KnowledgeDistillationConfig, Algorithm):
             raise ConfigError("teacher: a cache has outputs, no features: expected a model")
 
     def cache_teacher(self, training: Training, state: State, path: Any, batches: Iterable[Any], top_k: int) -> State:
-        """Run the teacher once over `batches` (of model inputs) and write its answers to a file for `TeacherCache`."""
-        write_cache(path, training.adapter, training.teacher, batches, top_k, self.temperature)
+        """Run the teacher once over `batches` (any kind in docs/data.md) and write its answers for `TeacherCache`."""
+        given = training.adapter.batches(training.teacher, batches, "cache_teacher")
+        write_cache(path, training.adapter, training.teacher, given, top_k, self.temperature)
         return state
 
     def outlook(self, graph: Graph, edits: Sequence[Edit]) -> Outlook:

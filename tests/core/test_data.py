@@ -170,6 +170,7 @@ REFUSED = {
     "an order that nobody has": ((A, B, Y), ModelInputs(TWO.required, by="name"), "or a dict by the names of the arguments"),
     "batch or sample": ([(X[:3], X[:3])], ModelInputs((Input("x", ((None, 3), (None, 3, 3))),)), "may be a batch or a sample"),
     "inputs and targets, or batches": (((A, B), (A, B)), TWO, "may be .inputs, targets. or batches: give batches as a list"),
+    "what a tensor was split into": ((X[:5], X[5:]), ONE, "may be .inputs, targets. or batches: give batches as a list"),
     "samples of several shapes": (
         [([1.0, 2.0], 0), ([1.0], 0)],
         UNKNOWN,

@@ -5,6 +5,7 @@ import pytest
 import torch
 from nncf_ext_torch import create_compressed_model, register_default_init_args
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from nncf_ext import ConfigError, NNCFConfig
 from nncf_ext.distillation import ValidPositions
@@ -236,6 +237,9 @@ def test_cached_answers_train_as_the_teacher_does(tmp_path):
     tokens = torch.randint(0, 9, (12, 5), generator=torch.Generator().manual_seed(0))
     ctrl, _ = compressed(padding={"input": "tokens"})
     ctrl.cache_teacher(tmp_path / "t.safetensors", tokens.split(4), top_k=3)
+    loader = DataLoader(TensorDataset(tokens, torch.zeros(12)), 4)  # labels are left alone
+    ctrl.cache_teacher(tmp_path / "same.safetensors", loader, top_k=3)
+    assert (tmp_path / "same.safetensors").read_bytes() == (tmp_path / "t.safetensors").read_bytes()
     weights = []
     for teacher in (other(), TeacherCache(tmp_path / "t.safetensors")):
         ctrl, model = compressed(teacher, padding={"input": "tokens"})

@@ -205,7 +205,7 @@ class Data:
         if as_batch != as_sample:
             return as_sample
         if any(_shape(x) == () for x in (*arrays(target), *(x for x, _ in pairs))):
-            return True
+            return not (isinstance(data, list) and len(data) == 1)  # [(batch, 0)], where nobody needs the label
         if as_batch and as_sample:
             raise ConfigError(
                 f"{self.argument}: found {described(item)}, which may be a batch or a sample of a model that takes {expected}: "

@@ -70,7 +70,7 @@ def _exported(model: nn.Module, call: ExampleInput, axes: Mapping[str, Any]) -> 
         tuple(call.args),
         kwargs=dict(call.kwargs),
         opset_version=OPSET,
-        dynamic_shapes=axes,
+        dynamic_shapes=dict(axes),
         dynamo=True,
         verbose=False,
     )

@@ -62,10 +62,10 @@ def _fitting(model: nn.Module, config: Any, start: Sequence[Entry], resizes: Seq
 
 def _sizes_of_heads(model: nn.Module, config: Any) -> Iterator[Entry]:
     """The size of a head, for configs that may say it and leave it to be computed from the number (Qwen2's)."""
-    widths = {vars(module).get("head_dim") for module in model.modules()} - {None}
+    widths: set[Any] = {vars(module).get("head_dim") for module in model.modules()} - {None}
     for path, section in _sections(config) if len(widths) == 1 else ():
         if vars(section).get("head_dim") is None and any(name in vars(section) for name in HEADS):
-            yield path, "head_dim", *widths
+            yield path, "head_dim", next(iter(widths))
 
 
 def _candidates(config: Any, resizes: Sequence[Resize]) -> Iterator[Entry]:

@@ -74,7 +74,7 @@ def load_pruned(model: Model, path: str | os.PathLike[str]) -> Model:
         module, _, attribute = name.rpartition(".")
         owner = model.get_submodule(module)
         before = vars(owner)[attribute]
-        vars(owner)[attribute] = tuple(value) if isinstance(before, tuple) else value
+        vars(owner)[attribute] = tuple(value) if isinstance(before, tuple) and isinstance(value, list) else value
     with torch.no_grad():
         for name, value in tensors.items():
             if own[name].shape != value.shape:

@@ -311,7 +311,7 @@ def _forward(base: type[nn.Module], attribute: str) -> Callable[..., Any]:
         for _ in range(3):  # what the first look at it keeps for later is not made again
             new = given not in edits.tables
             if new:
-                edits.tables[given] = table_of(edits, self, args, kwargs, lambda: plain(self, *args, **kwargs))
+                edits.tables[given] = table_of(edits, self, args, kwargs, functools.partial(plain, self))
             known = edits.tables[given]
             mode = FunctionMode(known.functions, self.training, known.order)
             try:

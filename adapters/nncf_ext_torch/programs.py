@@ -6,6 +6,7 @@ stochastic depth multiplies. Calls are told by the module they are made in, the 
 
 from __future__ import annotations
 
+import copy
 import random
 import threading
 from collections import Counter
@@ -153,6 +154,32 @@ def nothing_kept(module: nn.Module) -> Iterator[None]:
         with torch.no_grad(), torch._C.DisableTorchFunction():
             for buffer, value in buffers:
                 buffer.copy_(value)
+
+
+def own_arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments for a forward that is only looked at: tensors that it may write to and caches that it may add to are its own."""
+    memo: dict[int, Any] = {}
+    seen: set[int] = set()
+    left: list[Any] = [*args, *kwargs.values()]
+    while left:
+        value = left.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, nn.Parameter | nn.Module):
+            memo[id(value)] = value
+        elif isinstance(value, torch.Tensor):
+            memo[id(value)] = value.clone()
+        elif isinstance(value, Mapping):
+            left += value.values()
+        elif isinstance(value, tuple | list):
+            left += value
+        else:
+            left += getattr(value, "__dict__", {}).values()
+    try:
+        return copy.deepcopy((tuple(args), dict(kwargs)), memo)
+    except Exception:  # of what cannot be copied the caller's own is used
+        return tuple(args), dict(kwargs)
 
 
 class Ambiguous(Exception):

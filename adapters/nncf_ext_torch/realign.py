@@ -23,7 +23,7 @@ class Table:
     order: tuple[int, ...]
 
 
-def table_of(edits: Any, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], forward: Callable[[], Any]) -> Table:
+def table_of(edits: Any, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], forward: Callable[..., Any]) -> Table:
     """The functions of `edits` (a ModuleEdits) where `forward` calls them, which is run once for it and leaves no trace.
 
     RuntimeError where an edited call is not found for certain among others of the same function.

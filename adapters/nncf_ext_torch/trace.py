@@ -23,7 +23,7 @@ from nncf_ext.ops import without_empty
 from nncf_ext_torch import operators, recurrent
 from nncf_ext_torch.attributes import attributes
 from nncf_ext_torch.computed_weights import computed_in
-from nncf_ext_torch.programs import CallLog, Program, look, nothing_kept
+from nncf_ext_torch.programs import CallLog, Program, look, nothing_kept, own_arguments
 
 
 @dataclass(frozen=True)
@@ -424,12 +424,13 @@ class _Recorder(TorchFunctionMode):
         return self.runs[name] == 1 and not by_others
 
 
-def program_of(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], forward: Callable[[], Any]) -> Program:
-    """What `forward`, the one of `module` with these arguments, calls. The module is afterwards as it was."""
+def program_of(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], forward: Callable[..., Any]) -> Program:
+    """What `forward`, the one of `module`, calls with these arguments. The module is afterwards as it was, and so are they."""
     with nothing_kept(module):
+        args, kwargs = own_arguments(args, kwargs)
         watcher = _Watcher(module)
         with watcher.watching(), watcher.inside(module, args, kwargs), watcher:
-            forward()
+            forward(*args, **kwargs)
     return watcher.log.program("")
 
 

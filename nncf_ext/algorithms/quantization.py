@@ -377,7 +377,7 @@ def _statistics(graph: Graph, edits: Sequence[Edit]) -> QuantizationStatistics:
         ] += 1
     sites = [site for edit in edits for site in edit.sites]
     known = [(staged.group_of(edit.site), _quantizer_of(edit)) for edit in edits]
-    unsigned = Counter(group for group, quantizer in known if quantizer.symmetric and quantizer.signed is False)
+    unsigned = Counter(group for group, quantizer in known if quantizer.symmetric and getattr(quantizer, "signed", True) is False)
     return QuantizationStatistics(quantizers, graph.size_of(sites), sum(graph.sizes.values()), tuple(bits), unsigned=unsigned)
 
 

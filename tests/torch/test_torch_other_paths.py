@@ -268,3 +268,48 @@ def test_products_of_free_sizes_keep_the_factor_behind_them(tmp_path):
     ctrl, _ = create_compressed_model(TwoTowers(), register_default_init_args(config, data))
     report = ctrl.export_model(tmp_path / "model.onnx")
     assert report is not None and report.lsb < 0.01
+
+
+class Cache:
+    def __init__(self) -> None:
+        self.keys: torch.Tensor | None = None
+
+    def update(self, keys: torch.Tensor) -> torch.Tensor:
+        self.keys = keys if self.keys is None else torch.cat([self.keys, keys], 1)
+        return self.keys
+
+
+class Attention(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor, cache: Cache) -> torch.Tensor:
+        x += 1
+        keys = cache.update(self.key(x))
+        return torch.matmul(self.query(x), keys.transpose(1, 2))
+
+
+class Decoder(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = Attention()
+
+    def forward(self, x: torch.Tensor, cache: Cache | None = None) -> torch.Tensor:
+        return self.attention(x * 1.0, Cache() if cache is None else cache)
+
+
+def test_a_forward_that_is_only_looked_at_leaves_its_arguments_alone():
+    """The first forward in a mode is run twice: caches get one entry of it all the same, and inputs are written to once."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 4)
+    config = NNCFConfig.from_dict({"compression": {"algorithm": "quantization"}})
+    ctrl, model = create_compressed_model(Decoder(), register_default_init_args(config, [x, x]))
+    assert any("__iadd__" in edit.site.node for edit in ctrl.plan)
+    expected = ctrl.strip()(x)
+    for training in (True, False):
+        cache = Cache()
+        output = model.train(training)(x, cache)
+        assert cache.keys is not None and cache.keys.shape[1] == 3
+        torch.testing.assert_close(output, expected)
+        assert model(x, cache).shape == (2, 3, 6) and cache.keys.shape[1] == 6

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from nncf_ext.config.errors import refusal
 from nncf_ext.config.initialization import Initializer
-from nncf_ext.config.section import Count, Level, Number, Scope, ScopedConfig, Section, Size
+from nncf_ext.config.section import Count, Distribution, Level, Number, ScopedConfig, Section, Size
 
 N_OF_M = re.compile(r"([1-9]\d*):([1-9]\d*)")
 
@@ -34,7 +34,7 @@ class DynamicSparsityParams(Section):
     sparsity_target: Level | None = None
     """Share of weights without a connection; what structure n:m says, where it is that."""
 
-    distribution: Literal["uniform", "erk"] | dict[Scope, Level] = "erk"
+    distribution: Distribution = "erk"
     """How the layers share in it. uniform: each has the same level. erk: small layers keep more (Erdos-Renyi-Kernel). Or levels
     by scope; layers in none of these have sparsity_target."""
 

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from nncf_ext.config.errors import refusal
 from nncf_ext.config.initialization import Initializer
-from nncf_ext.config.section import Boolean, Count, Level, Number, Scope, ScopedConfig, Section, Size
+from nncf_ext.config.section import Boolean, Count, Distribution, Level, Number, ScopedConfig, Section, Size
 
 
 class IterativeMagnitudeParams(Section):
@@ -26,7 +26,7 @@ class IterativeMagnitudeParams(Section):
     sparsity_target: Level | None = None
     """Share of zeros after the last round; every round takes the same share of what is left in a layer."""
 
-    distribution: Literal["uniform", "erk"] | dict[Scope, Level] = "uniform"
+    distribution: Distribution = "uniform"
     """How the layers share in it. uniform: each has the same level. erk: small layers keep more (Erdos-Renyi-Kernel). Or levels
     by scope; layers in none of these have sparsity_target."""
 

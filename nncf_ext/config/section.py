@@ -10,9 +10,20 @@ import re
 import warnings
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, Strict, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PrivateAttr,
+    Strict,
+    Tag,
+    model_validator,
+)
 
 from nncf_ext.config.errors import choose, nearest, refusal
 from nncf_ext.scopes import MARKER, check_regular_expression
@@ -57,6 +68,17 @@ LrMultiplier = Annotated[Number, Field(ge=0)]
 Level = Annotated[Number, Field(ge=0, lt=1)]
 Scope = Annotated[str, AfterValidator(_compiles)]
 Scopes = Annotated[tuple[Scope, ...], BeforeValidator(as_array, json_schema_input_type=str | tuple[str, ...])]
+
+
+def _name_or_levels(value: Any) -> str:
+    return "<levels>" if isinstance(value, Mapping) else "<name>"
+
+
+# How layers share in a level: by a rule with a name, or as said of each scope.
+Distribution = Annotated[
+    Annotated[Literal["uniform", "erk"], Tag("<name>")] | Annotated[dict[Scope, Level], Tag("<levels>")],
+    Discriminator(_name_or_levels),
+]
 
 
 class Section(BaseModel):

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -596,3 +597,17 @@ def test_older_spellings_are_taken_with_a_warning(older, todays, sentence):
 def test_a_key_in_both_spellings_is_refused():
     with pytest.raises(ConfigError, match="params.sparsity_steps: the older spelling of 'sparsity_target_epoch', which is given"):
         NNCFConfig.from_dict(sparsity(params={"sparsity_steps": 4, "sparsity_target_epoch": 4}))
+
+
+@pytest.mark.parametrize(
+    ("distribution", "said"),
+    [
+        ("erg", "compression.params.distribution: found \"erg\", expected one of uniform, erk; did you mean 'erk'?"),
+        (3, "compression.params.distribution: found 3, expected one of uniform, erk"),
+        ({"a": 2}, "compression.params.distribution.a: found 2, expected less than 1"),
+    ],
+)
+@pytest.mark.parametrize("algorithm", ["dynamic_sparse_training", "iterative_magnitude"])
+def test_a_key_of_several_kinds_is_told_by_its_path(algorithm, distribution, said):
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        NNCFConfig.from_dict({"compression": {"algorithm": algorithm, "params": {"distribution": distribution}}})

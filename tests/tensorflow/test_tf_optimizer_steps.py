@@ -1,20 +1,30 @@
 """Keras' Optimizer.apply is ours only while an algorithm has to see steps."""
 
 import gc
+import weakref
 
 import keras
 import numpy as np
 import pytest
-from nncf_ext_tensorflow import create_compressed_model, register_default_init_args
+from nncf_ext_tensorflow import create_compressed_model, optimizer_steps, register_default_init_args
 from nncf_ext_tensorflow.optimizer_steps import ignore, listen
 
 from nncf_ext import NNCFConfig
 
-OWN = keras.optimizers.Optimizer.apply
 SPARSITY = {
     "algorithm": "magnitude_sparsity",
     "params": {"schedule": "multistep", "multistep_sparsity_levels": [0.5], "multistep_steps": []},
 }
+
+
+@pytest.fixture
+def own(monkeypatch):
+    """Keras' own method, while nobody listens: the models of other tests are alive, and hear what they did before afterwards."""
+    apply = keras.optimizers.Optimizer.apply
+    apply = getattr(apply, "listened_to", apply)
+    monkeypatch.setattr(optimizer_steps, "_listening", weakref.WeakSet())
+    monkeypatch.setattr(keras.optimizers.Optimizer, "apply", apply)
+    return apply
 
 
 def compressed(*compression):
@@ -24,25 +34,25 @@ def compressed(*compression):
     return create_compressed_model(model, config)
 
 
-def test_quantization_alone_leaves_optimizers_as_they_are():
+def test_quantization_alone_leaves_optimizers_as_they_are(own):
     controller, _ = compressed({"algorithm": "quantization"})
-    assert keras.optimizers.Optimizer.apply is OWN
+    assert keras.optimizers.Optimizer.apply is own
     controller.strip(do_copy=False)
 
 
 @pytest.mark.filterwarnings("ignore:magnitude_sparsity has not reached its target")
-def test_a_schedule_is_watched_until_the_model_is_gone():
+def test_a_schedule_is_watched_until_the_model_is_gone(own):
     for stripped in (True, False):
         controller, model = compressed(SPARSITY)
-        assert keras.optimizers.Optimizer.apply is not OWN
+        assert keras.optimizers.Optimizer.apply is not own
         if stripped:
             controller.strip(do_copy=False)
         del controller, model
         gc.collect()
-        assert keras.optimizers.Optimizer.apply is OWN
+        assert keras.optimizers.Optimizer.apply is own
 
 
-def test_what_others_wrapped_is_left_to_them(monkeypatch):
+def test_what_others_wrapped_is_left_to_them(own):
     class Listener:
         def before_step(self, optimizer, gradients, variables):
             return list(gradients)
@@ -61,4 +71,3 @@ def test_what_others_wrapped_is_left_to_them(monkeypatch):
     keras.optimizers.Optimizer.apply = theirs
     ignore(listener)
     assert keras.optimizers.Optimizer.apply is theirs
-    keras.optimizers.Optimizer.apply = OWN

@@ -50,6 +50,7 @@ class Net(keras.Model):
         return self.head(keras.ops.mean(x, (1, 2)))
 
 
+@pytest.mark.filterwarnings("ignore:.*prunes nothing in 2 of 6 groups")  # the gates are small
 @pytest.mark.parametrize("make", [pytest.param(network, marks=pytest.mark.slow), Net], ids=["functional", "subclassed"])
 @pytest.mark.parametrize("others", [[], [{"algorithm": "quantization"}]], ids=["float", "int8"])
 def test_a_pruned_model_gets_smaller(make, others, tmp_path):

@@ -42,7 +42,7 @@ def create_compressed_model(
     """
     with run_by_python(model):
         plain = model_in(model)
-        _check_values(plain)
+        _check_model(plain)
         example = _example(plain, config, dummy_forward_fn)
         controller = compress(TorchAdapter(), plain, config, example, compression_state, teacher, dump_graphs)
     projected = projected_layer(plain)
@@ -64,11 +64,18 @@ def preview_compression(
     """
     with run_by_python(model):
         plain = model_in(model)
+        _check_model(plain)
         return preview(TorchAdapter(), plain, config, _example(plain, config, dummy_forward_fn))
 
 
-def _check_values(model: torch.nn.Module) -> None:
-    """ValueError where parameters have no values yet."""
+def _check_model(model: torch.nn.Module) -> None:
+    """ValueError where parameters have no values yet, or modules are no Python."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(
+                f"{name or 'the model'}: found a ScriptModule, into which nothing can be put: expected the Python module that it "
+                "was made from; script the stripped model"
+            )
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if torch.nn.parameter.is_lazy(tensor):
             raise ValueError(f"{name}: found a lazy parameter without shape, call the model on a batch first")

@@ -261,6 +261,10 @@ def test_models_without_values_and_weights_without_elements():
         model = nn.Sequential(nn.Linear(16, 4))
     with pytest.raises(ValueError, match="0.weight: found a tensor on the device meta"):
         compressed(model=model)
+    with pytest.warns(DeprecationWarning, match="torch.jit"):
+        scripted = torch.jit.script(nn.Sequential(nn.Linear(16, 4)))
+    with pytest.raises(ValueError, match="1: found a ScriptModule"):
+        compressed(model=nn.Sequential(nn.Linear(16, 16), scripted))
     with pytest.warns(UserWarning, match="zero-element"):
         empty = nn.Linear(16, 0)
     controller, _, _ = compressed(SPARSE, model=nn.Sequential(nn.Linear(16, 16), empty))

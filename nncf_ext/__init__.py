@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nncf_ext.config import NNCFConfig
-    from nncf_ext.config.errors import ConfigError
+    from nncf_ext.errors import ConfigError
     from nncf_ext.initialization import InitializationWarning
     from nncf_ext.run_log import RunLog
 
@@ -22,7 +22,7 @@ if not Path(__file__).with_name("configs").is_dir():
 
 _FROM = {
     "NNCFConfig": "nncf_ext.config",
-    "ConfigError": "nncf_ext.config.errors",
+    "ConfigError": "nncf_ext.errors",
     "InitializationWarning": "nncf_ext.initialization",
     "RunLog": "nncf_ext.run_log",
 }

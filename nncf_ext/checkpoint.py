@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from safetensors.numpy import save_file
 
 from nncf_ext.algorithms import ALGORITHMS
-from nncf_ext.config.errors import shown
 from nncf_ext.edits import Edit, Plan
+from nncf_ext.errors import shown
 from nncf_ext.files.json_text import Unreadable, refused_as, value_of
 from nncf_ext.files.schema import expect
 from nncf_ext.files.writing import replacing

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from nncf_ext.config.errors import nearest
+from nncf_ext.errors import nearest
 from nncf_ext.run_log import FILE, read_log, runs_in
 
 _MODELS = (".onnx", ".keras", ".safetensors")  # in this order, where a run has files of several kinds

@@ -21,9 +21,9 @@ import numpy as np
 from nncf_ext.adapter import Adapter, Attached
 from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outputs, State, Training
 from nncf_ext.checkpoint import CheckpointError, first_difference, load_checkpoint, plan_in, save_checkpoint
-from nncf_ext.config.errors import ConfigError, shown
 from nncf_ext.distillation import difference_of
 from nncf_ext.edits import MASK, QUANTIZE, Edit, Plan, Removal
+from nncf_ext.errors import ConfigError, shown
 from nncf_ext.files.json_text import refused_as
 from nncf_ext.finite import not_finite
 from nncf_ext.forward_loss import ForwardLoss

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nncf_ext.config.errors import ConfigError
 from nncf_ext.config.knowledge_distillation import OutputMatching
+from nncf_ext.errors import ConfigError
 from nncf_ext.teacher_cache import CachedAnswer, TeacherCache
 
 if TYPE_CHECKING:

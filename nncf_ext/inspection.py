@@ -10,8 +10,8 @@ from pydantic import BaseModel
 from rich.table import Table
 
 from nncf_ext.checkpoint import CheckpointError, TensorFile, plan_from_json, plan_in
-from nncf_ext.config.errors import shown
 from nncf_ext.edits import Edit
+from nncf_ext.errors import shown
 from nncf_ext.files.json_text import refused_as
 from nncf_ext.files.schema import expect
 from nncf_ext.schedules import Clock

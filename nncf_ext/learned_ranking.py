@@ -13,9 +13,9 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from nncf_ext.config import ConfigError
-from nncf_ext.config.errors import nearest
 from nncf_ext.config.filter_pruning import LegrParams
 from nncf_ext.config.section import Number
+from nncf_ext.errors import nearest
 from nncf_ext.files.json_text import refused_as, value_in
 from nncf_ext.files.schema import expect
 from nncf_ext.files.writing import write_text

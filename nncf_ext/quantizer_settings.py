@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from nncf_ext.config.errors import ConfigError, shown
 from nncf_ext.config.initialization import PerLayerRangeInit, RangeInit
 from nncf_ext.config.quantization import QuantizationSettings, ScopeOverride, ScopeOverrides
 from nncf_ext.config.section import ScopedConfig
+from nncf_ext.errors import ConfigError, shown
 from nncf_ext.graph import INPUT, Graph
 from nncf_ext.nncf_rules import ANYTHING, Constraints, allowed
 from nncf_ext.placement import Placement

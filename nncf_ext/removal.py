@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from nncf_ext.channels import channels_left
-from nncf_ext.config.errors import ConfigError
 from nncf_ext.edits import Edit, Removal, Var
+from nncf_ext.errors import ConfigError
 from nncf_ext.graph import Graph, Parameter, Site
 
 

@@ -21,7 +21,7 @@ from safetensors.numpy import save
 
 from nncf_ext import reference
 from nncf_ext.adapter import Adapter
-from nncf_ext.config.errors import ConfigError, shown
+from nncf_ext.errors import ConfigError, shown
 from nncf_ext.files.json_text import Unreadable, refused_as, value_of
 from nncf_ext.files.schema import Saved, Size, expect
 from nncf_ext.files.tensors import Stored, header_of

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from nncf_ext.config.errors import nearest
+from nncf_ext.errors import nearest
 
 # What a model is: the base class by its package and name, and who compresses it. Keras comes first: on the backend torch its
 # models are torch modules too.

@@ -1,6 +1,5 @@
 """The steps of all optimizers, for those who listen. Keras has no hook on them, so `Optimizer.apply`, in which `fit` and loops of
-one's own both end, is wrapped while there are
-listeners, and not longer. In compiled functions it is their tracing that is heard."""
+one's own both end, is wrapped while there are listeners, and not longer. In compiled functions their tracing is heard."""
 
 from __future__ import annotations
 

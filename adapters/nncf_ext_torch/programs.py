@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import random
 import threading
+import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -178,7 +179,12 @@ def own_arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple
             left += getattr(value, "__dict__", {}).values()
     try:
         return copy.deepcopy((tuple(args), dict(kwargs)), memo)
-    except Exception:  # of what cannot be copied the caller's own is used
+    except Exception as error:  # whatever a user's class may raise
+        kinds = ", ".join(dict.fromkeys(type(value).__name__ for value in (*args, *kwargs.values()) if id(value) not in memo))
+        warnings.warn(
+            f"the first forward runs twice on {kinds}, which cannot be copied ({error}): what it writes there is written twice",
+            stacklevel=2,
+        )
         return tuple(args), dict(kwargs)
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from nncf_ext.config.errors import ConfigError
 from nncf_ext.edits import Removal
+from nncf_ext.errors import ConfigError
 from nncf_ext_torch.changes import Changes, Cut
 from nncf_ext_torch.fitting import Forward, Resize, end_of, fit, outputs, regroup, watched
 from nncf_ext_torch.hub_config import fit_config

@@ -105,7 +105,7 @@ def examine(subject: Subject, columns: Sequence[str] = COLUMNS) -> dict[str, Any
 
 
 def _cell(step: Callable[[], None]) -> str:
-    from nncf_ext.config.errors import ConfigError
+    from nncf_ext.errors import ConfigError
 
     try:
         step()

@@ -20,9 +20,9 @@ from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, 
 from nncf_ext.algorithms.sparsity import SparsityStatistics, measured, outlook_of_masks
 from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.config.corad import CoradConfig, Weighted
-from nncf_ext.config.errors import ConfigError
 from nncf_ext.distillation import check_cache, outputs_loss
 from nncf_ext.edits import MASK, Edit, Plan, Range, Transform, Var
+from nncf_ext.errors import ConfigError
 from nncf_ext.files.json_text import Unreadable, refused_as, value_in
 from nncf_ext.files.schema import NotNegative
 from nncf_ext.flops import flops

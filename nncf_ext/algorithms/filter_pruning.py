@@ -15,9 +15,9 @@ from pydantic import Field, PrivateAttr
 from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, Remembered, State, Training
 from nncf_ext.channels import ChannelGroup, channel_groups
 from nncf_ext.config import ConfigError
-from nncf_ext.config.errors import choose
 from nncf_ext.config.filter_pruning import FilterPruningConfig
 from nncf_ext.edits import MASK, Edit, Plan, Range, Removal, Transform, Var
+from nncf_ext.errors import choose
 from nncf_ext.files.json_text import Unreadable
 from nncf_ext.files.schema import Finite, Share
 from nncf_ext.graph import Graph, Node, Site

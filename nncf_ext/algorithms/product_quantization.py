@@ -12,9 +12,9 @@ from pydantic import Field
 
 from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, Remembered, State, Training, expect_codes_as_said
 from nncf_ext.algorithms.weights import plan_weights
-from nncf_ext.config.errors import ConfigError
 from nncf_ext.config.product_quantization import ProductQuantizationConfig
 from nncf_ext.edits import SHARE, Edit, Plan, Range, Transform, Var, check_codes
+from nncf_ext.errors import ConfigError
 from nncf_ext.files.schema import NotNegative
 from nncf_ext.graph import Graph, Node, Parameter, Site
 from nncf_ext.initialization import QuantizationRangeInitArgs, running_on_data, samples_with_progress

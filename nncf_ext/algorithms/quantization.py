@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 from nncf_ext import staged
 from nncf_ext.algorithms.algorithm import Outlook, Prospect, State, Training
 from nncf_ext.algorithms.staged_quantizers import StagedQuantizers
-from nncf_ext.config.errors import ConfigError, shown
 from nncf_ext.config.initialization import RangeInit
 from nncf_ext.config.precision import PrecisionInit
 from nncf_ext.config.quantization import QuantizationConfig, QuantizationSettings
 from nncf_ext.edits import Edit, Plan, Transform
+from nncf_ext.errors import ConfigError, shown
 from nncf_ext.graph import INPUT, Graph, Node, Site
 from nncf_ext.nncf_rules import Constraints
 from nncf_ext.ops import has_weight, is_embedding, weights

@@ -13,9 +13,9 @@ from pydantic.json_schema import models_json_schema
 
 from nncf_ext.config import loader
 from nncf_ext.config.accuracy_aware import AccuracyAwareTraining
-from nncf_ext.config.errors import ConfigError, choose, json_path, nearest, parse, shown
 from nncf_ext.config.section import ScopedConfig
 from nncf_ext.config.top_level import InputInfo, TopLevel
+from nncf_ext.errors import ConfigError, choose, json_path, nearest, parse, shown
 from nncf_ext.files.json_text import expect_plain, refused_as
 from nncf_ext.scopes import LONGEST, MARKER, Inherited
 

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from nncf_ext.config.errors import choose, refusal
 from nncf_ext.config.section import Count, Number, Section
+from nncf_ext.errors import choose, refusal
 
 
 class AccuracyAwareParams(Section):

@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from nncf_ext.config.errors import refusal
 from nncf_ext.config.knowledge_distillation import OutputMatching
 from nncf_ext.config.section import Count, LrMultiplier, Number, ScopedConfig, Section, Size
+from nncf_ext.errors import refusal
 
 
 class Weighted(Section):

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from nncf_ext.config.errors import refusal
 from nncf_ext.config.initialization import Initializer
 from nncf_ext.config.section import Count, Distribution, Level, Number, ScopedConfig, Section, Size
+from nncf_ext.errors import refusal
 
 N_OF_M = re.compile(r"([1-9]\d*):([1-9]\d*)")
 

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from nncf_ext.config.errors import refusal
 from nncf_ext.config.initialization import Initializer
 from nncf_ext.config.section import Boolean, Count, Level, Number, ScopedConfig, Section, Size, without_effect
+from nncf_ext.errors import refusal
 
 
 class LegrParams(Section):

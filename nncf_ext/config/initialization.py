@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from nncf_ext.config.errors import refusal
 from nncf_ext.config.section import Count, Percentile, Scopes, Section, deprecated
+from nncf_ext.errors import refusal
 
 
 def _one_count(section: Section, samples: str, batches: str) -> None:

@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from nncf_ext.config.errors import refusal
 from nncf_ext.config.initialization import Initializer
 from nncf_ext.config.section import Boolean, Count, Distribution, Level, Number, ScopedConfig, Section, Size
+from nncf_ext.errors import refusal
 
 
 class IterativeMagnitudeParams(Section):

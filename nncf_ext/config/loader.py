@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from nncf_ext.config.errors import ConfigError
+from nncf_ext.errors import ConfigError
 from nncf_ext.files.json_text import content_of, refused_as, reject_constant, whole_number
 
 # What does not end goes to the end of the text: looking for it again from each further place would take quadratic time.

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from nncf_ext.config.errors import refusal
 from nncf_ext.config.section import Boolean, Count, LrMultiplier, Number, ScopedConfig, Scopes, Section, Size
+from nncf_ext.errors import refusal
 
 
 class SparseStructure(Section):

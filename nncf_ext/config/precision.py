@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from nncf_ext.config.errors import refusal
 from nncf_ext.config.section import Bits, Boolean, Count, Number, Scope, Section, Size, without_effect
+from nncf_ext.errors import refusal
 
 
 class PrecisionInit(Section):

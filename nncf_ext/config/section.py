@@ -25,7 +25,7 @@ from pydantic import (
     model_validator,
 )
 
-from nncf_ext.config.errors import choose, nearest, refusal
+from nncf_ext.errors import choose, nearest, refusal
 from nncf_ext.scopes import MARKER, check_regular_expression
 
 

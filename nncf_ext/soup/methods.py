@@ -191,7 +191,7 @@ def make_soup(
 ) -> Soup:
     """The soup by `method`, which the model holds afterwards."""
     if method not in METHODS:
-        from nncf_ext.config.errors import choose
+        from nncf_ext.errors import choose
 
         raise SoupError(f"method: found {method!r}, {choose(method, METHODS)}")
     if method == "learned":

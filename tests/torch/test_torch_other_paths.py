@@ -313,3 +313,15 @@ def test_a_forward_that_is_only_looked_at_leaves_its_arguments_alone():
         assert cache.keys is not None and cache.keys.shape[1] == 3
         torch.testing.assert_close(output, expected)
         assert model(x, cache).shape == (2, 3, 6) and cache.keys.shape[1] == 6
+
+
+def test_arguments_that_cannot_be_copied_are_told():
+    class Held(Cache):
+        def __deepcopy__(self, memo: object) -> Held:
+            raise TypeError("held by a lock")
+
+    x = torch.randn(2, 3, 4)
+    config = NNCFConfig.from_dict({"compression": {"algorithm": "quantization"}})
+    _, model = create_compressed_model(Decoder(), register_default_init_args(config, [x, x]))
+    with pytest.warns(UserWarning, match="runs twice on Held, which cannot be copied .held by a lock."):
+        model.train()(x, Held())

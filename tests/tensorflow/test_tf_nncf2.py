@@ -12,6 +12,7 @@ from nncf_ext_tensorflow import create_compressed_model, register_default_init_a
 from nncf_ext import NNCFConfig
 from nncf_ext.checkpoint import CheckpointError
 from nncf_ext.report import prepare_for_tensorboard
+from tests.nncf2_states import check_other_algorithms_go_on, check_sparsity_goes_on, state_of_nncf
 
 X = np.random.default_rng(0).random((2, 8, 8, 1), np.float32)
 PRUNED = {"pruning_init": 0.5, "params": {"prune_first_conv": True}}
@@ -28,11 +29,6 @@ def convolutions():
 def created(algorithm, state=None, **entry):
     config = NNCFConfig.from_dict({"compression": {"algorithm": algorithm, **entry}})
     return create_compressed_model(convolutions(), register_default_init_args(config, [(X, np.zeros(2))], 2), state)
-
-
-def state_of_nncf(algorithm, epoch, step, **scheduler):
-    saved = {"loss_state": None, "scheduler_state": {"current_step": step, "current_epoch": epoch, **scheduler}}
-    return {"builder_state": {algorithm: {}}, "ctrl_state": {algorithm: {**saved, "compression_stage": 1}}}
 
 
 @pytest.mark.parametrize(
@@ -56,32 +52,11 @@ def test_export_after_preparation(algorithm, entry, tmp_path):
 
 
 def test_sparsity_goes_on_where_nncf_was():
-    ctrl, _ = created("magnitude_sparsity", state_of_nncf("magnitude_sparsity", 4, 99), **GROWING)
-    assert (ctrl.scheduler.current_epoch, ctrl.scheduler.current_step) == (4, 99)
-    assert ctrl.get_state()["algorithms"]["magnitude_sparsity"]["state"]["level"] == pytest.approx(0.4)
-    assert ctrl.compression_stage().name == "PARTIALLY_COMPRESSED"
-    ctrl.scheduler.epoch_step()
-    assert ctrl.compression_rate == pytest.approx(0.5, abs=2e-3)
-
-    other, _ = created("magnitude_sparsity", **GROWING)
-    other.load_state(state_of_nncf("magnitude_sparsity", 4, 99)["ctrl_state"])
-    third, _ = created("magnitude_sparsity", **GROWING)
-    third.scheduler.load_state({"current_step": 99, "current_epoch": 4})
-    for controller in (other, third):
-        controller.scheduler.epoch_step()
-        assert controller.get_compression_state() == ctrl.get_compression_state()
+    check_sparsity_goes_on(created)
 
 
 def test_other_algorithms_go_on_where_nncf_was():
-    state = state_of_nncf("filter_pruning", 3, 30)
-    pruning, _ = created("filter_pruning", state, params={"pruning_steps": 4, "prune_first_conv": True})
-    assert pruning.pruning_level == pytest.approx(0.5) and pruning.compression_stage().name == "FULLY_COMPRESSED"
-    staged = {"activations_quant_start_epoch": 3, "weights_quant_start_epoch": 5}
-    quantizers, _ = created("quantization", state_of_nncf("quantization", 3, 30), params=staged)
-    assert quantizers.get_state()["algorithms"]["quantization"]["state"]["enabled"] == {"weights": False, "activations": True}
-    adaptive = state_of_nncf("rb_sparsity", 3, 30, num_bad_epochs=1, current_sparsity_level=0.25)
-    rb, _ = created("rb_sparsity", adaptive, params={"schedule": "adaptive", "patience": 3})
-    assert {"level": 0.25, "bad_epochs": 1}.items() <= rb.get_state()["algorithms"]["rb_sparsity"]["state"].items()
+    check_other_algorithms_go_on(created)
 
 
 def test_a_state_as_json():

@@ -3,7 +3,6 @@
 import io
 
 import nncf_ext_torch
-import numpy as np
 import pytest
 import torch
 from nncf_ext_torch import create_compressed_model, register_default_init_args
@@ -12,6 +11,7 @@ from torch import nn
 from nncf_ext import NNCFConfig
 from nncf_ext.checkpoint import CheckpointError
 from nncf_ext.report import prepare_for_tensorboard
+from tests.nncf2_states import check_other_algorithms_go_on, check_sparsity_goes_on, state_of_nncf
 
 PRUNED = {"pruning_init": 0.5, "params": {"prune_first_conv": True}}
 
@@ -25,11 +25,6 @@ def created(algorithm, state=None, net=None, **entry):
     config = {"input_info": {"sample_size": [1, 1, 8, 8]}, "compression": {"algorithm": algorithm, **entry}}
     config = register_default_init_args(NNCFConfig.from_dict(config), [(torch.rand(2, 1, 8, 8), torch.zeros(2))])
     return create_compressed_model(net or convolutions(), config, state)
-
-
-def state_of_nncf(algorithm, epoch, step, **scheduler):
-    saved = {"loss_state": None, "scheduler_state": {"current_step": step, "current_epoch": epoch, **scheduler}}
-    return {"builder_state": {algorithm: {}}, "ctrl_state": {algorithm: {**saved, "compression_stage": 1}}}
 
 
 @pytest.mark.parametrize(
@@ -55,35 +50,11 @@ def test_export_after_preparation(algorithm, entry, tmp_path):
 
 
 def test_sparsity_goes_on_where_nncf_was():
-    entry = {"params": {"sparsity_target": 0.9, "sparsity_target_epoch": 9, "power": 1, "sparsity_freeze_epoch": 20}}
-    ctrl, _ = created("magnitude_sparsity", state_of_nncf("magnitude_sparsity", 4, 99), **entry)
-    assert (ctrl.scheduler.current_epoch, ctrl.scheduler.current_step) == (4, 99)
-    assert ctrl.get_state()["algorithms"]["magnitude_sparsity"]["state"]["level"] == pytest.approx(0.4)
-    assert ctrl.compression_stage().name == "PARTIALLY_COMPRESSED"
-    ctrl.scheduler.epoch_step()
-    assert ctrl.compression_rate == pytest.approx(0.5, abs=2e-3)
-
-    other, _ = created("magnitude_sparsity", **entry)
-    other.load_state(state_of_nncf("magnitude_sparsity", 4, 99)["ctrl_state"])
-    third, _ = created("magnitude_sparsity", **entry)
-    third.scheduler.load_state({"current_step": 99, "current_epoch": 4})
-    for controller in (other, third):
-        controller.scheduler.epoch_step()
-        assert controller.get_compression_state() == ctrl.get_compression_state()
+    check_sparsity_goes_on(created)
 
 
 def test_other_algorithms_go_on_where_nncf_was():
-    pruning, _ = created(
-        "filter_pruning", state_of_nncf("filter_pruning", 3, 30), params={"pruning_steps": 4, "prune_first_conv": True}
-    )
-    assert pruning.pruning_level == pytest.approx(0.5) and pruning.compression_stage().name == "FULLY_COMPRESSED"
-    staged = {"activations_quant_start_epoch": 3, "weights_quant_start_epoch": 5}
-    quantizers, _ = created("quantization", state_of_nncf("quantization", 3, 30), params=staged)
-    assert quantizers.get_state()["algorithms"]["quantization"]["state"]["enabled"] == {"weights": False, "activations": True}
-    adaptive = state_of_nncf("rb_sparsity", 3, 30, num_bad_epochs=1, current_sparsity_level=0.25)
-    rb, _ = created("rb_sparsity", adaptive, params={"schedule": "adaptive", "patience": 3})
-    assert {"level": 0.25, "bad_epochs": 1}.items() <= rb.get_state()["algorithms"]["rb_sparsity"]["state"].items()
-    assert all(rb.variable_values(edit)["level"] == np.float32(0.25) for edit in rb.plan)
+    check_other_algorithms_go_on(created)
 
 
 def test_a_state_as_plain_torch_saves_it():

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from nncf_ext import __version__
+from nncf_ext.text_table import TextTable
 
 FRAMEWORKS = {"torch": ("torch", "nncf_ext_torch"), "tensorflow": ("tensorflow", "nncf_ext_tensorflow")}
 
@@ -130,7 +130,7 @@ def _validate(options: argparse.Namespace) -> int:
     return 0
 
 
-def _previewed(file: Path, argument: str) -> list[Table]:
+def _previewed(file: Path, argument: str) -> list[TextTable]:
     """What becomes of each layer of the user's model. The adapter is that of the model's framework, and the only one imported."""
     from nncf_ext.config import NNCFConfig
     from nncf_ext.user_model import adapter_package, load_model

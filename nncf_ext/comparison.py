@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 
 from nncf_ext.errors import nearest
 from nncf_ext.run_log import FILE, read_log, runs_in
+from nncf_ext.text_table import TextTable
 
 _MODELS = (".onnx", ".keras", ".safetensors")  # in this order, where a run has files of several kinds
 _ACCURACIES = ("val_accuracy", "accuracy")
@@ -80,17 +80,18 @@ def _judged(run: ComparedRun, others: Sequence[ComparedRun]) -> ComparedRun:
     return replace(run, best=not beaten)
 
 
-def table(runs: Sequence[ComparedRun]) -> Table:
+def table(runs: Sequence[ComparedRun]) -> TextTable:
     """A line per run, the best score or else the most accurate first. *: on the Pareto front."""
     columns = ["", "run", "accuracy", "bytes", "zipped", "ratio"]
     has_latency, has_score = runs[0].milliseconds is not None, runs[0].score is not None
-    shown = Table(*columns, *(["1 sample, ms"] if has_latency else []), *(["score"] if has_score else []))
+    columns += (["1 sample, ms"] if has_latency else []) + (["score"] if has_score else [])
+    shown = []
     for run in sorted(runs, key=lambda run: (-(run.score or 0.0), -run.accuracy, run.size)):
         numbers = [f"{run.accuracy:.4f}", f"{run.size:,}", f"{run.zipped:,}", f"{run.ratio:.2f}x"]
         numbers += [f"{run.milliseconds:.3f}"] if run.milliseconds is not None else []
         numbers += [f"{run.score:.4f}"] if run.score is not None else []
-        shown.add_row("*" if run.best else "", run.name, *numbers)
-    return shown
+        shown.append(("*" if run.best else "", run.name, *numbers))
+    return TextTable("", shown, columns)
 
 
 def draw(runs: Sequence[ComparedRun], path: Path) -> Path:

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from nncf_ext.run_log import FILE
+from nncf_ext.text_table import TextTable
 
 FLOAT_EPOCHS = 10
 COMPRESSED_EPOCHS = 8
@@ -107,14 +107,14 @@ def show(framework: str, rows: list[Measured], folder: Path, seconds: float) -> 
         json.dumps({"framework": framework, "rows": [asdict(row) for row in rows]}, indent=2) + "\n"
     )
     columns = ("", "accuracy", "bytes", "smaller", "1 image")
-    table = Table(*columns, title=f"{framework}: handwritten digits", title_justify="left")
     largest = max(row.bytes for row in rows)
+    shown = []
     for row in rows:
         size = (f"{row.bytes:,}", f"{largest / row.bytes:.2f}x", f"{row.milliseconds:.3f} ms") if row.bytes else ("", "", "")
-        table.add_row(row.what, f"{row.accuracy:.2%}", *size)
+        shown.append((row.what, f"{row.accuracy:.2%}", *size))
     console = Console()
-    console.print(table)
+    console.print(TextTable(f"{framework}: handwritten digits", shown, columns))
     console.print(f"{seconds:.0f} s; files in {folder}", highlight=False, soft_wrap=True)
-    shown = os.path.relpath(folder)
-    for words in (f"plot {shown}", f"inspect {shown}", f"compare {shown} --original {shown}/float.onnx"):
+    run = os.path.relpath(folder)
+    for words in (f"plot {run}", f"inspect {run}", f"compare {run} --original {run}/float.onnx"):
         console.print(f"  nncf-ext {words}", highlight=False, soft_wrap=True)

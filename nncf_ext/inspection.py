@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 from pydantic import BaseModel
-from rich.table import Table
 
 from nncf_ext.checkpoint import CheckpointError, TensorFile, plan_from_json, plan_in
-from nncf_ext.edits import Edit
+from nncf_ext.edits import Edit, Transform
 from nncf_ext.errors import shown
 from nncf_ext.files.json_text import refused_as
 from nncf_ext.files.schema import expect
 from nncf_ext.schedules import Clock
+from nncf_ext.text_table import TextTable
 
 SUFFIX = ".safetensors"
 
@@ -41,7 +41,7 @@ def find_checkpoint(path: Path) -> Path:
     return found[-1]
 
 
-def describe(path: Path) -> list[Table]:
+def describe(path: Path) -> list[TextTable]:
     """Two tables: the training state, and one row per compressed tensor."""
     file = TensorFile(path)
     state = file.compression_state
@@ -57,22 +57,20 @@ def describe(path: Path) -> list[Table]:
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
     tensors = {name: file.read(name) for name in file.specs}
-    summary = Table("", "", title=str(path), title_justify="left", show_header=False)
-    summary.add_row("epoch", str(epoch))
-    summary.add_row("tensors", f"{len(tensors)}, {sum(array.nbytes for array in tensors.values()):,} bytes")
+    summary = [("epoch", str(epoch)), ("tensors", f"{len(tensors)}, {sum(array.nbytes for array in tensors.values()):,} bytes")]
     for name, algorithm in progress.algorithms.items():
-        summary.add_row(name, ", ".join(f"{key} {shown(value)}" for key, value in algorithm.state.items()) or "no schedule")
-    layers = Table(title="compressed tensors", title_justify="left")
-    layers.add_column("layer", overflow="fold", ratio=2)  # names are long words, which differ at their ends
-    for name in ("tensor", "transform", "settings", "values"):
-        layers.add_column(name)
-    for edit in plan:
-        settings = edit.transform.model_dump(exclude={"kind"}, exclude_none=True, exclude_defaults=True)
-        layers.add_row(edit.site.node, edit.site.slot, edit.transform.kind, _settings(settings), _values(edit, state, tensors))
-    return [summary, layers]
+        told = [f"{key} {shown(value)}" for key, value in algorithm.state.items() if value not in ({}, [])]
+        summary.append((name, ", ".join(told) or "no schedule"))
+    layers = [
+        (edit.site.node, edit.site.slot, edit.transform.kind, _settings(edit.transform), _values(edit, state, tensors))
+        for edit in plan
+    ]
+    columns = ("layer", "tensor", "transform", "settings", "values")
+    return [TextTable(str(path), summary), TextTable("compressed tensors", layers, columns)]
 
 
-def _settings(settings: dict[str, Any]) -> str:
+def _settings(transform: Transform) -> str:
+    settings = transform.model_dump(exclude={"kind"}, exclude_none=True, exclude_defaults=True)
     return ", ".join(name if value is True else f"{name} {value}" for name, value in settings.items() if value is not False)
 
 

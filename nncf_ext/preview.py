@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rich.table import Table
-
 from nncf_ext.adapter import Adapter
 from nncf_ext.compress import planned, united
 from nncf_ext.config import NNCFConfig
@@ -15,6 +13,7 @@ from nncf_ext.edits import Plan
 from nncf_ext.graph import Graph, Node
 from nncf_ext.initialization import batchnorm_settings
 from nncf_ext.report import render, rows, tables
+from nncf_ext.text_table import TextTable
 from nncf_ext.untouched import Untouched, untouched
 
 
@@ -44,7 +43,7 @@ class Preview:
     by_data: tuple[tuple[str, str], ...]
     untouched: Untouched | None = None
 
-    def tables(self) -> list[Table]:
+    def tables(self) -> list[TextTable]:
         layers = [
             (layer.name, layer.operator, "x".join(map(str, layer.weight)), "\n".join(layer.happens) or "left alone")
             for layer in self.layers

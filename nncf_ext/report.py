@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
+from nncf_ext.text_table import TextTable
 from nncf_ext.untouched import Untouched
 
 T = TypeVar("T")
@@ -95,10 +96,10 @@ def _named_rows(value: Any) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) and value and is_dataclass(value[0]) and hasattr(value[0], "name") else ()
 
 
-def tables(title: str, report: Any) -> list[Table]:
+def tables(title: str, report: Any) -> list[TextTable]:
     """A dataclass as tables: its plain fields as one, each field with several rows as another."""
-    plain = Table("", "", title=title, title_justify="left", show_header=False)
-    extra: list[Table] = []
+    plain: list[tuple[Any, ...]] = []
+    extra: list[TextTable] = []
     for field in fields(report):
         value = getattr(report, field.name)
         if isinstance(value, Mapping) and not value:
@@ -111,28 +112,25 @@ def tables(title: str, report: Any) -> list[Table]:
         elif isinstance(value, tuple):
             extra.extend([rows(f"{title}: {field.name}", None, [_flat(row) for row in value])] if value else [])
         else:
-            plain.add_row(field.name.replace("_", " "), _shown(value))
-    return ([plain] if plain.row_count else []) + extra
+            plain.append((field.name.replace("_", " "), value))
+    return ([rows(title, None, plain)] if plain else []) + extra
 
 
-def render(table: Table) -> str:
-    """A table as plain text, as wide as it needs."""
-    console = Console(file=io.StringIO(), width=200, color_system=None, markup=False)  # names have [brackets]
+def render(table: TextTable) -> str:
+    """A table as plain text, as wide as it needs and the terminal is; up to 200 characters where there is none."""
+    width = shutil.get_terminal_size(fallback=(200, 24)).columns
+    console = Console(file=io.StringIO(), width=width, color_system=None, markup=False)  # names have [brackets]
     console.print(table)
     text = console.file
     assert isinstance(text, io.StringIO)
     return text.getvalue().rstrip()
 
 
-def rows(title: str, names: list[str] | None, values: Sequence[tuple[Any, ...]], lines: bool = False) -> Table:
+def rows(title: str, names: Sequence[str] | None, values: Sequence[tuple[Any, ...]], lines: bool = False) -> TextTable:
     """A table of `values`, row by row. names: of the columns. lines: between the rows, for those with cells of several lines."""
-    columns = names or [""] * max((len(row) for row in values), default=1)
-    table = Table(title=title, title_justify="left", show_header=names is not None, show_lines=lines)
-    for column in columns:
-        table.add_column(column.replace("_", " "), overflow="fold")  # names of nodes are long words
-    for row in values:
-        table.add_row(*(_shown(value) for value in row))
-    return table
+    size = max((len(row) for row in values), default=1)
+    cells = [[_shown(value) for value in row] + [""] * (size - len(row)) for row in values]
+    return TextTable(title, cells, names and [name.replace("_", " ") for name in names], lines)
 
 
 def _flat(value: Any) -> tuple[Any, ...]:

@@ -208,6 +208,8 @@ class Controller:
         """Move the clock and let every algorithm act on `event` (`epoch_step` or `step`)."""
         self._refuse_stripped(event)
         self.settle()
+        if event == "epoch_step":
+            self._step_watch.epoch_begins()
         if self.clock == Clock() and max(clock.epoch, clock.step) == 0:
             self._step_watch.starts_anew({call for calls in self.awaited().values() for call in calls})
         self.clock = clock

@@ -21,6 +21,7 @@ class StepWatch:
     def __init__(self, controller: Controller, advice: str):
         self._controller, self._advice = controller, advice
         self._silent = self._silent_on_weight = False
+        self._speaks_for_all = False  # a step was heard that stands for others, which are not
         self._weights_alone = self._state_loaded = False
         self._last_step: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
@@ -29,8 +30,11 @@ class StepWatch:
         """Whether there is a schedule or a loss that a training loop could leave out."""
         return bool(self._controller.awaited() or self._controller.names_with_loss() or not self._controller.task_weight_asked)
 
-    def step_begins(self, optimizer: Any = None) -> None:
-        """An optimizer begins a step of the model's parameters. optimizer: where the framework tells of every step, which one."""
+    def step_begins(self, optimizer: Any = None, several: bool = False) -> None:
+        """An optimizer begins a step of the model's parameters.
+
+        optimizer: where the framework tells of every step, which one. several: it may make several steps for one call of the
+        scheduler's. A loop may call `scheduler.step()` after the optimizer's step, so it is missed at the next one only."""
         if self._controller.forward_loss.taken == LOOP and not self._silent_on_weight:
             self._silent_on_weight = True
             if not self._controller.task_weight_asked:
@@ -42,11 +46,23 @@ class StepWatch:
         if self._silent:
             return
         clock = self._controller.clock
-        missing = {call for call, count in (("epoch_step", clock.epoch), ("step", clock.step)) if count < 0}
-        if optimizer is not None:
-            if self._last_step.get(optimizer) == clock.step:
-                missing.add("step")
+        missing = {"epoch_step"} if clock.epoch < 0 else set()
+        if optimizer is None:  # the first one speaks for all, as far as anybody knows of the schedule
+            self._speaks_for_all = True
+            missing |= {"step"} if clock.epoch < 0 and clock.step < 0 else set()
+        else:
+            unmoved = self._last_step.get(optimizer) == clock.step
+            missing |= {"step"} if unmoved and not (several and clock.step >= 0) else set()
             self._last_step[optimizer] = clock.step
+        self._warn_of(missing)
+
+    def epoch_begins(self) -> None:
+        """The scheduler is told of an epoch."""
+        if self._speaks_for_all and self._controller.clock.step < 0 and not self._silent:
+            self._warn_of({"step"})
+
+    def _warn_of(self, missing: Collection[str]) -> None:
+        missing = set(missing)
         waiting = {name: missing & set(calls) for name, calls in self._controller.awaited().items() if missing & set(calls)}
         if waiting:
             self._silent = True

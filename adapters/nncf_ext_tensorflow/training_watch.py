@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from nncf_ext.step_watch import StepWatch
+from nncf_ext_tensorflow import keras_private
 from nncf_ext_tensorflow.optimizer_steps import ignore, listen
 
 
@@ -25,7 +27,7 @@ class TrainingWatch:
     def before_step(self, optimizer: Any, gradients: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
         """RuntimeError where the model is trained without the algorithms' losses."""
         if any(id(variable) in self._variables for variable in variables):
-            self._watch.step_begins()
+            self._tell_of_step(optimizer)
             problem = self._watch.dropped_loss()
             if problem is not None:
                 raise RuntimeError(
@@ -33,6 +35,12 @@ class TrainingWatch:
                     "model, and a model around it has them in its losses"
                 )
         return list(gradients)
+
+    def _tell_of_step(self, optimizer: Any) -> None:
+        if not tf.executing_eagerly():
+            self._watch.step_begins()
+        elif not keras_private.steps_of(optimizer)[1]:  # the first of the batches whose gradients it accumulates
+            self._watch.step_begins(optimizer, several=True)  # `steps_per_execution`
 
     def after_step(self) -> None:
         """Nothing."""

@@ -200,6 +200,51 @@ def test_training_that_nobody_tells_the_schedule_of():
             train(model)
 
 
+def own_loop(ctrl, model, compiled, after=lambda: None, before=lambda: None):
+    """Two epochs of two steps."""
+    optimizer = keras.optimizers.SGD(0.1)
+
+    def train():
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((model(X, training=True) - Y) ** 2)
+        variables = model.trainable_variables
+        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+
+    train = tf.function(train) if compiled else train
+    for _ in range(2):
+        ctrl.scheduler.epoch_step()
+        for _ in range(2):
+            before()
+            train()
+            after()
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_a_loop_that_steps_the_schedule_after_the_optimizer_says_nothing(compiled):
+    for order in ("after", "before"):
+        ctrl, model = compressed(RIGL)
+        own_loop(ctrl, model, compiled, **{order: ctrl.scheduler.step})
+    ctrl, model = compressed(RIGL)
+    with pytest.warns(UserWarning, match=r"expected controller.scheduler.step\(\) before each optimizer step, or") as told:
+        own_loop(ctrl, model, compiled)
+    assert len(told) == 1
+
+
+def test_callbacks_of_ones_own_may_step_the_schedule_after_the_optimizer():
+    for eager, several in ((True, 1), (False, 1), (False, 2)):
+        ctrl, model = compressed(RIGL, run_eagerly=eager, steps_per_execution=several)
+        own = keras.callbacks.LambdaCallback(
+            on_epoch_begin=lambda epoch, logs, c=ctrl: c.scheduler.epoch_step(),
+            on_train_batch_end=lambda batch, logs, c=ctrl: c.scheduler.step(),
+        )
+        model.fit(X, Y, batch_size=4, epochs=2, verbose=0, callbacks=[own])
+
+
+def test_steps_of_one_execution_are_not_taken_for_steps_that_nobody_tells_of():
+    ctrl, model = compressed(RIGL, optimizer=keras.optimizers.SGD(0.1, gradient_accumulation_steps=2), steps_per_execution=4)
+    fit(ctrl, model, 2)
+
+
 @pytest.mark.filterwarnings("error::UserWarning")  # of a target that is not reached
 @pytest.mark.parametrize("algorithm, wanted", [(RIGL, 0.5), (SPARSE, 0.9)], ids=["moving", "growing"])
 @pytest.mark.parametrize("how", ["at the end", "every third step", "SwapEMAWeights"])

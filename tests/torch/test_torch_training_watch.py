@@ -91,6 +91,7 @@ def test_each_schedule_waits_for_its_own_calls(algorithm, calls):
     ctrl, model = compressed(algorithm)
     optimizer = sgd(model)
     ctrl.scheduler.epoch_step()
+    step(model, optimizer, ctrl.total_loss)  # a loop may call scheduler.step() after it
     with pytest.warns(UserWarning, match=r"expected controller.scheduler.step\(\) before each optimizer step, or"):
         step(model, optimizer, ctrl.total_loss)
     ctrl, model = compressed(algorithm)
@@ -100,6 +101,17 @@ def test_each_schedule_waits_for_its_own_calls(algorithm, calls):
             step(model, sgd(model), ctrl.total_loss)
     else:
         step(model, sgd(model), ctrl.total_loss)
+
+
+@pytest.mark.parametrize("algorithm", [RIGL, RB], ids=["rigl", "noise"])
+def test_a_loop_that_steps_the_schedule_after_the_optimizer_says_nothing(algorithm):
+    ctrl, model = compressed(algorithm)
+    optimizer = sgd(model)
+    for _ in range(2):
+        ctrl.scheduler.epoch_step()
+        for _ in range(2):
+            step(model, optimizer, ctrl.total_loss)
+            ctrl.scheduler.step()
 
 
 def test_one_call_in_each_epoch_is_too_few():

@@ -50,7 +50,7 @@ zoo: .venv/installed .venv-zoo/installed
 
 # The site, in build/site.
 docs: .venv/installed
-	$(BIN)/python -m nncf_ext.config.reference > docs/config.md
+	$(BIN)/python -m nncf_ext.tools.config_reference > docs/config.md
 	$(SITE)
 
 notebooks: .venv/installed

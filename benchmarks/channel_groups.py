@@ -18,7 +18,7 @@ from nncf_ext_torch.trace import ExampleInput, trace
 
 from benchmarks import models_torch
 from benchmarks.contest import machine, run_worker, show, write_section
-from nncf_ext.channels import ChannelGroup, channel_groups
+from nncf_ext.channels.groups import ChannelGroup, channel_groups
 from nncf_ext.graph import Graph
 
 IMAGE = ExampleInput((torch.zeros(1, 3, 64, 64),))

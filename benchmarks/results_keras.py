@@ -16,7 +16,8 @@ from nncf_ext_tensorflow.demo import compile_model, digits_net
 
 from benchmarks.contest import Result, report_result
 from benchmarks.results import EPOCHS, FLOAT_EPOCHS, FLOAT_RATE, IMAGE_ROWS, RATE, Row, measured
-from nncf_ext import NNCFConfig, demo
+from nncf_ext import NNCFConfig
+from nncf_ext.tools import demo
 
 task_loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 

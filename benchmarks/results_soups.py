@@ -15,7 +15,8 @@ from rich.console import Console
 
 from benchmarks.contest import Result, machine, report_result, run_worker, show, write_section
 from benchmarks.seeded import DOCUMENT, SEEDS
-from nncf_ext import NNCFConfig, demo
+from nncf_ext import NNCFConfig
+from nncf_ext.tools import demo
 
 WIDTHS = (8, 8, 16, 16)
 TRAIN, BATCH = 500, 50  # images to train with; those of the training set that are left choose among soups,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from nncf_ext import demo
+from nncf_ext.tools import demo
 
 SMALL = (8, 16, 24, 32)  # widths of the students' network, a quarter to a sixth of the teacher's
 LABELS, LABELLED, UNLABELLED = 4, 32, 32  # labelled images of each digit; images of both kinds in a batch

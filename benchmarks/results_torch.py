@@ -18,7 +18,8 @@ from torch import nn
 
 from benchmarks.contest import Result, report_result
 from benchmarks.results import EPOCHS, FLOAT_EPOCHS, FLOAT_RATE, IMAGE_ROWS, RATE, Row, measured
-from nncf_ext import NNCFConfig, demo
+from nncf_ext import NNCFConfig
+from nncf_ext.tools import demo
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nncf_ext import demo
+from nncf_ext.tools import demo
 
 CONTEXT, VOCABULARY, STRETCH = 48, 128, 600
 # SqueezeNet 1.1's modules: channels between, channels out, whether a pooling comes first.

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nncf_ext.config import NNCFConfig
+    from nncf_ext.calibration.initialization import InitializationWarning
     from nncf_ext.errors import ConfigError
-    from nncf_ext.initialization import InitializationWarning
-    from nncf_ext.run_log import RunLog
+    from nncf_ext.nncf_config import NNCFConfig
+    from nncf_ext.training.run_log import RunLog
 
     __version__: str
 
@@ -21,10 +21,10 @@ if not Path(__file__).with_name("configs").is_dir():
     __path__.append(str(Path(__file__).parents[1]))
 
 _FROM = {
-    "NNCFConfig": "nncf_ext.config",
+    "NNCFConfig": "nncf_ext.nncf_config",
     "ConfigError": "nncf_ext.errors",
-    "InitializationWarning": "nncf_ext.initialization",
-    "RunLog": "nncf_ext.run_log",
+    "InitializationWarning": "nncf_ext.calibration.initialization",
+    "RunLog": "nncf_ext.training.run_log",
 }
 __all__ = ["ConfigError", "InitializationWarning", "NNCFConfig", "RunLog", "__version__"]
 

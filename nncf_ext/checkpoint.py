@@ -20,10 +20,10 @@ from safetensors.numpy import save_file
 from nncf_ext.algorithms import ALGORITHMS
 from nncf_ext.edits import Edit, Plan
 from nncf_ext.errors import shown
+from nncf_ext.files.finite import not_finite
 from nncf_ext.files.json_text import Unreadable, refused_as, value_of
 from nncf_ext.files.schema import expect
 from nncf_ext.files.writing import replacing
-from nncf_ext.finite import not_finite
 from nncf_ext.graph import Graph, Site
 
 FORMAT = 1

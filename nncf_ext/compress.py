@@ -11,21 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from nncf_ext.adapter import Adapter, Traced
-from nncf_ext.algorithms.algorithm import Algorithm, Prospect
-from nncf_ext.calibration import ranges_of
+from nncf_ext.algorithm import Algorithm, Prospect
+from nncf_ext.calibration.collectors import ranges_of
+from nncf_ext.calibration.data import described
+from nncf_ext.calibration.initialization import QuantizationRangeInitArgs, adapt_batchnorm, check_registered, for_model
 from nncf_ext.checkpoint import CheckpointError, check_plan_fits, plan_from_json, plan_in
-from nncf_ext.config import ConfigError, NNCFConfig
 from nncf_ext.config.initialization import RangeInit
 from nncf_ext.controller import Controller
-from nncf_ext.data import described
+from nncf_ext.distillation.teacher_cache import TeacherCache
 from nncf_ext.drawing import write_graphs
 from nncf_ext.edits import Plan, Range, Var, compose
-from nncf_ext.finite import not_finite
+from nncf_ext.errors import ConfigError
+from nncf_ext.files.finite import not_finite
 from nncf_ext.graph import Graph
-from nncf_ext.initialization import QuantizationRangeInitArgs, adapt_batchnorm, check_registered, for_model
-from nncf_ext.nncf2_state import nncf2_schedules
+from nncf_ext.nncf2.states import nncf2_schedules
+from nncf_ext.nncf_config import NNCFConfig
 from nncf_ext.ops import is_opaque
-from nncf_ext.teacher_cache import TeacherCache
 from nncf_ext.untouched import unknown_weights
 
 _KEPT_SAMPLES = 4  # calibration batches kept for the parity check at export

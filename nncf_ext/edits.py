@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from nncf_ext import noise, numerics, reference
+from nncf_ext import noise, numerics, numpy_xp
 from nncf_ext.files.json_text import Unreadable
 from nncf_ext.graph import Graph, Site
 
@@ -77,7 +77,7 @@ class Transform(BaseModel):
     def _zeros(self, variables: Mapping[str, np.ndarray], x: np.ndarray | None) -> str:
         if x is None:
             x = np.ones(max((value.shape for value in variables.values()), key=lambda shape: (np.prod(shape), len(shape))))
-        masked = self.apply(reference, x.astype(np.float32), variables, False)
+        masked = self.apply(numpy_xp, x.astype(np.float32), variables, False)
         return f"{1 - np.count_nonzero(masked) / max(masked.size, 1):.1%} zeros of {masked.size:,}"
 
     def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:

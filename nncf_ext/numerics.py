@@ -1,6 +1,6 @@
 """The mathematics, written once over an array namespace `xp`.
 
-`xp` is numpy (`nncf_ext.reference`), torch (`nncf_ext_torch.xp`) or keras.ops (`nncf_ext_tensorflow.xp`). Besides array
+`xp` is numpy (`nncf_ext.numpy_xp`), torch (`nncf_ext_torch.xp`) or keras.ops (`nncf_ext_tensorflow.xp`). Besides array
 functions with numpy's names and arguments it has `stop_gradient(x)`; it may offer `fused`, a dict of replacements for functions
 below by name.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nncf_ext import reference as xp
+from nncf_ext import numpy_xp as xp
 from nncf_ext.algorithms.binarization import BinaryActivation, BinaryWeight
 
 SHAPE = (5, 3, 4, 2)

@@ -11,8 +11,8 @@ import keras
 import numpy as np
 
 from nncf_ext import ConfigError, NNCFConfig
-from nncf_ext.accuracy_aware import HIGHEST_RATE, AccuracyAwareLoop, TrainingLoopStatistics, settings_of
 from nncf_ext.controller import Controller
+from nncf_ext.training.accuracy_aware import HIGHEST_RATE, AccuracyAwareLoop, TrainingLoopStatistics, settings_of
 from nncf_ext_tensorflow.callbacks import StepSchedules
 
 
@@ -74,7 +74,7 @@ class StepSchedulesOfLoop(StepSchedules):
 
 
 class _Trainer:
-    """`fit` behind `nncf_ext.accuracy_aware.Trainer`."""
+    """`fit` behind `nncf_ext.training.accuracy_aware.Trainer`."""
 
     def __init__(self, model: keras.Model, data: Any, validate: Callable[[keras.Model], float], callbacks: list[Any]):
         self._model, self._data, self._validate, self._callbacks = model, data, validate, callbacks

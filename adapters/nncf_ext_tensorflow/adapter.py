@@ -12,11 +12,11 @@ import numpy as np
 import tensorflow as tf
 
 from nncf_ext.adapter import Values
-from nncf_ext.data import Batches, Data, ModelInputs
+from nncf_ext.calibration.data import Batches, Data, ModelInputs
 from nncf_ext.edits import Plan, Removal
-from nncf_ext.forward_loss import ForwardLoss
 from nncf_ext.graph import Site
-from nncf_ext.step_watch import StepWatch
+from nncf_ext.training.forward_loss import ForwardLoss
+from nncf_ext.training.step_watch import StepWatch
 from nncf_ext_tensorflow import keras_private, xp
 from nncf_ext_tensorflow.apply import Patch
 from nncf_ext_tensorflow.attach import KerasAttached, attach, visiting

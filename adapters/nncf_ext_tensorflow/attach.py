@@ -13,8 +13,8 @@ import keras
 from nncf_ext.adapter import Values
 from nncf_ext.edits import QUANTIZE, Edit, Plan, Var
 from nncf_ext.graph import Site
-from nncf_ext.quantizers.fixed import fixed
-from nncf_ext.step_watch import StepWatch
+from nncf_ext.quantization.quantizers.fixed import fixed
+from nncf_ext.training.step_watch import StepWatch
 from nncf_ext_tensorflow import keras_private, xp
 from nncf_ext_tensorflow.apply import Patch
 from nncf_ext_tensorflow.dense_gradients import DenseGradients

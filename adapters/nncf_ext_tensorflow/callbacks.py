@@ -9,12 +9,12 @@ from typing import Any
 
 import keras
 
-from nncf_ext.best_model import Waiting, hold
 from nncf_ext.controller import Controller
 from nncf_ext.report import prepare_for_tensorboard
-from nncf_ext.run_log import RunLog
 from nncf_ext.schedules import Clock
 from nncf_ext.soup import WeightAverage
+from nncf_ext.training.best_model import Waiting, hold
+from nncf_ext.training.run_log import RunLog
 from nncf_ext_tensorflow import keras_private
 
 _LOGGER = logging.getLogger("nncf_ext")
@@ -132,7 +132,7 @@ _JUDGING = ("on_epoch_end", "on_train_batch_end")
 
 def only_when_compressed(controller: Controller, callback: keras.callbacks.Callback) -> keras.callbacks.Callback:
     """`callback`, which from now on sees the ends of epochs and batches only while all of the model is compressed (see
-    `nncf_ext.best_model`). `create_compression_callbacks` does so to each EarlyStopping, and ModelCheckpoint with save_best_only,
+    `nncf_ext.training.best_model`). `create_compression_callbacks` does so to each EarlyStopping, and ModelCheckpoint with save_best_only,
     in the same `fit`."""
     hold(controller, callback, _JUDGING)
     return callback

@@ -11,7 +11,8 @@ import keras
 import numpy as np
 from keras import layers
 
-from nncf_ext import NNCFConfig, demo
+from nncf_ext import NNCFConfig
+from nncf_ext.tools import demo
 from nncf_ext_tensorflow import create_compressed_model, create_compression_callbacks, register_default_init_args
 
 

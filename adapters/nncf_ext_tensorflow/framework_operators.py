@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from nncf_ext.edits import Edit
-from nncf_ext.quantizers.fixed import Affine, FixedQuantizer, affine
+from nncf_ext.quantization.quantizers.fixed import Affine, FixedQuantizer, affine
 from nncf_ext_tensorflow import keras_private, xp
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from nncf_ext import ConfigError, NNCFConfig, initialization
-from nncf_ext.data import Batches, Data, refuse_one_shot
-from nncf_ext.initialization import (
+from nncf_ext import ConfigError, NNCFConfig
+from nncf_ext.calibration import initialization
+from nncf_ext.calibration.data import Batches, Data, refuse_one_shot
+from nncf_ext.calibration.initialization import (
     AutoQPrecisionInitArgs,
     LeGRInitArgs,
     QuantizationPrecisionInitArgs,

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from nncf_ext.channels import channels_left
+from nncf_ext.channels.groups import channels_left
 from nncf_ext.edits import Removal
 from nncf_ext.graph import Graph, Node, Site
 from nncf_ext_tensorflow import keras_private

@@ -17,8 +17,8 @@ import keras
 import numpy as np
 from keras import layers as L
 
-from nncf_ext.config import ConfigError
 from nncf_ext.edits import Removal
+from nncf_ext.errors import ConfigError
 from nncf_ext.graph import Site
 from nncf_ext_tensorflow import keras_private
 from nncf_ext_tensorflow.apply import Patch

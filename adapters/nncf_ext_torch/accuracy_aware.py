@@ -11,13 +11,13 @@ import numpy as np
 import torch
 
 from nncf_ext import NNCFConfig
-from nncf_ext.accuracy_aware import HIGHEST_RATE, AccuracyAwareLoop, TrainingLoopStatistics, settings_of
 from nncf_ext.controller import Controller
+from nncf_ext.training.accuracy_aware import HIGHEST_RATE, AccuracyAwareLoop, TrainingLoopStatistics, settings_of
 from nncf_ext_torch.optimizer_state import load_optimizer_state, optimizer_state
 
 
 class _Trainer:
-    """The user's callables behind `nncf_ext.accuracy_aware.Trainer`."""
+    """The user's callables behind `nncf_ext.training.accuracy_aware.Trainer`."""
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ from torch import nn
 from nncf_ext.adapter import Values
 from nncf_ext.edits import Edit, Plan, Var
 from nncf_ext.graph import Site
-from nncf_ext.quantizers.fixed import fixed
+from nncf_ext.quantization.quantizers.fixed import fixed
 from nncf_ext_torch import xp
 from nncf_ext_torch.computed_weights import computed_in, raw
 from nncf_ext_torch.dense_gradients import DenseGradients
@@ -294,7 +294,7 @@ def refuse_compressed(model: nn.Module) -> None:
 def strip(model: nn.Module, quantizers: bool = False) -> None:
     """Make a compressed model plain again: parameters become what their transforms make of them in inference, all else goes.
 
-    quantizers: what `nncf_ext.quantizers.fixed` says of the quantizers stays.
+    quantizers: what `nncf_ext.quantization.quantizers.fixed` says of the quantizers stays.
     """
     make_plain(model)
     baked: dict[int, tuple[nn.Parameter, torch.Tensor]] = {}

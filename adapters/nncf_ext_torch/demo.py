@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from nncf_ext import NNCFConfig, RunLog, demo
+from nncf_ext import NNCFConfig, RunLog
+from nncf_ext.tools import demo
 from nncf_ext_torch import create_compressed_model, register_default_init_args
 
 

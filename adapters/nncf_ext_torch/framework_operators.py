@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nncf_ext.edits import Edit
-from nncf_ext.quantizers.fixed import FixedQuantizer, affine
+from nncf_ext.quantization.quantizers.fixed import FixedQuantizer, affine
 from nncf_ext_torch import xp
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from nncf_ext.best_model import is_compressed
 from nncf_ext.controller import Controller
+from nncf_ext.training.best_model import is_compressed
 
 _KEY = "nncf_ext"  # in the `stateful_callbacks` of the Trainer's state, which is saved with each checkpoint
 

@@ -7,8 +7,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from nncf_ext.best_model import Waiting
 from nncf_ext.controller import Controller
+from nncf_ext.training.best_model import Waiting
 
 callbacks: Any = import_module("lightning.pytorch.callbacks" if find_spec("lightning") else "pytorch_lightning.callbacks")
 

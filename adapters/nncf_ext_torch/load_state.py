@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nncf_ext.nncf2_names import SETTINGS, VARIABLES
+from nncf_ext.nncf2.names import SETTINGS, VARIABLES
 from nncf_ext_torch.apply import Applied, applied_in, settle
 
 _PREFIXES = re.compile(r"^(?:module\.|nncf_module\.|_orig_mod\.)+")  # DataParallel's, NNCF's up to 2.4, torch.compile's

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from nncf_ext.algorithms.algorithm import Algorithm
+from nncf_ext.algorithm import Algorithm
 from nncf_ext.algorithms.binarization import Binarization
 from nncf_ext.algorithms.clip_q import ClipQCompression
 from nncf_ext.algorithms.const_sparsity import ConstSparsity

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from nncf_ext import numerics
-from nncf_ext.algorithms.algorithm import Outlook, State, Training
+from nncf_ext.algorithm import Outlook, State, Training
 from nncf_ext.algorithms.staged_quantizers import StagedQuantizers
 from nncf_ext.config.binarization import BinarizationConfig
 from nncf_ext.config.initialization import RangeInit
@@ -18,7 +18,7 @@ from nncf_ext.config.quantization import ScopeOverrides
 from nncf_ext.edits import QUANTIZE, Edit, Plan, Range, Transform, Var
 from nncf_ext.graph import Graph, Site
 from nncf_ext.ops import has_weight
-from nncf_ext.quantizer_settings import range_inits
+from nncf_ext.quantization.settings import range_inits
 from nncf_ext.schedules import Clock
 from nncf_ext.scopes import considered, select
 

@@ -11,9 +11,10 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from nncf_ext import numerics, reference
-from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, Prospect, Remembered, State, Training
+from nncf_ext import numerics, numpy_xp
+from nncf_ext.algorithm import Algorithm, CompressionStage, Outlook, Prospect, Remembered, State, Training
 from nncf_ext.algorithms.weights import plan_weights
+from nncf_ext.calibration.trials import scorer, search
 from nncf_ext.config.clip_q import ClipQConfig, ClipQLayer
 from nncf_ext.edits import SHARE, Edit, Plan, Range, Transform, Var
 from nncf_ext.graph import Graph, Node, Parameter
@@ -21,8 +22,7 @@ from nncf_ext.ops import has_weight
 from nncf_ext.report import progress
 from nncf_ext.schedules import Clock
 from nncf_ext.scopes import considered, matched_by, matches
-from nncf_ext.selection import smallest_left
-from nncf_ext.trials import scorer, search
+from nncf_ext.sparsity.selection import smallest_left
 
 FLOAT_BITS = 32
 SEARCHED = {"pruning": [step / 20 for step in range(20)], "bits": [2, 3, 4, 5, 6, 7, 8]}
@@ -186,7 +186,7 @@ class ClipQCompression(ClipQConfig, Algorithm):
         layers, kept, size = [], 0, 0
         for edit in training.edits if state["begun"] else ():
             transform = _transform(edit)
-            values = transform.apply(reference, training.reaching(edit.site), {"begun": np.True_}, False)
+            values = transform.apply(numpy_xp, training.reaching(edit.site), {"begun": np.True_}, False)
             nonzero = values[values != 0]
             share = 1 - nonzero.size / max(values.size, 1)
             layers.append(ClippedLayer(edit.site.label, transform.pruning, transform.bits, share, int(np.unique(nonzero).size)))

@@ -9,15 +9,15 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from nncf_ext import numerics
-from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, Remembered, State, Training, expect_codes_as_said
+from nncf_ext.algorithm import Algorithm, CompressionStage, Outlook, Remembered, State, Training, expect_codes_as_said
 from nncf_ext.algorithms.weights import plan_weights
-from nncf_ext.code_books import Book, Coded, entropy
-from nncf_ext.config import ConfigError
+from nncf_ext.coding.code_books import Book, Coded, entropy
+from nncf_ext.coding.hessian_weighting import hessian_weights
 from nncf_ext.config.code_books import CodeBookParams
 from nncf_ext.config.section import ScopedConfig
 from nncf_ext.edits import SHARE, Edit, Plan, Range, Transform, Var, check_codes
+from nncf_ext.errors import ConfigError
 from nncf_ext.graph import Graph
-from nncf_ext.hessian_weighting import hessian_weights
 from nncf_ext.schedules import Clock
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from nncf_ext.algorithms.algorithm import Algorithm, Outlook, State, Training
+from nncf_ext.algorithm import Algorithm, Outlook, State, Training
 from nncf_ext.algorithms.sparsity import BinaryMask, SparsityStatistics, measured, outlook_of_masks
 from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.config.sparsity import ConstSparsityConfig

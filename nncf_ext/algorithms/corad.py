@@ -15,20 +15,21 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from nncf_ext import noise, reference, regularizers
-from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, Remembered, State, Training
+from nncf_ext import noise, numpy_xp
+from nncf_ext.algorithm import Algorithm, CompressionStage, Outlook, Remembered, State, Training
 from nncf_ext.algorithms.sparsity import SparsityStatistics, measured, outlook_of_masks
 from nncf_ext.algorithms.weights import plan_weights
+from nncf_ext.channels.costs import flops
 from nncf_ext.config.corad import CoradConfig, Weighted
-from nncf_ext.distillation import check_cache, outputs_loss
+from nncf_ext.distillation.losses import check_cache, outputs_loss
+from nncf_ext.distillation.teacher_cache import TeacherCache, write_cache
 from nncf_ext.edits import MASK, Edit, Plan, Range, Transform, Var
 from nncf_ext.errors import ConfigError
 from nncf_ext.files.json_text import Unreadable, refused_as, value_in
 from nncf_ext.files.schema import NotNegative
-from nncf_ext.flops import flops
 from nncf_ext.graph import Graph, Node, Parameter, Site
 from nncf_ext.schedules import Clock, multistep, polynomial
-from nncf_ext.teacher_cache import TeacherCache, write_cache
+from nncf_ext.sparsity import regularizers
 
 FIRST_GATE = math.log(0.9 / 0.1)  # a tenth is dropped (Louizos et al. 2018)
 
@@ -224,7 +225,7 @@ class Corad(CoradConfig, Algorithm):
     def report(self, training: Training, clock: Clock, state: State) -> CoradStatistics:
         raw = [training.adapter.to_numpy(training.attached.parameter(edit.site)) for edit in training.edits]
         present = [{name: training.variable(e, name) for name in training.attached.variables(e)} for e in training.edits]
-        left = [e.transform.apply(reference, w, v, False) for e, w, v in zip(training.edits, raw, present, strict=True)]
+        left = [e.transform.apply(numpy_xp, w, v, False) for e, w, v in zip(training.edits, raw, present, strict=True)]
         has_value = self.regularization is not None and training.edits
         value = float(training.adapter.to_numpy(self._regularizer(training, state))) if has_value else 0.0
         return CoradStatistics(

@@ -19,20 +19,20 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from nncf_ext import numerics
-from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, Remembered, State, Training
+from nncf_ext.algorithm import Algorithm, CompressionStage, Outlook, Remembered, State, Training
 from nncf_ext.algorithms.sparsity import BinaryMask, SparsityStatistics, measured, outlook_of_masks
 from nncf_ext.algorithms.weights import plan_weights
-from nncf_ext.config import ConfigError
+from nncf_ext.channels.costs import flops
 from nncf_ext.config.dynamic_sparse_training import DynamicSparseTrainingConfig
-from nncf_ext.connections import Structure, densities, drop_and_grow, first_units, random_scores
 from nncf_ext.edits import MASK, Edit, Plan, Range, Transform, Var
+from nncf_ext.errors import ConfigError
 from nncf_ext.files.json_text import Unreadable
 from nncf_ext.files.schema import Count
-from nncf_ext.flops import flops
 from nncf_ext.graph import Graph, Node, Parameter
 from nncf_ext.schedules import Clock, polynomial
-from nncf_ext.selection import n_of_m
-from nncf_ext.weight_matrix import WeightMatrix, weight_matrix
+from nncf_ext.sparsity.connections import Structure, densities, drop_and_grow, first_units, random_scores
+from nncf_ext.sparsity.selection import n_of_m
+from nncf_ext.sparsity.weight_matrix import WeightMatrix, weight_matrix
 
 _GROWS_BY_GRADIENT = ("rigl", "granet")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nncf_ext.algorithms.code_book import CodedWeights
-from nncf_ext.code_books import Book, Coded, iterative, iterative_at_rate, uniform_at_rate
+from nncf_ext.coding.code_books import Book, Coded, iterative, iterative_at_rate, uniform_at_rate
 from nncf_ext.config.code_books import ECSQConfig
 
 

@@ -12,20 +12,10 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, PrivateAttr
 
-from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, Remembered, State, Training
-from nncf_ext.channels import ChannelGroup, channel_groups
-from nncf_ext.config import ConfigError
-from nncf_ext.config.filter_pruning import FilterPruningConfig
-from nncf_ext.edits import MASK, Edit, Plan, Range, Removal, Transform, Var
-from nncf_ext.errors import choose
-from nncf_ext.files.json_text import Unreadable
-from nncf_ext.files.schema import Finite, Share
-from nncf_ext.graph import Graph, Node, Site
-from nncf_ext.importance import norm, unit_importance
-from nncf_ext.initialization import LeGRInitArgs
-from nncf_ext.learned_ranking import Coefficients, TrialController, learn_ranking, load_coefficients, save_coefficients
-from nncf_ext.ops import RECURRENT, STATISTICS, has_weight, output_axes
-from nncf_ext.prunable import (
+from nncf_ext.algorithm import Algorithm, CompressionStage, Outlook, Remembered, State, Training
+from nncf_ext.calibration.initialization import LeGRInitArgs
+from nncf_ext.channels.groups import ChannelGroup, channel_groups
+from nncf_ext.channels.prunable import (
     Keep,
     PrunableModel,
     by_share,
@@ -35,8 +25,17 @@ from nncf_ext.prunable import (
     same_share,
     same_share_for_flops,
 )
+from nncf_ext.config.filter_pruning import FilterPruningConfig
+from nncf_ext.edits import MASK, Edit, Plan, Range, Removal, Transform, Var
+from nncf_ext.errors import ConfigError, choose
+from nncf_ext.files.json_text import Unreadable
+from nncf_ext.files.schema import Finite, Share
+from nncf_ext.graph import Graph, Node, Site
+from nncf_ext.ops import RECURRENT, STATISTICS, has_weight, output_axes
 from nncf_ext.schedules import Clock, exponential, exponential_with_bias
 from nncf_ext.scopes import MARKER, Inherited, considered, matches, select
+from nncf_ext.sparsity.importance import norm, unit_importance
+from nncf_ext.sparsity.ranking import Coefficients, TrialController, learn_ranking, load_coefficients, save_coefficients
 
 _NAMED = 10  # layers of which a warning tells
 _NONE = "has no channels that could be pruned"

@@ -13,21 +13,21 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, Remembered, State, Training
+from nncf_ext.algorithm import Algorithm, CompressionStage, Outlook, Remembered, State, Training
 from nncf_ext.algorithms.sparsity import BinaryMask, SparsityStatistics, measured, outlook_of_masks
 from nncf_ext.algorithms.weights import plan_weights
-from nncf_ext.channels import ChannelGroup, channel_groups
-from nncf_ext.config import ConfigError
+from nncf_ext.channels.groups import ChannelGroup, channel_groups
+from nncf_ext.channels.prunable import PrunableModel
 from nncf_ext.config.iterative_magnitude import IterativeMagnitudeConfig
-from nncf_ext.connections import densities
 from nncf_ext.edits import Edit, Plan, Removal, Transform
+from nncf_ext.errors import ConfigError
 from nncf_ext.files.json_text import Unreadable
 from nncf_ext.files.schema import Count, Share
 from nncf_ext.graph import Graph, Site
 from nncf_ext.ops import has_weight
-from nncf_ext.prunable import PrunableModel
 from nncf_ext.schedules import Clock
-from nncf_ext.selection import keep_largest
+from nncf_ext.sparsity.connections import densities
+from nncf_ext.sparsity.selection import keep_largest
 
 Masks = Mapping[str, np.ndarray]  # by the parameter's name
 

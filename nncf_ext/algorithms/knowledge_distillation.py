@@ -9,14 +9,14 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from nncf_ext.algorithms.algorithm import Algorithm, Outlook, Prospect, State, Training
+from nncf_ext.algorithm import Algorithm, Outlook, Prospect, State, Training
 from nncf_ext.config.knowledge_distillation import FeaturePair, KnowledgeDistillationConfig
-from nncf_ext.distillation import attention_difference, check_cache, mean_squared_error, outputs_loss, projected
+from nncf_ext.distillation.losses import attention_difference, check_cache, mean_squared_error, outputs_loss, projected
+from nncf_ext.distillation.teacher_cache import TeacherCache, write_cache
 from nncf_ext.edits import LOOK, Edit, Plan, Range, Transform, Var
 from nncf_ext.errors import ConfigError
 from nncf_ext.graph import Graph, Site
 from nncf_ext.scopes import matched_by
-from nncf_ext.teacher_cache import TeacherCache, write_cache
 
 _WORDS = {"mse": "mean squared error", "softmax": "cross-entropy of softmax", "kl": "divergence of softmax"}
 

@@ -8,11 +8,11 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from nncf_ext import noise
-from nncf_ext.algorithms.algorithm import Training
+from nncf_ext.algorithm import Training
 from nncf_ext.algorithms.learned_sparsity import FACTOR, LearnedMask, LearnedSparsity, rows_for
 from nncf_ext.config.learned_sparsity import L0SparsityConfig
 from nncf_ext.edits import Range, Transform, Var
-from nncf_ext.regularizers import hard_concrete, l0
+from nncf_ext.sparsity.regularizers import hard_concrete, l0
 
 
 class HardConcreteGate(LearnedMask):

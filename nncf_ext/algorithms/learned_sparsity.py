@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from nncf_ext import noise
-from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, State, Training
+from nncf_ext.algorithm import Algorithm, CompressionStage, Outlook, State, Training
 from nncf_ext.algorithms.sparsity import SparsityStatistics, measured, outlook_of_masks
 from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.config.learned_sparsity import LearnedSparsityParams

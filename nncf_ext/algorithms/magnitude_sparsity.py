@@ -8,15 +8,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from nncf_ext import reference
-from nncf_ext.algorithms.algorithm import State, Training
+from nncf_ext import numpy_xp
+from nncf_ext.algorithm import State, Training
 from nncf_ext.algorithms.sparsity import BinaryMask, ScheduledSparsity, SparsityStatistics, measured
 from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.config.sparsity import MagnitudeSparsityConfig
 from nncf_ext.edits import Plan, Transform
 from nncf_ext.graph import Graph
 from nncf_ext.schedules import Clock
-from nncf_ext.selection import keep_largest
+from nncf_ext.sparsity.selection import keep_largest
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class MagnitudeSparsity(MagnitudeSparsityConfig, ScheduledSparsity):
         thresholds = []
         for edit, mask in zip(training.edits, masks, strict=True):
             weight = training.adapter.to_numpy(training.attached.parameter(edit.site))
-            gone = _importance(reference, weight, self.params.weight_importance)[mask == 0]
+            gone = _importance(numpy_xp, weight, self.params.weight_importance)[mask == 0]
             thresholds.append(LayerThreshold(edit.site.label, float(gone.max()) if gone.size else 0.0))
         return MagnitudeSparsityStatistics(
             **measured(training, masks), target_sparsity_level=state["level"], thresholds=tuple(thresholds)

@@ -12,20 +12,20 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from nncf_ext import numerics
-from nncf_ext import reference as host
-from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, Remembered, State, Training
+from nncf_ext import numpy_xp as host
+from nncf_ext.algorithm import Algorithm, CompressionStage, Outlook, Remembered, State, Training
 from nncf_ext.algorithms.sparsity import LayerSparsity, outlook_of_masks
-from nncf_ext.channels import ChannelGroup, Member, channel_groups
-from nncf_ext.config import ConfigError
+from nncf_ext.channels.groups import ChannelGroup, Member, channel_groups
 from nncf_ext.config.movement_sparsity import MovementSparsityConfig, SparseStructure
 from nncf_ext.edits import MASK, Edit, Plan, Range, Removal, Transform, Var
+from nncf_ext.errors import ConfigError
 from nncf_ext.files.json_text import Unreadable
 from nncf_ext.files.schema import Count, Finite, NotNegative
 from nncf_ext.graph import Graph, Node, Parameter, Site
 from nncf_ext.ops import weights
 from nncf_ext.schedules import Clock, polynomial
 from nncf_ext.scopes import considered, select
-from nncf_ext.weight_matrix import WeightMatrix, weight_matrix
+from nncf_ext.sparsity.weight_matrix import WeightMatrix, weight_matrix
 
 _LOWEST = float(np.finfo(np.float32).min)  # a threshold that every score passes
 _CAP = 0.98  # no threshold is above this quantile of a tensor's scores

@@ -10,20 +10,20 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, Remembered, State, Training, expect_codes_as_said
+from nncf_ext.algorithm import Algorithm, CompressionStage, Outlook, Remembered, State, Training, expect_codes_as_said
 from nncf_ext.algorithms.weights import plan_weights
+from nncf_ext.calibration.initialization import QuantizationRangeInitArgs, running_on_data, samples_with_progress
+from nncf_ext.coding.product_codes import Layout, code_bits, multiply_adds, product_code
+from nncf_ext.coding.response_fit import Moments, fit, in_chunks, patches
 from nncf_ext.config.product_quantization import ProductQuantizationConfig
 from nncf_ext.edits import SHARE, Edit, Plan, Range, Transform, Var, check_codes
 from nncf_ext.errors import ConfigError
 from nncf_ext.files.schema import NotNegative
 from nncf_ext.graph import Graph, Node, Parameter, Site
-from nncf_ext.initialization import QuantizationRangeInitArgs, running_on_data, samples_with_progress
 from nncf_ext.ops import is_depthwise, output_axes, weight_port
-from nncf_ext.product_codes import Layout, code_bits, multiply_adds, product_code
-from nncf_ext.response_fit import Moments, fit, in_chunks, patches
 from nncf_ext.schedules import Clock
 from nncf_ext.scopes import compile_scope, matched_by
-from nncf_ext.weight_matrix import weight_matrix
+from nncf_ext.sparsity.weight_matrix import weight_matrix
 
 _WHAT = "error correction"
 _MOST_FEATURES = 10_000  # inputs times kernel of a layer, of which the second moments take 0.8 GB

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, ClassVar
 
-from nncf_ext import staged
-from nncf_ext.algorithms.algorithm import Outlook, Prospect, State, Training
+from nncf_ext.algorithm import Outlook, Prospect, State, Training
 from nncf_ext.algorithms.staged_quantizers import StagedQuantizers
 from nncf_ext.config.initialization import RangeInit
 from nncf_ext.config.precision import PrecisionInit
@@ -17,13 +16,14 @@ from nncf_ext.config.quantization import QuantizationConfig, QuantizationSetting
 from nncf_ext.edits import Edit, Plan, Transform
 from nncf_ext.errors import ConfigError, shown
 from nncf_ext.graph import INPUT, Graph, Node, Site
-from nncf_ext.nncf_rules import Constraints
 from nncf_ext.ops import has_weight, is_embedding, weights
-from nncf_ext.placement import Placement, model_type_of, place, reads_model_input
-from nncf_ext.precision.choice import choose_bits, manual_bits
-from nncf_ext.quantizer_settings import Wish, check_device, of_operators, overridden, range_inits, unified, wishes
-from nncf_ext.quantizers import GROUPED, QUANTIZERS, TRANSFORMS, Choice, Place, Quantizing, Uniform
-from nncf_ext.quantizers.pact import PACT
+from nncf_ext.quantization import staged
+from nncf_ext.quantization.nncf_rules import Constraints
+from nncf_ext.quantization.placement import Placement, model_type_of, place, reads_model_input
+from nncf_ext.quantization.precision.choice import choose_bits, manual_bits
+from nncf_ext.quantization.quantizers import GROUPED, QUANTIZERS, TRANSFORMS, Choice, Place, Quantizing, Uniform
+from nncf_ext.quantization.quantizers.pact import PACT
+from nncf_ext.quantization.settings import Wish, check_device, of_operators, overridden, range_inits, unified, wishes
 from nncf_ext.schedules import Clock
 from nncf_ext.scopes import considered, matches, select
 

@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from nncf_ext import noise, numerics, reference
-from nncf_ext.algorithms.algorithm import State, Training
+from nncf_ext import noise, numerics, numpy_xp
+from nncf_ext.algorithm import State, Training
 from nncf_ext.algorithms.sparsity import ScheduledSparsity, SparsityStatistics, measured
 from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.config.sparsity import RBSparsityConfig
@@ -129,7 +129,7 @@ class RBSparsity(RBSparsityConfig, ScheduledSparsity):
     def report(self, training: Training, clock: Clock, state: State) -> RBSparsityStatistics:
         scores = [training.variable(edit, "scores").astype(np.float64) for edit in training.edits]
         far = FAR if state["frozen"] else 0.0
-        kept = [float(reference.sigmoid(np.sign(s) * np.maximum(np.abs(s) - far, 0)).sum()) for s in scores]
+        kept = [float(numpy_xp.sigmoid(np.sign(s) * np.maximum(np.abs(s) - far, 0)).sum()) for s in scores]
         return RBSparsityStatistics(
             **measured(training, self.masks(training)),
             target_sparsity_level=state["level"],

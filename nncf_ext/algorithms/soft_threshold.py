@@ -6,11 +6,11 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from nncf_ext.algorithms.algorithm import Training
+from nncf_ext.algorithm import Training
 from nncf_ext.algorithms.learned_sparsity import FACTOR, LearnedMask, LearnedSparsity
 from nncf_ext.config.learned_sparsity import SoftThresholdConfig
 from nncf_ext.edits import Range, Transform, Var
-from nncf_ext.regularizers import soft_threshold
+from nncf_ext.sparsity.regularizers import soft_threshold
 
 
 class SoftThreshold(LearnedMask):

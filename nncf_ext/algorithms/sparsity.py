@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import TypeAdapter
 
-from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Outlook, Remembered, State, Training
+from nncf_ext.algorithm import Algorithm, CompressionStage, Outlook, Remembered, State, Training
 from nncf_ext.config.sparsity import SparsityParams
 from nncf_ext.edits import MASK, Edit, Range, Transform, Var
 from nncf_ext.files.schema import Count, Share, expect

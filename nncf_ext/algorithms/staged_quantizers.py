@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
-from nncf_ext import staged
-from nncf_ext.algorithms.algorithm import Algorithm, CompressionStage, Remembered, State, Training
+from nncf_ext.algorithm import Algorithm, CompressionStage, Remembered, State, Training
 from nncf_ext.config.quantization import StagedParams
 from nncf_ext.files.schema import Saved
+from nncf_ext.quantization import staged
 from nncf_ext.schedules import Clock
 
 
@@ -23,7 +23,7 @@ class StagedState(Remembered):
 
 
 class StagedQuantizers(Algorithm):
-    """State: see `nncf_ext.staged`."""
+    """State: see `nncf_ext.quantization.staged`."""
 
     params: StagedParams | None
     remembers: ClassVar[type[Remembered]] = StagedState

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from nncf_ext import noise
-from nncf_ext.algorithms.algorithm import Training
+from nncf_ext.algorithm import Training
 from nncf_ext.algorithms.learned_sparsity import FACTOR, LearnedMask, LearnedSparsity, rows_for, weights_of
 from nncf_ext.config.learned_sparsity import VariationalDropoutConfig
 from nncf_ext.edits import Range, Transform, Var

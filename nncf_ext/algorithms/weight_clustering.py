@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from nncf_ext.algorithms.code_book import CodedWeights
-from nncf_ext.code_books import Book, Coded, density_start, kmeans, linear_start, nearest, plus_plus_start
+from nncf_ext.coding.code_books import Book, Coded, density_start, kmeans, linear_start, nearest, plus_plus_start
 from nncf_ext.config.code_books import WeightClusteringConfig
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 import onnx_ir as ir
 
-from nncf_ext import numerics, reference
+from nncf_ext import numerics, numpy_xp
 
 DOMAIN, MARKER = "nncf_ext", "Quantizer"
 
@@ -34,7 +34,7 @@ class Grid:
     @cached_property
     def zero(self) -> np.ndarray:
         """Integer code of the value zero."""
-        return np.asarray(numerics.zero_point(reference, np.asarray(self.low), np.asarray(self.step))).astype(np.int64)
+        return np.asarray(numerics.zero_point(numpy_xp, np.asarray(self.low), np.asarray(self.step))).astype(np.int64)
 
     @property
     def is_symmetric(self) -> bool:
@@ -44,7 +44,7 @@ class Grid:
     def codes(self, x: np.ndarray) -> np.ndarray:
         """Signed integers q with fake_quantize(x) == q * step, bit for bit."""
         x = x if self.rounded is None else self.rounded(x)
-        return np.asarray(numerics.quantize_codes(reference, x, self.low, self.step, self.intervals)).astype(np.int64) - self.zero
+        return np.asarray(numerics.quantize_codes(numpy_xp, x, self.low, self.step, self.intervals)).astype(np.int64) - self.zero
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class FloatGrid:
     def codes(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(numbers of the type as float32, scale)."""
         scale = np.asarray(self.scale_of(x), np.float32)
-        return reference.rounded_to(np.clip(x / scale, -self.largest, self.largest), self.format), scale
+        return numpy_xp.rounded_to(np.clip(x / scale, -self.largest, self.largest), self.format), scale
 
     @property
     def type(self) -> ir.DataType:

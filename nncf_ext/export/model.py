@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from nncf_ext import reference
+from nncf_ext import numpy_xp
 from nncf_ext.adapter import Adapter, Attached
 from nncf_ext.edits import Edit
 from nncf_ext.export.bias import move_biases, step_of
@@ -24,10 +24,10 @@ from nncf_ext.export.parity import ExportWarning, Own, Parity, float_outputs, pa
 from nncf_ext.export.recurrent import in_integers, steps_of
 from nncf_ext.export.weights import opset_of
 from nncf_ext.export.write import save
+from nncf_ext.files.finite import refuse_nan
 from nncf_ext.files.writing import replacing
-from nncf_ext.finite import refuse_nan
 from nncf_ext.graph import Graph
-from nncf_ext.quantizers import float8
+from nncf_ext.quantization.quantizers import float8
 
 _MOVES = 4  # of the biases: whether one value more is rounded to the other side is chance, in a small model
 _FLOAT8 = 8  # levels below its largest number at the distance of the two largest ones (e5m2)
@@ -58,13 +58,13 @@ def export_onnx(
 
     LSTMs with 8-bit weights are ONNX Runtime's integer ones where the file is then as exact as the model itself.
     """
-    refuse_nan(adapter.tensors(reference), "export")
+    refuse_nan(adapter.tensors(numpy_xp), "export")
     shapes = {name: tuple(array.shape) for name, array in adapter.inputs(attached.model, example).items()}
     free = free_axes(dynamic_shapes or {}, shapes, input_names)
     batches = list(samples) or ([] if example is None or callable(example) else [example])
-    answers = [adapter.infer(reference, batch) for batch in batches]
+    answers = [adapter.infer(numpy_xp, batch) for batch in batches]
     if free and batches:
-        batch, answer = _at_other_sizes(adapter, reference, batches[0], free)
+        batch, answer = _at_other_sizes(adapter, numpy_xp, batches[0], free)
         batches, answers = [*batches, batch], [*answers, answer]
     model = adapter.export_marked(attached, example, free)
     name_axes(model.graph, free)
@@ -94,7 +94,7 @@ def export_onnx(
         save(model, file)
         biases = _outputs_by_biases(file, inputs)
         for draw in range(_DRAWS):
-            itself = replace(_differences_to_itself(adapter, reference, batches, fewest, draw), biases=biases)
+            itself = replace(_differences_to_itself(adapter, numpy_xp, batches, fewest, draw), biases=biases)
             found = parity(file, inputs, references, step, itself)
             if found.exact:
                 break
@@ -187,9 +187,9 @@ def grids(adapter: Adapter, attached: Attached) -> dict[str, Grid | FloatGrid]:
     for edit in attached.plan:
         if edit.transform.has_grid:
             variables = {name: adapter.to_numpy(value) for name, value in attached.variables(edit).items()}
-            grid: Any = edit.transform.grid(reference, variables)  # type: ignore[attr-defined]
+            grid: Any = edit.transform.grid(numpy_xp, variables)  # type: ignore[attr-defined]
             if isinstance(grid, float8.FloatGrid):
-                found[edit.key] = FloatGrid(grid.format, grid.largest, partial(grid.scale_of, reference))
+                found[edit.key] = FloatGrid(grid.format, grid.largest, partial(grid.scale_of, numpy_xp))
             else:
                 rounded = partial(_rounded, adapter, attached, edit)
                 found[edit.key] = Grid(grid.low, grid.step, grid.intervals, grid.block, grid.cuts, rounded)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from nncf_ext import reference
+from nncf_ext import numpy_xp
 from nncf_ext.edits import Edit
 from nncf_ext.graph import Graph
 from nncf_ext.packed.coding import coded as shortest
@@ -40,7 +40,7 @@ def packed_model(
 
 def _as_integers(edit: Edit, variables: Mapping[str, np.ndarray], values: np.ndarray) -> Scaled | None:
     """The same values, bit for bit but for -0.0; None where they are no whole numbers of steps."""
-    step = np.asarray(edit.transform.grid(reference, variables).step, np.float32)  # type: ignore[attr-defined]
+    step = np.asarray(edit.transform.grid(numpy_xp, variables).step, np.float32)  # type: ignore[attr-defined]
     if step.ndim not in (0, values.ndim) or any(n not in (1, m) for n, m in zip(step.shape, values.shape, strict=False)):
         return None
     if 8 * step.size > values.size:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from nncf_ext import reference
+from nncf_ext import numpy_xp
 from nncf_ext.checkpoint import CheckpointError, plan_from_json, plan_in
 from nncf_ext.edits import MASK, Edit
 from nncf_ext.soup.ingredients import Ingredient, SoupError
@@ -160,7 +160,7 @@ def _kept(edit: Edit, variables: Mapping[str, np.ndarray]) -> np.ndarray:
     """Where a mask keeps its parameter, in the shape of its largest variable."""
     shape = max((value.shape for value in variables.values()), key=lambda shape: (int(np.prod(shape)), len(shape)))
     try:
-        return edit.transform.apply(reference, np.ones(shape, np.float32), variables, False) != 0
+        return edit.transform.apply(numpy_xp, np.ones(shape, np.float32), variables, False) != 0
     except (ValueError, TypeError, LookupError, ArithmeticError, AssertionError, AttributeError) as error:
         raise SoupError(f"{edit.key}: the values are none of a {edit.transform.kind}: {error}") from None
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nncf_ext.checkpoint import CheckpointError, TensorFile, first_difference, plan_in
-from nncf_ext.inspection import find_checkpoint
+from nncf_ext.tools.inspection import find_checkpoint
 
 _DTYPES = {
     "BOOL": "bool",

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from nncf_ext import NNCFConfig
+from nncf_ext.calibration.ranges import RangeCollector
 from nncf_ext.edits import Edit
-from nncf_ext.quantizers import Quantizing
-from nncf_ext.ranges import RangeCollector
+from nncf_ext.quantization.quantizers import Quantizing
 from tests.contract.cases import Case
 from tests.contract.reference_net import ReferenceNet, Variables, data, initial_weights
 from tests.contract.references import REFERENCES

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from nncf_ext import ConfigError, NNCFConfig
-from nncf_ext import reference as xp
+from nncf_ext import numpy_xp as xp
 from nncf_ext.algorithms.clip_q import SEARCHED
+from nncf_ext.calibration.trials import search
 from nncf_ext.edits import Range
 from nncf_ext.graph import Site
-from nncf_ext.quantizers import Quantizer
-from nncf_ext.trials import search
+from nncf_ext.quantization.quantizers import Quantizer
 from tests.contract.cases import INT8
 from tests.contract.contract import Driver, role_of
 from tests.contract.reference_net import ReferenceNet, data, initial_weights

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from nncf_ext import reference as xp
+from nncf_ext import numpy_xp as xp
 from nncf_ext.edits import Edit
 from tests.contract.data import data as data
 from tests.contract.references import REFERENCES

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nncf_ext import ConfigError, NNCFConfig
-from nncf_ext.accuracy_aware import AccuracyAwareLoop, Search, settings_of
-from nncf_ext.algorithms.algorithm import CompressionStage
+from nncf_ext.algorithm import CompressionStage
 from nncf_ext.checkpoint import load_checkpoint, save_checkpoint
 from nncf_ext.config.accuracy_aware import AccuracyAwareParams
 from nncf_ext.report import CompressionStatistics
+from nncf_ext.training.accuracy_aware import AccuracyAwareLoop, Search, settings_of
 
 ABSOLUTE = {"maximal_absolute_accuracy_degradation": 0.01}
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nncf_ext import NNCFConfig
-from nncf_ext import reference as xp
+from nncf_ext import numpy_xp as xp
 from nncf_ext.algorithms.binarization import Binarization, BinaryActivation, BinaryWeight
 from nncf_ext.edits import Range
 from nncf_ext.graph import Graph, Node, Parameter

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nncf_ext.channel_operators import _reshaped
-from nncf_ext.channels import ChannelGroup, channel_groups, channels_left
+from nncf_ext.channels.groups import ChannelGroup, channel_groups, channels_left
+from nncf_ext.channels.operators import _reshaped
 from nncf_ext.edits import Removal
 from nncf_ext.graph import Edge, Graph, Node, Parameter, Site
 

@@ -15,7 +15,7 @@ from nncf_ext.checkpoint import CheckpointError, check_plan_fits, load_checkpoin
 from nncf_ext.edits import Edit, Plan
 from nncf_ext.files.writing import replacing
 from nncf_ext.graph import Edge, Graph, Node, Parameter, Site
-from nncf_ext.quantizers import Quantizer
+from nncf_ext.quantization.quantizers import Quantizer
 
 PLAN = Plan(
     (

@@ -7,12 +7,12 @@ import sys
 import numpy as np
 import pytest
 
-from nncf_ext import cli
 from nncf_ext.algorithms.magnitude_sparsity import BinaryMask
 from nncf_ext.checkpoint import load_checkpoint, save_checkpoint
 from nncf_ext.edits import Edit, Plan
 from nncf_ext.graph import Site
-from nncf_ext.quantizers import Quantizer
+from nncf_ext.quantization.quantizers import Quantizer
+from nncf_ext.tools import cli
 
 LAYER = "Net/Linear[fc]/linear_0"
 
@@ -174,7 +174,7 @@ def test_inspect_a_state_with_parts_missing(tmp_path, capsys):
 def test_a_reader_that_has_enough(command, tmp_path):
     """`nncf-ext schema | head` ends without a word."""
     (tmp_path / "demo.json").write_text('{"compression": {"algorithm": "quantization"}}')
-    program = f"import sys; from nncf_ext.cli import main; sys.exit(main({list(command)}))"
+    program = f"import sys; from nncf_ext.tools.cli import main; sys.exit(main({list(command)}))"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, **pipes) as running:
         assert running.stdout is not None and running.stderr is not None
@@ -252,11 +252,11 @@ def test_exit_codes_are_said_and_an_interrupt_while_modules_load_is_quiet():
         "    if name == 'rich.console': raise KeyboardInterrupt\n"
         "    return own(name, *rest, **more)\n"
         "builtins.__import__ = interrupted\n"
-        "from nncf_ext.command import main; sys.exit(main())"
+        "from nncf_ext.tools.command import main; sys.exit(main())"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
-    loaded = "import sys, nncf_ext.command; print([name for name in ('numpy', 'pydantic', 'rich') if name in sys.modules])"
+    loaded = "import sys, nncf_ext.tools.command; print([name for name in ('numpy', 'pydantic', 'rich') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True).stdout == "[]\n"
     for code in ("0 done", "1 a problem", "2 a wrong command line", "130 interrupted"):
         assert code in " ".join(cli._parser().format_help().split())

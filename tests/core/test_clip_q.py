@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nncf_ext import ConfigError, NNCFConfig
-from nncf_ext import reference as xp
+from nncf_ext import numpy_xp as xp
 from nncf_ext.algorithms.clip_q import ClipQ
-from nncf_ext.selection import smallest_left
+from nncf_ext.sparsity.selection import smallest_left
 from tests.contract.references.clip_q import clipped
 
 ON = {"begun": np.ones((), np.float32)}

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from nncf_ext import ConfigError, NNCFConfig
-from nncf_ext.code_books import (
+from nncf_ext.coding.code_books import (
     Book,
     Coded,
     cheapest,

@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import pytest
 
-from nncf_ext.cli import main
-from nncf_ext.comparison import compare_runs
+from nncf_ext.tools.cli import main
+from nncf_ext.tools.comparison import compare_runs
 
 
 def run(folder, accuracy, size, suffix=".onnx"):

@@ -14,10 +14,10 @@ from pydantic import BaseModel
 from nncf_ext import ConfigError, NNCFConfig, __version__
 from nncf_ext.algorithms import ALGORITHMS, KNOWN_NOT_BUILT
 from nncf_ext.algorithms.filter_pruning import FilterPruning
-from nncf_ext.config import json_schema, validate_file
 from nncf_ext.config.loader import loads
 from nncf_ext.config.quantization import QuantizationConfig
 from nncf_ext.config.section import Section
+from nncf_ext.nncf_config import json_schema, validate_file
 from nncf_ext.schedules import adaptive
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.json"))
@@ -48,7 +48,7 @@ def precision(**keys):
 
 
 def test_package_exports():
-    assert NNCFConfig.__module__ == "nncf_ext.config"
+    assert NNCFConfig.__module__ == "nncf_ext.nncf_config"
     assert issubclass(ConfigError, ValueError)
     assert __version__.count(".") == 2
 
@@ -490,7 +490,7 @@ def section_classes():
     while open_:
         found.add(section := open_.pop())
         open_ += section.__subclasses__()
-    return sorted((s for s in found if s.__module__.startswith("nncf_ext.config.")), key=lambda section: section.__name__)
+    return sorted((s for s in found if s.__module__.startswith("nncf_ext.nncf_config.")), key=lambda section: section.__name__)
 
 
 @pytest.mark.parametrize("section", section_classes(), ids=lambda section: section.__name__)
@@ -553,7 +553,7 @@ def test_validate_file_reports_what_will_happen(tmp_path):
     assert "no compression" in validate_file(path)
 
 
-@pytest.mark.parametrize("first", ["nncf_ext.algorithms", "nncf_ext.config.top_level", "nncf_ext.scopes", "nncf_ext.config"])
+@pytest.mark.parametrize("first", ["nncf_ext.algorithms", "nncf_ext.config.top_level", "nncf_ext.scopes", "nncf_ext.nncf_config"])
 def test_reading_a_config_imports_nothing_heavy_in_any_order(first):
     code = (
         f"import sys, {first}; from nncf_ext import NNCFConfig; NNCFConfig.from_dict({quantization()!r});"

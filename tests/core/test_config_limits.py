@@ -5,7 +5,8 @@ import json
 import pytest
 
 from nncf_ext import ConfigError, NNCFConfig, scopes
-from nncf_ext.config import loader, validate_file
+from nncf_ext.config import loader
+from nncf_ext.nncf_config import validate_file
 from nncf_ext.scopes import compile_scope, matched_by
 
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from nncf_ext.config import json_schema
-from nncf_ext.config.reference import page
+from nncf_ext.nncf_config import json_schema
+from nncf_ext.tools.config_reference import page
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "config.md"
 

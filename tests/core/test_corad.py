@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis.extra.numpy import arrays
 
-from nncf_ext import ConfigError, NNCFConfig, regularizers
-from nncf_ext import reference as xp
+from nncf_ext import ConfigError, NNCFConfig
+from nncf_ext import numpy_xp as xp
 from nncf_ext.algorithms.corad import Shrinkage, level
+from nncf_ext.sparsity import regularizers
 
 W = np.array([[3.0, 0.0], [4.0, -1.0]])  # channels are columns: (3, 4) and (0, -1)
 weights = arrays(np.float64, (3, 4), elements=st.floats(-5, 5))

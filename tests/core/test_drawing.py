@@ -6,7 +6,7 @@ from nncf_ext.algorithms.magnitude_sparsity import BinaryMask
 from nncf_ext.drawing import dot, svg, write_graphs
 from nncf_ext.edits import Edit, Plan
 from nncf_ext.graph import Edge, Graph, Node, Parameter, Site
-from nncf_ext.quantizers import Quantizer
+from nncf_ext.quantization.quantizers import Quantizer
 
 GRAPH = Graph(
     (

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nncf_ext import ConfigError, NNCFConfig
-from nncf_ext import reference as xp
+from nncf_ext import numpy_xp as xp
 from nncf_ext.algorithms.dynamic_sparse_training import NOfMMask
-from nncf_ext.connections import Structure, drop_and_grow, erdos_renyi_densities, first_units, random_scores
 from nncf_ext.graph import Graph, Node, Parameter
-from nncf_ext.selection import descending_ranks, keep_largest, n_of_m
+from nncf_ext.sparsity.connections import Structure, drop_and_grow, erdos_renyi_densities, first_units, random_scores
+from nncf_ext.sparsity.selection import descending_ranks, keep_largest, n_of_m
 
 
 def algorithm(**params):

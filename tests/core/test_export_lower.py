@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from nncf_ext import numerics, reference
+from nncf_ext import numerics, numpy_xp
 from nncf_ext.export import Grid, lower
 from nncf_ext.export.parity import run, session
 from nncf_ext.export.write import write
@@ -53,7 +53,7 @@ def expected(model: ir.Model, grids: dict[str, Grid], x: np.ndarray) -> np.ndarr
         def _run(self, x, key=None):
             found = grids[key]
             return (
-                np.asarray(numerics.quantize_codes(reference, x, found.low, found.step, found.intervals) - found.zero, np.float32)
+                np.asarray(numerics.quantize_codes(numpy_xp, x, found.low, found.step, found.intervals) - found.zero, np.float32)
                 * found.step,
             )
 
@@ -190,7 +190,7 @@ def test_minus_128_has_no_mirror_image_so_that_the_batchnorm_stays(tmp_path):
 def test_asymmetric_weights_are_uint8_and_flip_with_their_zero_point(tmp_path):
     constants = conv_constants(np.array([1, -1, 0.5, -2]))
     low, high = constants["w"].min((1, 2, 3), keepdims=True), constants["w"].max((1, 2, 3), keepdims=True)
-    low, high = np.asarray(numerics.grid_through_zero(reference, low, high - low, 255))
+    low, high = np.asarray(numerics.grid_through_zero(numpy_xp, low, high - low, 255))
     grids = {"x": grid(-4, 1 / 32), "w": Grid(low, high / np.float32(255), 255), "y": grid(0, 1 / 16)}
     model = check(build(CONV, **constants), grids, rng.normal(size=(1, 3, 6, 6)).astype(np.float32), tmp_path, step=1 / 16)
     assert "BatchNormalization" not in operators(model)

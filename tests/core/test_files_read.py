@@ -10,17 +10,17 @@ import pytest
 from safetensors.numpy import save_file
 
 from nncf_ext.checkpoint import CheckpointError, TensorFile, load_checkpoint, plan_from_json, save_checkpoint
-from nncf_ext.config import ConfigError
+from nncf_ext.distillation.teacher_cache import TeacherCache
+from nncf_ext.errors import ConfigError
 from nncf_ext.files.json_text import Unreadable, value_of
-from nncf_ext.inspection import describe
-from nncf_ext.learned_ranking import load_coefficients
 from nncf_ext.packed import PackedError, load, pack_arrays, pack_file, unpack_file
 from nncf_ext.packed.inspection import describe_packed
-from nncf_ext.precision.traces_file import read_traces
-from nncf_ext.run_log import read_log
+from nncf_ext.quantization.precision.traces_file import read_traces
 from nncf_ext.schedules import Clock
 from nncf_ext.soup import SoupError, uniform
-from nncf_ext.teacher_cache import TeacherCache
+from nncf_ext.sparsity.ranking import load_coefficients
+from nncf_ext.tools.inspection import describe
+from nncf_ext.training.run_log import read_log
 
 PREFIX = b"\x89NCP\r\n\x1a\n"
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nncf_ext import reference
+from nncf_ext import numpy_xp
 from nncf_ext.algorithms.sparsity import BinaryMask
 from nncf_ext.edits import MASK, Edit, Range
 from nncf_ext.graph import Site
-from nncf_ext.quantizers import Quantizer
-from nncf_ext.quantizers.dorefa import DoReFaActivation, DoReFaWeight
-from nncf_ext.quantizers.fixed import Affine, FixedQuantizer, affine, fixed
-from nncf_ext.quantizers.float8 import Float8
-from nncf_ext.quantizers.groups import GroupQuantizer
-from nncf_ext.quantizers.lsq import LSQ, LSQPlus
-from nncf_ext.quantizers.pact import PACT
-from nncf_ext.quantizers.stretched_elastic import StretchedElastic
+from nncf_ext.quantization.quantizers import Quantizer
+from nncf_ext.quantization.quantizers.dorefa import DoReFaActivation, DoReFaWeight
+from nncf_ext.quantization.quantizers.fixed import Affine, FixedQuantizer, affine, fixed
+from nncf_ext.quantization.quantizers.float8 import Float8
+from nncf_ext.quantization.quantizers.groups import GroupQuantizer
+from nncf_ext.quantization.quantizers.lsq import LSQ, LSQPlus
+from nncf_ext.quantization.quantizers.pact import PACT
+from nncf_ext.quantization.quantizers.stretched_elastic import StretchedElastic
 
 X = np.random.default_rng(0).normal(0, 2, (6, 5)).astype(np.float32)
 WEIGHT, ACTIVATION = Site("fc", "weight"), Site("fc", "input:0")
@@ -31,7 +31,7 @@ def calibrated(transform, x=X):
 
 
 def as_fixed(site, transform, variables):
-    return fixed(Edit((site,), transform, "quantization"), reference, variables, np.asarray)
+    return fixed(Edit((site,), transform, "quantization"), numpy_xp, variables, np.asarray)
 
 
 KEPT = {  # (transform, codes of a weight, of an activation); None where a weight is left rounded, and no more
@@ -53,15 +53,15 @@ KEPT = {  # (transform, codes of a weight, of an activation); None where a weigh
 def test_values_are_the_same(name):
     transform, of_weight, of_activation = KEPT[name]
     transform, variables = calibrated(transform)
-    y = transform.apply(reference, X, variables, False)
+    y = transform.apply(numpy_xp, X, variables, False)
     for site, codes, given in ((WEIGHT, of_weight, y), (ACTIVATION, of_activation, X)):  # weights are rounded by then
         edit, values = as_fixed(site, transform, variables)
         kept = {name: var.value for name, var in values.items()}
         assert (edit.transform.lowest, edit.transform.highest) == codes and edit.sites == (site,)
         assert kept["scale"].dtype == np.float32 and kept["zero_point"].dtype == np.int32
         assert not any(var.trainable for var in values.values())
-        np.testing.assert_array_equal(edit.transform.apply(reference, given, kept, False), y)
-        again = fixed(edit, reference, kept, np.asarray)
+        np.testing.assert_array_equal(edit.transform.apply(numpy_xp, given, kept, False), y)
+        again = fixed(edit, numpy_xp, kept, np.asarray)
         assert again is not None and again[0] == edit and (again[1]["zero_point"].value == kept["zero_point"]).all()
 
 
@@ -70,11 +70,11 @@ def test_operators_of_frameworks_give_the_same(name):
     """(clip(round(x / scale) + zero_point, ends of 8-bit codes) - zero_point) * scale, after clipping where `clips` says so."""
     transform, _, _ = KEPT[name]
     transform, variables = calibrated(transform)
-    found = affine(reference, transform, variables, False)
+    found = affine(numpy_xp, transform, variables, False)
     assert found is not None
     x = np.clip(X, *found.ends) if found.clips else X
     codes = np.clip(np.round(x / found.scale) + found.zero_point, *found.codes)
-    np.testing.assert_array_equal((codes - found.zero_point) * found.scale, transform.apply(reference, X, variables, False))
+    np.testing.assert_array_equal((codes - found.zero_point) * found.scale, transform.apply(numpy_xp, X, variables, False))
 
 
 def test_signed_activations_are_uint8():
@@ -103,10 +103,10 @@ STRETCHED = [StretchedElastic(levels=3, elements=30), StretchedElastic(levels=4,
 @pytest.mark.parametrize("transform", [DoReFaWeight(bits=4), *STRETCHED])
 def test_weights_with_levels_left_out(transform):
     transform, variables = calibrated(transform)
-    y = transform.apply(reference, X, variables, False)
+    y = transform.apply(numpy_xp, X, variables, False)
     edit, values = as_fixed(WEIGHT, transform, variables)
     kept = {name: var.value for name, var in values.items()}
-    np.testing.assert_array_equal(edit.transform.apply(reference, y, kept, False), y)
+    np.testing.assert_array_equal(edit.transform.apply(numpy_xp, y, kept, False), y)
 
 
 def test_float8_activations_stay():

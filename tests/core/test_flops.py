@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from nncf_ext.flops import Cost, CostModel
+from nncf_ext.channels.costs import Cost, CostModel
 from nncf_ext.graph import INPUT, OUTPUT, Edge, Graph, Node, Parameter
 
 

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from nncf_ext import reference as xp
-from nncf_ext.importance import norm, unit_importance
+from nncf_ext import numpy_xp as xp
+from nncf_ext.sparsity.importance import norm, unit_importance
 
 FILTERS = np.array([[3.0, 4.0], [0.0, 1.0], [0.0, -2.0]], np.float32)
 

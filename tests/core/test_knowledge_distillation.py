@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis.extra.numpy import arrays
 
 from nncf_ext import NNCFConfig
-from nncf_ext import reference as xp
-from nncf_ext.distillation import (
+from nncf_ext import numpy_xp as xp
+from nncf_ext.distillation.losses import (
     attention_difference,
     difference_of,
     divergence,

@@ -8,7 +8,7 @@ import pytest
 
 from nncf_ext import ConfigError
 from nncf_ext.config.filter_pruning import LegrParams
-from nncf_ext.learned_ranking import TrialController, learn_ranking, load_coefficients, save_coefficients
+from nncf_ext.sparsity.ranking import TrialController, learn_ranking, load_coefficients, save_coefficients
 
 LAYERS = {"a": 1.0, "b": 0.5, "c": 0.0}
 

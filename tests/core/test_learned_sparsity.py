@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nncf_ext import ConfigError, NNCFConfig, noise
-from nncf_ext import reference as xp
+from nncf_ext import numpy_xp as xp
 from nncf_ext.algorithms.l0_sparsity import HardConcreteGate
 from nncf_ext.algorithms.soft_threshold import SoftThreshold
 from nncf_ext.algorithms.variational_dropout import WeightNoise, divergence

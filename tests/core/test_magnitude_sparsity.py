@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from nncf_ext import reference as xp
+from nncf_ext import numpy_xp as xp
 from nncf_ext.algorithms.magnitude_sparsity import MagnitudeSparsity, masks_at_level
 
 weights = st.lists(arrays(np.float32, st.integers(1, 20), elements=st.integers(-3, 3).map(float)), min_size=1, max_size=4)

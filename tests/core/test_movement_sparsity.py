@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from nncf_ext import ConfigError, NNCFConfig
-from nncf_ext import reference as xp
+from nncf_ext import numpy_xp as xp
 from nncf_ext.algorithms.movement_sparsity import (
     MovementMask,
     MovementSparsity,
@@ -21,7 +21,7 @@ from nncf_ext.algorithms.movement_sparsity import (
     masks_at_rate,
     structured,
 )
-from nncf_ext.channels import ChannelGroup, Member
+from nncf_ext.channels.groups import ChannelGroup, Member
 from nncf_ext.edits import Edit
 from nncf_ext.graph import Graph, Node, Parameter, Site
 from nncf_ext.schedules import Clock

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nncf_ext.nncf2_state import nncf2_schedules
+from nncf_ext.nncf2.states import nncf2_schedules
 from nncf_ext.schedules import Clock
 
 SCHEDULER = {"current_step": 99, "current_epoch": 4}

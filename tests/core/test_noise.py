@@ -3,7 +3,7 @@
 import numpy as np
 
 from nncf_ext import noise
-from nncf_ext import reference as xp
+from nncf_ext import numpy_xp as xp
 
 
 def test_every_column_has_the_quantiles_of_the_logistic_distribution():

@@ -115,7 +115,7 @@ def test_wheel_has_the_compiled_kernel(wheel):
 
 def test_wheel_imports_without_a_framework(python, tmp_path):
     program = (
-        "import sys, nncf_ext, nncf_ext.cli, nncf_ext.compress, nncf_ext.inspection\n"
+        "import sys, nncf_ext, nncf_ext.tools.cli, nncf_ext.compress, nncf_ext.tools.inspection\n"
         f"print(nncf_ext.__file__, [name for name in {FRAMEWORKS!r} if name in sys.modules])"
     )
     result = run(python, tmp_path, "-c", program)
@@ -137,8 +137,8 @@ def clone(tmp_path_factory) -> Path:
 
 def test_scripts_in_a_clone_find_the_configs(python, clone):
     program = (
-        "import nncf_ext, nncf_ext.configs, nncf_ext.demo\n"
-        "with nncf_ext.demo.config_file() as file: print(nncf_ext.__file__, file, len(file.read_text()))"
+        "import nncf_ext, nncf_ext.configs, nncf_ext.tools.demo\n"
+        "with nncf_ext.tools.demo.config_file() as file: print(nncf_ext.__file__, file, len(file.read_text()))"
     )
     result = run(python, clone, "-c", program)
     assert result.returncode == 0, result.stderr

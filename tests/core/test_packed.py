@@ -15,9 +15,9 @@ from hypothesis.extra import numpy as arrays
 from safetensors.numpy import load_file, save_file
 
 from nncf_ext import packed
-from nncf_ext.cli import main
 from nncf_ext.packed.coding import _sparse
 from nncf_ext.packed.layout import CHUNK, MAGIC, PREFIX
+from nncf_ext.tools.cli import main
 
 
 def there_and_back(folder, array):

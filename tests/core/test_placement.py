@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from nncf_ext.graph import Edge, Graph, Node, Parameter, Site
-from nncf_ext.placement import Constraints, Placement, QuantizerSpec, model_type_of, place
+from nncf_ext.quantization.placement import Constraints, Placement, QuantizerSpec, model_type_of, place
 
 IMAGE = (1, 8, 6, 6)
 

@@ -1,5 +1,5 @@
 from nncf_ext.graph import Edge, Graph, Node, Parameter
-from nncf_ext.postprocessing import around_choices
+from nncf_ext.quantization.postprocessing import around_choices
 
 WEIGHT = (Parameter("weight", "w", (4, 4), 0, 1),)
 

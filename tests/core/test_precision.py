@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nncf_ext.config import ConfigError, NNCFConfig
-from nncf_ext.initialization import pieces
-from nncf_ext.precision.autoq import size_ratio, within_size
-from nncf_ext.precision.choice import bits_by_hand
-from nncf_ext.precision.hessian import mean_traces
-from nncf_ext.precision.traces_file import read_traces
-from nncf_ext.trials import first_part, search
+from nncf_ext.calibration.initialization import pieces
+from nncf_ext.calibration.trials import first_part, search
+from nncf_ext.errors import ConfigError
+from nncf_ext.nncf_config import NNCFConfig
+from nncf_ext.quantization.precision.autoq import size_ratio, within_size
+from nncf_ext.quantization.precision.choice import bits_by_hand
+from nncf_ext.quantization.precision.hessian import mean_traces
+from nncf_ext.quantization.precision.traces_file import read_traces
 from tests.core.test_precision_adjacency import quantizer
 
 # Bits by hand -------------------------------------------------------------------------------------------------------------

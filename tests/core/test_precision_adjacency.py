@@ -2,13 +2,14 @@
 
 import pytest
 
-from nncf_ext.config import ConfigError, NNCFConfig
 from nncf_ext.config.precision import PrecisionInit
 from nncf_ext.edits import Edit
+from nncf_ext.errors import ConfigError
 from nncf_ext.graph import Graph, Node, Site
-from nncf_ext.precision.adjacency import Group, groups, operators_of
-from nncf_ext.precision.choice import choices_for, supported_bits
-from nncf_ext.quantizers import Quantizer
+from nncf_ext.nncf_config import NNCFConfig
+from nncf_ext.quantization.precision.adjacency import Group, groups, operators_of
+from nncf_ext.quantization.precision.choice import choices_for, supported_bits
+from nncf_ext.quantization.quantizers import Quantizer
 from tests.core.test_placement import conv, network, residual_block
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nncf_ext.precision.assignment import Choices, Use, fewest_operations, least_damage
+from nncf_ext.quantization.precision.assignment import Choices, Use, fewest_operations, least_damage
 
 # x -> a -> [w1, w2] -> b -> [w3]: w1 and w2 read the same activation
 THREE = Choices(

@@ -6,11 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nncf_ext import ConfigError, NNCFConfig, packed
-from nncf_ext import reference as xp
+from nncf_ext import numpy_xp as xp
 from nncf_ext.algorithms.product_quantization import ProductQuantizer
-from nncf_ext.graph import INPUT, Edge, Graph, Node, Parameter
-from nncf_ext.packed.plain import packed_model
-from nncf_ext.product_codes import (
+from nncf_ext.coding.product_codes import (
     Layout,
     code_bits,
     convolution_response,
@@ -20,7 +18,9 @@ from nncf_ext.product_codes import (
     multiply_adds,
     product_code,
 )
-from nncf_ext.response_fit import Moments, fit, patches, same_upper
+from nncf_ext.coding.response_fit import Moments, fit, patches, same_upper
+from nncf_ext.graph import INPUT, Edge, Graph, Node, Parameter
+from nncf_ext.packed.plain import packed_model
 
 
 def weight_of(*shape, zeros=0.0, seed=0):

@@ -5,10 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nncf_ext.channels import ChannelGroup, Member
-from nncf_ext.edits import Removal
-from nncf_ext.graph import INPUT, Edge, Graph, Node, Parameter, Site
-from nncf_ext.prunable import (
+from nncf_ext.channels.groups import ChannelGroup, Member
+from nncf_ext.channels.prunable import (
     PrunableModel,
     by_share,
     least_important,
@@ -18,6 +16,8 @@ from nncf_ext.prunable import (
     same_share_for_flops,
     same_share_levels,
 )
+from nncf_ext.edits import Removal
+from nncf_ext.graph import INPUT, Edge, Graph, Node, Parameter, Site
 
 
 def groups(*sizes, channels=1):

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from nncf_ext import numerics
-from nncf_ext import reference as xp
+from nncf_ext import numpy_xp as xp
 from nncf_ext.edits import Range
-from nncf_ext.quantizers import Quantizer
+from nncf_ext.quantization.quantizers import Quantizer
 
 values = arrays(np.float32, st.integers(1, 30), elements=st.floats(-8, 8, width=32))
 bits = st.integers(2, 8)

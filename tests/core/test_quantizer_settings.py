@@ -10,9 +10,9 @@ from nncf_ext import ConfigError, NNCFConfig
 from nncf_ext.algorithms.quantization import Quantization
 from nncf_ext.edits import Plan
 from nncf_ext.graph import Graph, Node, Site
-from nncf_ext.nncf_rules import allowed
-from nncf_ext.quantizer_names import is_of_place, last_word
-from nncf_ext.quantizers import Quantizer
+from nncf_ext.quantization.names import is_of_place, last_word
+from nncf_ext.quantization.nncf_rules import allowed
+from nncf_ext.quantization.quantizers import Quantizer
 from tests.core.test_placement import conv, gemm, network, residual_block
 
 

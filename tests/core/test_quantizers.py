@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from nncf_ext import ConfigError, numerics
-from nncf_ext import reference as xp
+from nncf_ext import numpy_xp as xp
 from nncf_ext.edits import Range
 from nncf_ext.graph import Node, Parameter
-from nncf_ext.quantizers.dorefa import DoReFaActivation, DoReFaWeight
-from nncf_ext.quantizers.float8 import LARGEST, Float8
-from nncf_ext.quantizers.groups import GroupQuantizer
-from nncf_ext.quantizers.lsq import LSQ, LSQPlus, gradient_scale
-from nncf_ext.quantizers.pact import PACT
-from nncf_ext.quantizers.quantizer import Quantizer
-from nncf_ext.quantizers.stretched_elastic import StretchedElastic
+from nncf_ext.quantization.quantizers.dorefa import DoReFaActivation, DoReFaWeight
+from nncf_ext.quantization.quantizers.float8 import LARGEST, Float8
+from nncf_ext.quantization.quantizers.groups import GroupQuantizer
+from nncf_ext.quantization.quantizers.lsq import LSQ, LSQPlus, gradient_scale
+from nncf_ext.quantization.quantizers.pact import PACT
+from nncf_ext.quantization.quantizers.stretched_elastic import StretchedElastic
+from nncf_ext.quantization.quantizers.uniform import Quantizer
 from tests.contract.references.quantizers import VJPS
 from tests.core.test_placement import conv, network
 from tests.core.test_quantizer_settings import plan, quantization

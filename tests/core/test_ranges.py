@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nncf_ext.ranges import RangeCollector
+from nncf_ext.calibration.ranges import RangeCollector
 
 BATCHES = [np.array([[1.0, -2.0], [3.0, 4.0]]), np.array([[5.0, 0.0], [-1.0, 2.0]])]
 

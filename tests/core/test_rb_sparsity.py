@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nncf_ext import noise, numerics
-from nncf_ext import reference as xp
+from nncf_ext import numpy_xp as xp
 from nncf_ext.algorithms.rb_sparsity import FIRST_SCORE, RandomMask, RBSparsity
 from nncf_ext.edits import Edit
 from nncf_ext.graph import Site

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from nncf_ext.config import ConfigError
+from nncf_ext.channels.removal import joint, remaining
 from nncf_ext.edits import Edit, Removal
+from nncf_ext.errors import ConfigError
 from nncf_ext.graph import INPUT, OUTPUT, Edge, Graph, Node, Parameter, Site
-from nncf_ext.quantizers import Quantizer
-from nncf_ext.removal import joint, remaining
+from nncf_ext.quantization.quantizers import Quantizer
 
 
 def conv(name, outputs, inputs, **attrs):

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from nncf_ext import RunLog
-from nncf_ext.cli import main
 from nncf_ext.report import CompressionStatistics, layer_numbers, prepare_for_tensorboard
-from nncf_ext.run_log import read_log
+from nncf_ext.tools.cli import main
+from nncf_ext.training.run_log import read_log
 
 
 @dataclass(frozen=True)

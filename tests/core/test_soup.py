@@ -19,7 +19,7 @@ from nncf_ext.algorithms.rb_sparsity import RandomMask
 from nncf_ext.checkpoint import TensorFile, load_checkpoint, save_checkpoint, save_tensors
 from nncf_ext.edits import Edit, Plan
 from nncf_ext.graph import Site
-from nncf_ext.quantizers import Quantizer
+from nncf_ext.quantization.quantizers import Quantizer
 from nncf_ext.soup import SoupError, Trial, WeightAverage, make_soup, uniform, wise_ft
 from nncf_ext.soup.ingredients import ingredient
 from nncf_ext.soup.learning import Shares, layer_of

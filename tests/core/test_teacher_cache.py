@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from safetensors.numpy import save_file
 
-from nncf_ext import ConfigError, reference
-from nncf_ext.distillation import cached_cross_entropy, divergence, soft_cross_entropy
-from nncf_ext.teacher_cache import CachedAnswer, TeacherCache, keys_of, top_of, write_cache
+from nncf_ext import ConfigError, numpy_xp
+from nncf_ext.distillation.losses import cached_cross_entropy, divergence, soft_cross_entropy
+from nncf_ext.distillation.teacher_cache import CachedAnswer, TeacherCache, keys_of, top_of, write_cache
 
 
 class Numpy:
@@ -53,7 +53,7 @@ def test_samples_are_found_in_any_order(cache):
     answers = cache.answering(Numpy(), None)(x.astype(np.float64))
     assert [answer.shape for answer in answers] == [(None, 6), (None, 3, 5)]
     for answer, logits in zip(answers, teacher(x), strict=True):
-        p = reference.softmax(logits.astype(np.float64) / 3)
+        p = numpy_xp.softmax(logits.astype(np.float64) / 3)
         np.testing.assert_allclose(answer.probabilities, -np.sort(-p, -1)[..., :2], rtol=1e-6)
         np.testing.assert_array_equal(answer.indices, np.argsort(-p, -1)[..., :2])
         np.testing.assert_allclose(answer.rest, np.sort(p, -1)[..., :-2].sum(-1), rtol=1e-5)
@@ -102,14 +102,14 @@ def test_the_loss_of_a_cached_answer(seed, top_k, temperature):
     cached = CachedAnswer(indices, p.astype(np.float64), rest.astype(np.float64), (None, 7))
 
     def loss(student, less_entropy=False):
-        return cached_cross_entropy(reference, student, cached, temperature, None, less_entropy)
+        return cached_cross_entropy(numpy_xp, student, cached, temperature, None, less_entropy)
 
-    whole = divergence(reference, student, logits, temperature)
+    whole = divergence(numpy_xp, student, logits, temperature)
     if top_k == 7:
-        assert loss(student) == pytest.approx(soft_cross_entropy(reference, student, logits, temperature), rel=1e-5)
+        assert loss(student) == pytest.approx(soft_cross_entropy(numpy_xp, student, logits, temperature), rel=1e-5)
         assert loss(student, True) == pytest.approx(whole, rel=1e-5, abs=1e-6)
     assert -1e-5 <= loss(student, True) <= whole + 1e-5
-    q = reference.softmax(student / temperature)[0]
+    q = numpy_xp.softmax(student / temperature)[0]
     spread = rest[0] * q / max(q.sum() - q[indices[0]].sum(), 1e-300)
     spread[indices[0]] = p[0]
     for c in range(7):

@@ -5,7 +5,7 @@ import types
 
 import pytest
 
-from nncf_ext import cli, user_model
+from nncf_ext.tools import cli, user_model
 
 NETS = """
 class Module:  # what a torch.nn.Module looks like from outside

@@ -12,7 +12,8 @@ import numpy as np
 import tensorflow as tf
 from nncf_ext_tensorflow import create_compressed_model, create_compression_callbacks, register_default_init_args
 
-from nncf_ext import NNCFConfig, demo
+from nncf_ext import NNCFConfig
+from nncf_ext.tools import demo
 
 
 def train(strategy: Any, compression: list[Any]) -> dict[str, Any]:

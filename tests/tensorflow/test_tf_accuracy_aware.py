@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from nncf_ext_tensorflow import accuracy_aware_fit, create_compressed_model
 
-from nncf_ext import NNCFConfig, demo
+from nncf_ext import NNCFConfig
+from nncf_ext.tools import demo
 from tests.keras_training import compile_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")

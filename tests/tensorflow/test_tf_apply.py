@@ -17,7 +17,7 @@ from nncf_ext_tensorflow.variables import HOLDER
 from nncf_ext.algorithms.magnitude_sparsity import BinaryMask
 from nncf_ext.edits import QUANTIZE, Edit, Plan, Transform, Var
 from nncf_ext.graph import Site
-from nncf_ext.quantizers import Quantizer
+from nncf_ext.quantization.quantizers import Quantizer
 from tests.keras_training import compile_model
 
 ADAPTER = KerasAdapter()

@@ -7,8 +7,9 @@ import pytest
 import tensorflow as tf
 from nncf_ext_tensorflow import create_compressed_model, create_compression_callbacks, register_default_init_args, xp
 
-from nncf_ext import NNCFConfig, demo
+from nncf_ext import NNCFConfig
 from nncf_ext.algorithms.binarization import BinaryActivation, BinaryWeight
+from nncf_ext.tools import demo
 from tests import binarization_reference as by_hand
 from tests.keras_training import compile_model
 

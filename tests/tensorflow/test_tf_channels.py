@@ -11,7 +11,7 @@ from keras import layers as L
 from keras import ops
 from nncf_ext_tensorflow.trace import trace
 
-from nncf_ext.channels import channel_groups
+from nncf_ext.channels.groups import channel_groups
 
 
 def free(groups):

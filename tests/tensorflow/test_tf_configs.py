@@ -6,7 +6,8 @@ import pytest
 from nncf_ext_tensorflow import create_compressed_model, create_compression_callbacks, register_default_init_args
 from nncf_ext_tensorflow.demo import digits_net
 
-from nncf_ext import NNCFConfig, demo
+from nncf_ext import NNCFConfig
+from nncf_ext.tools import demo
 from tests.configs import FOR_IMAGES, shortened
 from tests.keras_training import compile_model
 

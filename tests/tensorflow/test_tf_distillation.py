@@ -6,10 +6,10 @@ import pytest
 from nncf_ext_tensorflow import create_compressed_model, register_default_init_args
 
 from nncf_ext import ConfigError, NNCFConfig
-from nncf_ext import reference as xp
-from nncf_ext.distillation import ValidPositions, divergence
+from nncf_ext import numpy_xp as xp
+from nncf_ext.distillation.losses import ValidPositions, divergence
+from nncf_ext.distillation.teacher_cache import TeacherCache
 from nncf_ext.export.parity import run, session
-from nncf_ext.teacher_cache import TeacherCache
 
 L = keras.layers
 TOKENS = np.array([[3, 1, 4, 0, 0], [2, 7, 1, 8, 0]])

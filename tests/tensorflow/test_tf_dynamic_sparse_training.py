@@ -7,7 +7,7 @@ import tensorflow as tf
 from nncf_ext_tensorflow import create_compressed_model, create_compression_callbacks
 
 from nncf_ext import NNCFConfig
-from nncf_ext.demo import load_digits
+from nncf_ext.tools.demo import load_digits
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 

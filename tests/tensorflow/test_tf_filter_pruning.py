@@ -10,7 +10,8 @@ from keras import layers as L
 from nncf_ext_tensorflow import create_compressed_model, create_compression_callbacks, register_default_init_args
 from nncf_ext_tensorflow.demo import digits_net
 
-from nncf_ext import ConfigError, NNCFConfig, demo
+from nncf_ext import ConfigError, NNCFConfig
+from nncf_ext.tools import demo
 from tests.keras_training import compile_model
 
 EVERYTHING = {"prune_first_conv": True, "prune_downsample_convs": True}

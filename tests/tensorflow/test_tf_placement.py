@@ -8,7 +8,7 @@ import keras
 from nncf_ext_tensorflow.trace import trace
 
 from nncf_ext.graph import Graph
-from nncf_ext.placement import Placement, model_type_of, place
+from nncf_ext.quantization.placement import Placement, model_type_of, place
 
 
 def kinds(graph: Graph, placements: tuple[Placement, ...]) -> Counter[tuple[str, str]]:

@@ -10,7 +10,7 @@ from nncf_ext_tensorflow.adapter import KerasAdapter
 from nncf_ext_tensorflow.hessian import hessian_products
 
 from nncf_ext import NNCFConfig
-from nncf_ext.initialization import AutoQPrecisionInitArgs, QuantizationPrecisionInitArgs
+from nncf_ext.calibration.initialization import AutoQPrecisionInitArgs, QuantizationPrecisionInitArgs
 
 
 def text_model() -> keras.Model:

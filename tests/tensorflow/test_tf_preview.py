@@ -8,7 +8,8 @@ import pytest
 from nncf_ext_tensorflow import create_compressed_model, preview_compression
 from nncf_ext_tensorflow.demo import digits_net
 
-from nncf_ext import NNCFConfig, cli
+from nncf_ext import NNCFConfig
+from nncf_ext.tools import cli
 
 CONFIG = {
     "compression": [

@@ -6,8 +6,8 @@ import pytest
 from nncf_ext_tensorflow import create_compressed_model, create_compression_callbacks, register_default_init_args
 
 from nncf_ext import NNCFConfig, packed
-from nncf_ext.product_codes import Layout, convolution_response
-from nncf_ext.response_fit import same_upper
+from nncf_ext.coding.product_codes import Layout, convolution_response
+from nncf_ext.coding.response_fit import same_upper
 from tests.keras_training import compile_model
 
 IMAGES = np.random.default_rng(0).normal(size=(48, 9, 8, 4)).astype(np.float32)

@@ -8,8 +8,9 @@ import tensorflow as tf
 from keras import layers as L
 from nncf_ext_tensorflow import create_compressed_model, create_compression_callbacks, register_default_init_args
 
-from nncf_ext import NNCFConfig, demo
-from nncf_ext import reference as xp
+from nncf_ext import NNCFConfig
+from nncf_ext import numpy_xp as xp
+from nncf_ext.tools import demo
 from tests import recurrent_reference as reference
 from tests.keras_training import compile_model
 

@@ -7,9 +7,10 @@ from keras import layers
 from nncf_ext_tensorflow import AverageWeights, create_compressed_model, make_soup, register_default_init_args
 from nncf_ext_tensorflow.adapter import KerasAdapter
 
-from nncf_ext import NNCFConfig, demo
+from nncf_ext import NNCFConfig
 from nncf_ext.checkpoint import load_checkpoint
 from nncf_ext.soup import SoupError
+from nncf_ext.tools import demo
 
 DATA = demo.load_digits()
 IMAGES, LABELS = DATA.train_images[:512, ..., None], DATA.train_labels[:512]

@@ -8,7 +8,8 @@ import pytest
 from nncf_ext_tensorflow import create_compressed_model, create_compression_callbacks, register_default_init_args
 from nncf_ext_tensorflow.demo import digits_net
 
-from nncf_ext import ConfigError, NNCFConfig, demo
+from nncf_ext import ConfigError, NNCFConfig
+from nncf_ext.tools import demo
 from tests.keras_training import compile_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")

@@ -16,7 +16,8 @@ from keras import layers as L
 from nncf_ext_tensorflow import create_compressed_model, register_default_init_args
 from nncf_ext_tensorflow.demo import digits_net
 
-from nncf_ext import ConfigError, InitializationWarning, NNCFConfig, demo
+from nncf_ext import ConfigError, InitializationWarning, NNCFConfig
+from nncf_ext.tools import demo
 
 X = np.random.default_rng(0).normal(size=(16, 8, 8, 3)).astype("float32")
 NO_ADAPTATION = {"batchnorm_adaptation": {"num_bn_adaptation_samples": 0}}

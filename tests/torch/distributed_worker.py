@@ -12,7 +12,8 @@ from nncf_ext_torch import create_compressed_model, register_default_init_args
 from safetensors.numpy import save_file
 from torch import distributed, nn
 
-from nncf_ext import NNCFConfig, demo
+from nncf_ext import NNCFConfig
+from nncf_ext.tools import demo
 
 BATCH, STEPS, EPOCHS = 32, 2, 3
 

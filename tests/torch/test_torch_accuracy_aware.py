@@ -9,7 +9,8 @@ from nncf_ext_torch import (
     create_compressed_model,
 )
 
-from nncf_ext import ConfigError, NNCFConfig, demo
+from nncf_ext import ConfigError, NNCFConfig
+from nncf_ext.tools import demo
 
 SPARSITY = {
     "algorithm": "magnitude_sparsity",

@@ -10,8 +10,9 @@ from nncf_ext_torch import create_compressed_model, register_default_init_args, 
 from nncf_ext_torch.forward_scope import in_forward
 from torch import nn
 
-from nncf_ext import NNCFConfig, demo
+from nncf_ext import NNCFConfig
 from nncf_ext.algorithms.binarization import BinaryActivation, BinaryWeight
+from nncf_ext.tools import demo
 from tests import binarization_reference as by_hand
 
 

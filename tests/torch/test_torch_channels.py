@@ -13,7 +13,7 @@ from nncf_ext_torch.trace import ExampleInput, leaves, trace
 from torch import Tensor, nn
 
 from benchmarks import models_torch
-from nncf_ext.channels import ChannelGroup, channel_groups
+from nncf_ext.channels.groups import ChannelGroup, channel_groups
 from nncf_ext.graph import Graph
 
 IMAGE = ExampleInput((torch.randn(2, 3, 64, 64),))

@@ -11,7 +11,7 @@ from nncf_ext_torch import code_kernels, create_compressed_model, native, regist
 from torch import nn
 
 from nncf_ext import ConfigError, NNCFConfig, numerics, packed
-from nncf_ext.algorithms.algorithm import CompressionStage
+from nncf_ext.algorithm import CompressionStage
 from tests import weighting_toy
 
 

@@ -5,7 +5,8 @@ import torch
 from nncf_ext_torch import create_compressed_model, register_default_init_args
 from nncf_ext_torch.demo import DigitsNet
 
-from nncf_ext import NNCFConfig, demo
+from nncf_ext import NNCFConfig
+from nncf_ext.tools import demo
 from tests.configs import FOR_IMAGES, shortened
 
 

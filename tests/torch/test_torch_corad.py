@@ -9,7 +9,7 @@ from nncf_ext_torch import create_compressed_model
 from torch import nn
 
 from nncf_ext import ConfigError, NNCFConfig
-from nncf_ext.algorithms.algorithm import CompressionStage
+from nncf_ext.algorithm import CompressionStage
 
 X, Y = torch.randn(64, 6, generator=torch.Generator().manual_seed(0)), torch.arange(64) % 3
 MATCHING = {"type": "kl", "temperature": 2, "weight": 0.5}

@@ -8,9 +8,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from nncf_ext import ConfigError, NNCFConfig
-from nncf_ext.distillation import ValidPositions
+from nncf_ext.distillation.losses import ValidPositions
+from nncf_ext.distillation.teacher_cache import TeacherCache
 from nncf_ext.export.parity import run, session
-from nncf_ext.teacher_cache import TeacherCache
 
 TOKENS = torch.tensor([[3, 1, 4, 0, 0], [2, 7, 1, 8, 0]])
 MASK = (TOKENS != 0).long()

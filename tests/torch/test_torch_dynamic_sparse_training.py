@@ -8,7 +8,7 @@ from nncf_ext_torch import create_compressed_model
 from torch import nn
 
 from nncf_ext import NNCFConfig
-from nncf_ext.demo import load_digits
+from nncf_ext.tools.demo import load_digits
 
 
 def net():

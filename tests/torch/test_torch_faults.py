@@ -12,8 +12,8 @@ from torch import nn
 
 from nncf_ext import ConfigError, InitializationWarning, NNCFConfig
 from nncf_ext.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from nncf_ext.inspection import describe
 from nncf_ext.packed import load
+from nncf_ext.tools.inspection import describe
 
 QUANTIZATION = {"algorithm": "quantization"}
 

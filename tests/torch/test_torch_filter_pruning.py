@@ -8,8 +8,9 @@ from nncf_ext_torch import create_compressed_model, register_default_init_args
 from nncf_ext_torch.demo import DigitsNet
 from torch import nn
 
-from nncf_ext import ConfigError, NNCFConfig, demo
+from nncf_ext import ConfigError, NNCFConfig
 from nncf_ext.algorithms.filter_pruning import PruningWarning
+from nncf_ext.tools import demo
 
 EVERYTHING = {"prune_first_conv": True, "prune_downsample_convs": True}
 STEM, HEAD = {"target_scopes": "Small/Conv2d[stem]/conv2d_0"}, {"target_scopes": "Small/Linear[head]/linear_0"}

@@ -16,10 +16,10 @@ from torch import nn
 
 from benchmarks import models_torch
 from nncf_ext import NNCFConfig
-from nncf_ext.channels import ChannelGroup, channel_groups
+from nncf_ext.channels.groups import ChannelGroup, channel_groups
+from nncf_ext.channels.removal import joint
 from nncf_ext.edits import Removal
 from nncf_ext.graph import Site
-from nncf_ext.removal import joint
 from tests.torch import test_torch_shrink as by_hand
 
 IMAGE = ExampleInput((torch.randn(2, 3, 32, 32),))

@@ -24,7 +24,7 @@ from nncf_ext_torch.trace import ExampleInput, trace
 
 from benchmarks import models_torch
 from nncf_ext.graph import INPUT, Graph, Site
-from nncf_ext.placement import model_type_of, place
+from nncf_ext.quantization.placement import model_type_of, place
 
 Operator = tuple[str, int]  # function name, n-th call of it
 Place = tuple[Operator, int | None]  # None: the operator's output

@@ -10,7 +10,7 @@ from torch import nn
 
 from benchmarks.models_torch import resnet50
 from nncf_ext import NNCFConfig
-from nncf_ext.initialization import AutoQPrecisionInitArgs, QuantizationPrecisionInitArgs
+from nncf_ext.calibration.initialization import AutoQPrecisionInitArgs, QuantizationPrecisionInitArgs
 
 
 class Attention(nn.Module):

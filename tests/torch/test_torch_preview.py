@@ -7,7 +7,8 @@ import torch
 from nncf_ext_torch import create_compressed_model, preview_compression, register_default_init_args
 from nncf_ext_torch.demo import DigitsNet
 
-from nncf_ext import ConfigError, NNCFConfig, cli
+from nncf_ext import ConfigError, NNCFConfig
+from nncf_ext.tools import cli
 from tests.configs import FOR_IMAGES, shortened
 
 SIZE = {"input_info": {"sample_size": [1, 1, 8, 8]}}

@@ -7,8 +7,8 @@ from nncf_ext_torch import create_compressed_model, register_default_init_args
 from torch import nn
 
 from nncf_ext import ConfigError, NNCFConfig, packed
-from nncf_ext.algorithms.algorithm import CompressionStage
-from nncf_ext.product_codes import Layout, convolution_response, linear_response
+from nncf_ext.algorithm import CompressionStage
+from nncf_ext.coding.product_codes import Layout, convolution_response, linear_response
 
 IMAGES = torch.randn(48, 4, 9, 8, generator=torch.Generator().manual_seed(0))
 

@@ -8,8 +8,8 @@ from nncf_ext_torch import create_compressed_model, register_default_init_args, 
 from torch import nn
 
 from nncf_ext import ConfigError, NNCFConfig
-from nncf_ext.quantizers.groups import GroupQuantizer
-from nncf_ext.quantizers.quantizer import Quantizer
+from nncf_ext.quantization.quantizers.groups import GroupQuantizer
+from nncf_ext.quantization.quantizers.uniform import Quantizer
 from tests.quantizer_exports import EXPORTS
 
 

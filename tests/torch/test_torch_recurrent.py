@@ -9,8 +9,9 @@ import torch
 from nncf_ext_torch import create_compressed_model, register_default_init_args
 from torch import nn
 
-from nncf_ext import NNCFConfig, demo
-from nncf_ext import reference as xp
+from nncf_ext import NNCFConfig
+from nncf_ext import numpy_xp as xp
+from nncf_ext.tools import demo
 from tests import recurrent_reference as reference
 
 RANGES = {"initializer": {"range": {"num_init_samples": 8}}}

@@ -21,7 +21,7 @@ from nncf_ext_torch.trace import ExampleInput, trace
 from torch import Tensor, nn
 
 from nncf_ext import ConfigError, NNCFConfig
-from nncf_ext.algorithms.algorithm import Algorithm
+from nncf_ext.algorithm import Algorithm
 from nncf_ext.edits import Removal
 from nncf_ext.graph import Graph, Site
 

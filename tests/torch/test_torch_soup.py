@@ -11,9 +11,10 @@ from nncf_ext_torch.demo import DigitsNet
 from nncf_ext_torch.forward_scope import in_forward
 from torch import nn
 
-from nncf_ext import NNCFConfig, cli, demo
+from nncf_ext import NNCFConfig
 from nncf_ext.checkpoint import load_checkpoint
 from nncf_ext.soup import SoupError
+from nncf_ext.tools import cli, demo
 
 DATA = demo.load_digits()
 IMAGES, LABELS = torch.from_numpy(DATA.train_images[:, None])[:512], torch.from_numpy(DATA.train_labels)[:512]

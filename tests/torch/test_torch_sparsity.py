@@ -10,8 +10,9 @@ import torch
 from nncf_ext_torch import create_compressed_model, load_state, register_default_init_args
 from torch import nn
 
-from nncf_ext import NNCFConfig, demo
+from nncf_ext import NNCFConfig
 from nncf_ext.checkpoint import CheckpointError
+from nncf_ext.tools import demo
 
 needs_compiler = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="Inductor needs a compiler")
 

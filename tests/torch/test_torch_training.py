@@ -7,7 +7,8 @@ import torch
 from nncf_ext_torch import create_compressed_model, register_default_init_args
 from nncf_ext_torch.demo import DigitsNet
 
-from nncf_ext import ConfigError, NNCFConfig, demo
+from nncf_ext import ConfigError, NNCFConfig
+from nncf_ext.tools import demo
 
 STEPS = 2
 

@@ -10,7 +10,8 @@ from nncf_ext_torch.demo import DigitsNet, accuracy
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from nncf_ext import ConfigError, InitializationWarning, NNCFConfig, demo
+from nncf_ext import ConfigError, InitializationWarning, NNCFConfig
+from nncf_ext.tools import demo
 
 X = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from nncf_ext.algorithms.dynamic_sparse_training import NOfMMask
-from nncf_ext.connections import Structure, erdos_renyi_densities, random_scores
+from nncf_ext.sparsity.connections import Structure, erdos_renyi_densities, random_scores
 from tests.contract.references.reference import STEPS, AlgorithmReference, Forward, Term
 
 CONNECTIONS, TOP_KAST, N_OF_M = "connection_mask", "forward_backward_mask", "n_of_m_mask"

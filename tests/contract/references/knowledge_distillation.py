@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from nncf_ext import reference as xp
+from nncf_ext import numpy_xp as xp
 from tests.contract.references.reference import AlgorithmReference, Forward, Term
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from nncf_ext import noise
-from nncf_ext import reference as xp
+from nncf_ext import numpy_xp as xp
 from nncf_ext.algorithms.l0_sparsity import HardConcreteGate
 from nncf_ext.algorithms.variational_dropout import WeightNoise
 from tests.contract.references.reference import STEPS, AlgorithmReference, Forward, Term

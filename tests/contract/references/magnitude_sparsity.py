@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nncf_ext import reference as xp
+from nncf_ext import numpy_xp as xp
 from nncf_ext.algorithms.magnitude_sparsity import masks_at_level
 from tests.contract.references.reference import STEPS, AlgorithmReference
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from nncf_ext import reference as xp
+from nncf_ext import numpy_xp as xp
 from nncf_ext.algorithms.product_quantization import ProductQuantizer
-from nncf_ext.product_codes import product_code
-from nncf_ext.response_fit import Moments, fit
+from nncf_ext.coding.product_codes import product_code
+from nncf_ext.coding.response_fit import Moments, fit
 from tests.contract.data import data
 from tests.contract.references.reference import AlgorithmReference
 

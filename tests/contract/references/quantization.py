@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from nncf_ext import numerics
-from nncf_ext import reference as xp
-from nncf_ext.quantizers import Quantizer, Quantizing
-from nncf_ext.ranges import RangeCollector
+from nncf_ext import numpy_xp as xp
+from nncf_ext.calibration.ranges import RangeCollector
+from nncf_ext.quantization.quantizers import Quantizer, Quantizing
 from tests.contract.data import data
 from tests.contract.references import quantizers
 from tests.contract.references.reference import AlgorithmReference, Forward, Term

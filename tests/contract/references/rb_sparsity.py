@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from nncf_ext import noise
-from nncf_ext import reference as xp
+from nncf_ext import numpy_xp as xp
 from nncf_ext.algorithms.rb_sparsity import RandomMask
 from tests.contract.references.reference import STEPS, AlgorithmReference, Forward, Term
 

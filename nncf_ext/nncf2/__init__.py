@@ -1,0 +1,1 @@
+"""NNCF 2.x's names and states."""

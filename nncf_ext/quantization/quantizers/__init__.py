@@ -1,0 +1,71 @@
+"""The quantizers of `"algorithm": "quantization"`, by their names in the config."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from nncf_ext.quantization.quantizers.dorefa import DoReFaActivation, DoReFaWeight
+from nncf_ext.quantization.quantizers.fixed import FixedQuantizer
+from nncf_ext.quantization.quantizers.float8 import Float8
+from nncf_ext.quantization.quantizers.groups import GroupQuantizer
+from nncf_ext.quantization.quantizers.lsq import LSQ, LSQPlus
+from nncf_ext.quantization.quantizers.pact import PACT
+from nncf_ext.quantization.quantizers.stretched_elastic import StretchedElastic
+from nncf_ext.quantization.quantizers.uniform import Grid, Place, Quantizer, Quantizing, Uniform
+
+__all__ = ["GROUPED", "QUANTIZERS", "TRANSFORMS", "Choice", "Grid", "Place", "Quantizer", "Quantizing", "Uniform"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A class of quantizers, and how one is made for a place."""
+
+    kind: type[Quantizing]
+    make: Callable[[Place], Quantizing]
+
+
+def _of(kind: type[Quantizing]) -> Choice:
+    return Choice(kind, kind.at)
+
+
+_LSQ, _QUANTIZER = _of(LSQ), _of(Quantizer)
+_E4M3, _E5M2 = Choice(Float8, Float8.e4m3), Choice(Float8, Float8.e5m2)
+GROUPED = _of(GroupQuantizer)  # `nncf` with a `group_size`
+
+QUANTIZERS: Mapping[str, Mapping[str, Choice]] = MappingProxyType(
+    {
+        "weights": {
+            "nncf": _QUANTIZER,
+            "lsq": _LSQ,
+            "lsq_plus": Choice(LSQ, LSQ.of_lsq_plus),
+            "dorefa": _of(DoReFaWeight),
+            "stretched_elastic": _of(StretchedElastic),
+            "fp8_e4m3": _E4M3,
+            "fp8_e5m2": _E5M2,
+        },
+        "activations": {
+            "nncf": _QUANTIZER,
+            "lsq": _LSQ,
+            "lsq_plus": _of(LSQPlus),
+            "pact": _of(PACT),
+            "dorefa": _of(DoReFaActivation),
+            "fp8_e4m3": _E4M3,
+            "fp8_e5m2": _E5M2,
+        },
+    }
+)
+TRANSFORMS: tuple[type[Any], ...] = (
+    Quantizer,
+    LSQ,
+    LSQPlus,
+    PACT,
+    DoReFaWeight,
+    DoReFaActivation,
+    StretchedElastic,
+    GroupQuantizer,
+    Float8,
+    FixedQuantizer,
+)

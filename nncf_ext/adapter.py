@@ -9,11 +9,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from nncf_ext.calibration.data import ModelInputs
+from nncf_ext.data import ModelInputs
 from nncf_ext.edits import Edit, Plan, Removal, Var
+from nncf_ext.forward_loss import ForwardLoss
 from nncf_ext.graph import Graph, Site
-from nncf_ext.training.forward_loss import ForwardLoss
-from nncf_ext.training.step_watch import StepWatch
+from nncf_ext.step_watch import StepWatch
 
 Values = Mapping[str, Mapping[str, Var]]  # edit key -> variable name -> first value
 
@@ -136,7 +136,7 @@ class Adapter(Protocol):
         ...
 
     def batches(self, model: Any, data: Any, argument: str) -> Iterable[Any]:
-        """Model inputs from what a user gave as `argument` (see `nncf_ext.calibration.data`), in batches."""
+        """Model inputs from what a user gave as `argument` (see `nncf_ext.data`), in batches."""
         ...
 
     def parameter(self, model: Any, traced: Any, site: Site) -> np.ndarray:

@@ -7,20 +7,19 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from nncf_ext.adapter import Adapter, Attached
 from nncf_ext.config.initialization import RangeInit
+from nncf_ext.distillation.outputs import Outputs
+from nncf_ext.distillation.teacher_cache import TeacherCache
 from nncf_ext.edits import Edit, Plan, Range, Removal, Transform
 from nncf_ext.files.json_text import Unreadable
 from nncf_ext.files.schema import Saved, expect
 from nncf_ext.graph import Graph, Site
 from nncf_ext.schedules import Clock
-
-if TYPE_CHECKING:
-    from nncf_ext.distillation.teacher_cache import TeacherCache
 
 State = Mapping[str, Any]  # JSON-able; what an algorithm remembers besides its variables
 
@@ -38,20 +37,6 @@ class CompressionStage(IntEnum):
 
     def combine(self, other: CompressionStage) -> CompressionStage:
         return self if self == other else CompressionStage.PARTIALLY_COMPRESSED
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """Outputs of the last training forward, flattened, and the teacher's for the same inputs.
-
-    inputs(): what the model was given, by name. features: by the key of an edit that looks on, what passed it, and the tensor at
-    the teacher's site that belongs to it.
-    """
-
-    student: Sequence[Any]
-    teacher: Sequence[Any]
-    inputs: Callable[[], Mapping[str, Any]] = dict
-    features: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -17,16 +16,16 @@ import safetensors
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from safetensors.numpy import save_file
 
-from nncf_ext.algorithms import ALGORITHMS
-from nncf_ext.edits import Edit, Plan
+from nncf_ext.edits import Plan
 from nncf_ext.errors import shown
 from nncf_ext.files.finite import not_finite
 from nncf_ext.files.json_text import Unreadable, refused_as, value_of
 from nncf_ext.files.schema import expect
 from nncf_ext.files.writing import replacing
-from nncf_ext.graph import Graph, Site
+from nncf_ext.graph import Graph
 
 FORMAT = 1
+SUFFIX = ".safetensors"
 _AXES = ("channel_axis", "axis", "axes", "input_axis", "output_axis")  # settings of transforms that are one
 _MOST_STATE = 1 << 30  # bytes of memory that a state may take
 _OBJECT = TypeAdapter(dict[str, Any])
@@ -36,7 +35,7 @@ class CheckpointError(ValueError):
     """A file that is no checkpoint of ours, is damaged, or belongs to another model or plan."""
 
 
-class _Edit(BaseModel):
+class _SavedEdit(BaseModel):
     model_config = ConfigDict(strict=True)
     sites: Annotated[list[str], Field(min_length=1)]
     transform: dict[str, Any]
@@ -45,14 +44,16 @@ class _Edit(BaseModel):
     operators: list[str] = []
 
 
-class _Plan(BaseModel):
+class SavedPlan(BaseModel):
+    """The form of what `Plan.to_json` writes."""
+
     model_config = ConfigDict(strict=True)
-    edits: list[_Edit]
+    edits: list[_SavedEdit]
     skipped: list[Annotated[list[str], Field(min_length=2, max_length=2)]] = []
 
 
 class _Builder(BaseModel):
-    plan: _Plan
+    plan: SavedPlan
 
 
 class _State(BaseModel):
@@ -73,33 +74,17 @@ def plan_in(state: Any) -> Mapping[str, Any]:
     return state["builder_state"]["plan"]
 
 
-def plan_from_json(data: Any) -> Plan:
-    """The plan that `Plan.to_json` wrote. CheckpointError where it is none, or has a transform that is not known."""
-    with refused_as(CheckpointError, "the plan"):
-        saved = expect(_Plan, data)
-    edits: dict[str, Edit] = {}
-    for item in saved.edits:
-        known = {t.model_fields["kind"].default: t for t in getattr(ALGORITHMS.get(item.algorithm), "transforms", ())}
-        kind = item.transform.get("kind")
-        if not isinstance(kind, str) or kind not in known:
-            raise CheckpointError(
-                f"the plan has a transform {str(kind)[:60]!r} of {item.algorithm[:60]!r}, which this version does not know"
-            )
-        with refused_as(CheckpointError, f"the plan's {kind} at {item.sites[0]}"):
-            transform = expect(known[kind], item.transform)
-            sites = tuple(_site(text) for text in item.sites)
-        edit = Edit(sites, transform, item.algorithm, item.lr_multiplier, tuple(item.operators))
-        if edit.key in edits:
-            raise CheckpointError(f"the plan has {edit.key} twice")
-        edits[edit.key] = edit
-    return Plan(tuple(edits.values()), tuple((name, reason) for name, reason in saved.skipped))
-
-
-def _site(text: str) -> Site:
-    site = Site.parse(text)
-    if not site.node or not re.fullmatch(r"input:\d{1,6}|[^:]+", site.slot):
-        raise Unreadable(f"found the site {shown(text)}, expected node|slot")
-    return site
+def find_checkpoint(path: Path) -> Path:
+    """`path` itself, or the newest checkpoint in the folder. FileNotFoundError where there is none."""
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path}: no such checkpoint or folder")
+    shown = [file for file in path.rglob(f"*{SUFFIX}") if not any(part[0] == "." for part in file.relative_to(path).parts)]
+    found = sorted((file for file in shown if file.is_file()), key=lambda file: file.stat().st_mtime)  # not what is being written
+    if not found:
+        raise FileNotFoundError(f"{path}: no checkpoint (*{SUFFIX}) in this folder")
+    return found[-1]
 
 
 def check_plan_fits(plan: Plan, graph: Graph) -> None:

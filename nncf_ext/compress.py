@@ -13,11 +13,11 @@ from typing import Any
 from nncf_ext.adapter import Adapter, Traced
 from nncf_ext.algorithm import Algorithm, Prospect
 from nncf_ext.calibration.collectors import ranges_of
-from nncf_ext.calibration.data import described
 from nncf_ext.calibration.initialization import QuantizationRangeInitArgs, adapt_batchnorm, check_registered, for_model
-from nncf_ext.checkpoint import CheckpointError, check_plan_fits, plan_from_json, plan_in
+from nncf_ext.checkpoint import CheckpointError, check_plan_fits, plan_in
 from nncf_ext.config.initialization import RangeInit
 from nncf_ext.controller import Controller
+from nncf_ext.data import described
 from nncf_ext.distillation.teacher_cache import TeacherCache
 from nncf_ext.drawing import write_graphs
 from nncf_ext.edits import Plan, Range, Var, compose
@@ -27,6 +27,7 @@ from nncf_ext.graph import Graph
 from nncf_ext.nncf2.states import nncf2_schedules
 from nncf_ext.nncf_config import NNCFConfig
 from nncf_ext.ops import is_opaque
+from nncf_ext.saved_plan import plan_from_json
 from nncf_ext.untouched import unknown_weights
 
 _KEPT_SAMPLES = 4  # calibration batches kept for the parity check at export

@@ -19,23 +19,24 @@ from typing import Any
 import numpy as np
 
 from nncf_ext.adapter import Adapter, Attached
-from nncf_ext.algorithm import Algorithm, CompressionStage, Outputs, State, Training
+from nncf_ext.algorithm import Algorithm, CompressionStage, State, Training
 from nncf_ext.calibration.initialization import adapt_batchnorm
 from nncf_ext.channels.removal import joint, remaining
 from nncf_ext.checkpoint import CheckpointError, first_difference, load_checkpoint, plan_in, save_checkpoint
 from nncf_ext.distillation.losses import difference_of
+from nncf_ext.distillation.outputs import Outputs
 from nncf_ext.distillation.teacher_cache import TeacherCache
 from nncf_ext.edits import MASK, QUANTIZE, Edit, Plan, Removal
 from nncf_ext.errors import ConfigError, shown
 from nncf_ext.files.finite import not_finite
 from nncf_ext.files.json_text import refused_as
+from nncf_ext.forward_loss import ForwardLoss
 from nncf_ext.graph import Graph, Site
 from nncf_ext.nncf2.states import nncf2_schedules
 from nncf_ext.report import CompressionStatistics
 from nncf_ext.schedules import Clock
 from nncf_ext.soup.running import WeightAverage
-from nncf_ext.training.forward_loss import ForwardLoss
-from nncf_ext.training.step_watch import StepWatch
+from nncf_ext.step_watch import StepWatch
 from nncf_ext.untouched import untouched
 
 STATE_FORMAT = 1

@@ -5,28 +5,25 @@ from __future__ import annotations
 import copy
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
+from nncf_ext.algorithms import ALGORITHMS, KNOWN_NOT_BUILT, Algorithm
+from nncf_ext.calibration.initialization import BNAdaptationInitArgs, QuantizationRangeInitArgs, for_model
 from nncf_ext.config import loader
 from nncf_ext.config.accuracy_aware import AccuracyAwareTraining
 from nncf_ext.config.section import ScopedConfig
 from nncf_ext.config.top_level import InputInfo, TopLevel
+from nncf_ext.data import ModelInputs
 from nncf_ext.errors import ConfigError, choose, json_path, nearest, parse, shown
 from nncf_ext.files.json_text import expect_plain, refused_as
+from nncf_ext.nncf2.names import ALGORITHMS as FORMER_NAMES
 from nncf_ext.scopes import LONGEST, MARKER, Inherited
 
-if TYPE_CHECKING:
-    from nncf_ext.algorithms import Algorithm
-
-__all__ = ["ConfigError", "NNCFConfig", "json_schema", "validate_file"]
-
 _MOST_LISTED, _LONGEST_SHOWN = 50, 100  # keys of the script in what `validate_file` says, and their characters
-
-# The table of algorithms is imported in the functions that need it: its classes are made of the sections here.
 
 
 class NNCFConfig(dict[str, Any]):
@@ -81,8 +78,6 @@ class NNCFConfig(dict[str, Any]):
 
     def algorithms(self) -> tuple[Algorithm, ...]:
         """The entries of `compression` as instances of their classes, with the scopes of the top level merged in."""
-        from nncf_ext.algorithms import ALGORITHMS
-
         top = self._top_level()
         algorithms: dict[str, Any] = {}
         for location, entry in self._entries():
@@ -159,6 +154,18 @@ class NNCFConfig(dict[str, Any]):
         raise ConfigError(f"compression: found {shown(compression)}, expected an object or an array of objects")
 
 
+def register_loader(config: NNCFConfig, batches: Callable[[], Iterable[Any]]) -> NNCFConfig:
+    """Use `batches` for every initialisation that needs data."""
+    config.register_extra_structs([QuantizationRangeInitArgs(batches), BNAdaptationInitArgs(batches)])
+    return config
+
+
+def first_batch(config: NNCFConfig, expected: ModelInputs) -> Any:
+    """One of those registered for ranges, as model inputs; None where there is none."""
+    args = for_model(config.get_all_extra_structs(), expected).get(QuantizationRangeInitArgs.__name__)
+    return next(iter(args.batches()), None) if args is not None else None
+
+
 def is_accuracy_aware_training(nncf_config: NNCFConfig) -> bool:
     return nncf_config.get("accuracy_aware_training") is not None
 
@@ -183,8 +190,6 @@ def validate_file(path: str | Path) -> str:
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of a config: what `validate_file` accepts, for editors."""
-    from nncf_ext.algorithms import ALGORITHMS, FORMER_NAMES
-
     refs, definitions = models_json_schema([(model, "validation") for model in (TopLevel, *ALGORITHMS.values())])
     top = definitions["$defs"].pop(TopLevel.__name__)
     for name, model in ALGORITHMS.items():
@@ -210,8 +215,6 @@ def json_schema() -> dict[str, Any]:
 
 
 def _algorithm_name(location: tuple[str | int, ...], entry: Any) -> str:
-    from nncf_ext.algorithms import ALGORITHMS, FORMER_NAMES, KNOWN_NOT_BUILT
-
     if not isinstance(entry, Mapping):
         raise ConfigError(f"{json_path(location)}: found {shown(entry)}, expected an object")
     if "algorithm" not in entry:

@@ -12,11 +12,11 @@ import numpy as np
 import tensorflow as tf
 
 from nncf_ext.adapter import Values
-from nncf_ext.calibration.data import Batches, Data, ModelInputs
+from nncf_ext.data import Batches, Data, ModelInputs
 from nncf_ext.edits import Plan, Removal
+from nncf_ext.forward_loss import ForwardLoss
 from nncf_ext.graph import Site
-from nncf_ext.training.forward_loss import ForwardLoss
-from nncf_ext.training.step_watch import StepWatch
+from nncf_ext.step_watch import StepWatch
 from nncf_ext_tensorflow import keras_private, xp
 from nncf_ext_tensorflow.apply import Patch
 from nncf_ext_tensorflow.attach import KerasAttached, attach, visiting
@@ -28,7 +28,7 @@ from nncf_ext_tensorflow.gradients import loss_gradients
 from nncf_ext_tensorflow.hessian import hessian_products
 from nncf_ext_tensorflow.naming import named_inputs, names_in
 from nncf_ext_tensorflow.saving import attached_to, refuse_compressed
-from nncf_ext_tensorflow.shrink import remove_channels
+from nncf_ext_tensorflow.shrunk_model import remove_channels
 from nncf_ext_tensorflow.tables import Table, load_tables, tables_of
 from nncf_ext_tensorflow.trace import KerasTrace, trace
 from nncf_ext_tensorflow.training_watch import TrainingWatch

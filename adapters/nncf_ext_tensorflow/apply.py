@@ -19,8 +19,8 @@ from typing import Any
 
 import keras
 
+from nncf_ext.forward_loss import ForwardLoss
 from nncf_ext.graph import Site
-from nncf_ext.training.forward_loss import ForwardLoss
 from nncf_ext_tensorflow import keras_private
 from nncf_ext_tensorflow.framework_operators import in_keras_loop
 from nncf_ext_tensorflow.recurrent import cells_of

@@ -9,18 +9,20 @@ from functools import partial
 from typing import Any
 
 import keras
+import numpy as np
 
 from nncf_ext.adapter import Values
 from nncf_ext.edits import QUANTIZE, Edit, Plan, Var
 from nncf_ext.graph import Site
 from nncf_ext.quantization.quantizers.fixed import fixed
-from nncf_ext.training.step_watch import StepWatch
+from nncf_ext.saved_plan import plan_from_json
+from nncf_ext.step_watch import StepWatch
 from nncf_ext_tensorflow import keras_private, xp
 from nncf_ext_tensorflow.apply import Patch
 from nncf_ext_tensorflow.dense_gradients import DenseGradients
 from nncf_ext_tensorflow.framework_operators import is_exporting, operators_of
 from nncf_ext_tensorflow.naming import names_in
-from nncf_ext_tensorflow.saving import CompressedModel, input_specs, refuse_compressed, serialize_as_compressed
+from nncf_ext_tensorflow.saving import attached_to, example_like, input_specs, refuse_compressed
 from nncf_ext_tensorflow.trace import KerasTrace, trace
 from nncf_ext_tensorflow.training_watch import TrainingWatch
 from nncf_ext_tensorflow.variables import HOLDER, TransformVariables, to_numpy
@@ -102,6 +104,47 @@ def _off(value: bool) -> keras.Variable:
     return keras.Variable(value, dtype="bool", trainable=False, name="off")
 
 
+@keras.saving.register_keras_serializable(package="nncf_ext")
+class CompressedModel:
+    """Mixin of a compressed model. All of them are saved under its registered name, with the plain model's config and the plan;
+    loading (`keras.models.load_model`, after `import nncf_ext_tensorflow`) gives a model of the user's class."""
+
+    def get_config(self) -> dict[str, Any]:
+        attached = attached_to(self)
+        with attached.lifted():
+            plain: Any = keras.saving.serialize_keras_object(self)
+        plain.pop("compile_config", None)  # Keras compiles the compressed model, once it has all of its variables
+        return {
+            "model": plain,
+            "plan": attached.plan.to_json(),
+            "variables": getattr(self, HOLDER).specifications(),
+            "inputs": attached.input_specs,
+            "disabled": [edit.key for edit in attached.plan if not attached.placed[edit.key].enabled],
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        if "plan" not in config:  # a config of the plain model, given to the class of a compressed one
+            return super().from_config(config)  # type: ignore[misc]
+        model: Any = keras.saving.deserialize_keras_object(config["model"], custom_objects=custom_objects)
+        values = {
+            key: {name: Var(np.zeros(spec["shape"], spec["dtype"]), spec["trainable"]) for name, spec in variables.items()}
+            for key, variables in config["variables"].items()
+        }
+        attached = attach(model, plan_from_json(config["plan"]), values, example=example_like(config["inputs"]))
+        for edit in attached.plan:
+            attached.set_enabled(edit, edit.key not in config.get("disabled", ()))
+        return model
+
+    @property
+    def layers(self) -> list[Any]:
+        return [layer for layer in super().layers if not isinstance(layer, TransformVariables)]  # type: ignore[misc]
+
+    @layers.setter
+    def layers(self, _: Any) -> None:
+        raise AttributeError("`Model.layers` is reserved")
+
+
 class KerasAttached:
     """A plan in a Keras model (`nncf_ext.adapter.Attached`). placed: the transforms in it, by edit key."""
 
@@ -122,7 +165,7 @@ class KerasAttached:
         masks = [(e.key, self.placed[e.key], self._variable(e.site)) for e in plan if e.transform.dense_gradients]
         parameters = [self._variable(site) for edit in plan for site in edit.sites if site.is_parameter]
         self._gradients = DenseGradients(masks, parameters, any(e.transform.stage < QUANTIZE and e.of_parameters for e in plan))
-        serialize_as_compressed(model)
+        keras_private.serialize_as(type(model), CompressedModel)
         keras_private.forget_compiled_functions(model)
         keras_private.renew_optimizer(model)
 

@@ -132,8 +132,8 @@ _JUDGING = ("on_epoch_end", "on_train_batch_end")
 
 def only_when_compressed(controller: Controller, callback: keras.callbacks.Callback) -> keras.callbacks.Callback:
     """`callback`, which from now on sees the ends of epochs and batches only while all of the model is compressed (see
-    `nncf_ext.training.best_model`). `create_compression_callbacks` does so to each EarlyStopping, and ModelCheckpoint with save_best_only,
-    in the same `fit`."""
+    `nncf_ext.training.best_model`). `create_compression_callbacks` does so to each EarlyStopping, and ModelCheckpoint with
+    save_best_only, in the same `fit`."""
     hold(controller, callback, _JUDGING)
     return callback
 

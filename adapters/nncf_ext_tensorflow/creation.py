@@ -8,9 +8,9 @@ from typing import Any
 import keras
 
 from nncf_ext import NNCFConfig
-from nncf_ext.calibration.initialization import first_batch
 from nncf_ext.compress import compress
 from nncf_ext.controller import Controller
+from nncf_ext.nncf_config import first_batch
 from nncf_ext.tools.preview import Preview, preview
 from nncf_ext_tensorflow.adapter import KerasAdapter
 from nncf_ext_tensorflow.data import expected_inputs

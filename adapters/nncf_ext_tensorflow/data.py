@@ -1,4 +1,4 @@
-"""What `nncf_ext.calibration.data` asks of Keras."""
+"""What `nncf_ext.data` asks of Keras."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from nncf_ext.calibration.data import Input, ModelInputs
 from nncf_ext.calibration.initialization import pieces
+from nncf_ext.data import Input, ModelInputs
 from nncf_ext_tensorflow import keras_private
 
 
 class KerasData:
-    """`nncf_ext.calibration.data.Framework`."""
+    """`nncf_ext.data.Framework`."""
 
     def items(self, data: Any) -> tuple[Callable[[], Iterable[Any]], bool] | None:
         if isinstance(data, keras.utils.PyDataset):

@@ -10,14 +10,14 @@ import numpy as np
 
 from nncf_ext import ConfigError, NNCFConfig
 from nncf_ext.calibration import initialization
-from nncf_ext.calibration.data import Batches, Data, refuse_one_shot
 from nncf_ext.calibration.initialization import (
     AutoQPrecisionInitArgs,
     LeGRInitArgs,
     QuantizationPrecisionInitArgs,
     loss_in,
-    register_loader,
 )
+from nncf_ext.data import Batches, Data, refuse_one_shot
+from nncf_ext.nncf_config import register_loader
 from nncf_ext_tensorflow.data import KerasData
 
 

@@ -1,7 +1,4 @@
-"""How a compressed model is written to a `.keras` file and read back: its config is the plain model's, and the plan.
-
-`keras.models.load_model` needs `import nncf_ext_tensorflow` first, nothing else.
-"""
+"""What is written of a compressed model's inputs, and how a model tells that it is compressed."""
 
 from __future__ import annotations
 
@@ -9,53 +6,6 @@ from typing import Any
 
 import keras
 import numpy as np
-
-from nncf_ext.edits import Var
-from nncf_ext_tensorflow import keras_private
-from nncf_ext_tensorflow.variables import HOLDER, TransformVariables
-
-
-@keras.saving.register_keras_serializable(package="nncf_ext")
-class CompressedModel:
-    """Mixin of a compressed model. All of them are saved under its registered name; loading gives a model of the user's class."""
-
-    def get_config(self) -> dict[str, Any]:
-        attached = attached_to(self)
-        with attached.lifted():
-            plain: Any = keras.saving.serialize_keras_object(self)
-        plain.pop("compile_config", None)  # Keras compiles the compressed model, once it has all of its variables
-        return {
-            "model": plain,
-            "plan": attached.plan.to_json(),
-            "variables": getattr(self, HOLDER).specifications(),
-            "inputs": attached.input_specs,
-            "disabled": [edit.key for edit in attached.plan if not attached.placed[edit.key].enabled],
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
-        if "plan" not in config:  # a config of the plain model, given to the class of a compressed one
-            return super().from_config(config)  # type: ignore[misc]
-        from nncf_ext.checkpoint import plan_from_json
-        from nncf_ext_tensorflow.attach import attach
-
-        model: Any = keras.saving.deserialize_keras_object(config["model"], custom_objects=custom_objects)
-        values = {
-            key: {name: Var(np.zeros(spec["shape"], spec["dtype"]), spec["trainable"]) for name, spec in variables.items()}
-            for key, variables in config["variables"].items()
-        }
-        attached = attach(model, plan_from_json(config["plan"]), values, example=example_like(config["inputs"]))
-        for edit in attached.plan:
-            attached.set_enabled(edit, edit.key not in config.get("disabled", ()))
-        return model
-
-    @property
-    def layers(self) -> list[Any]:
-        return [layer for layer in super().layers if not isinstance(layer, TransformVariables)]  # type: ignore[misc]
-
-    @layers.setter
-    def layers(self, _: Any) -> None:
-        raise AttributeError("`Model.layers` is reserved")
 
 
 def attached_to(model: Any) -> Any:
@@ -92,8 +42,3 @@ def example_like(specs: Any) -> Any:
     if isinstance(specs, dict):
         return {name: example_like(spec) for name, spec in specs.items()}
     return [example_like(spec) for spec in specs]
-
-
-def serialize_as_compressed(model: Any) -> None:
-    """To be called once the class of `model` has been swapped."""
-    keras_private.serialize_as(type(model), CompressedModel)

@@ -24,40 +24,12 @@ from nncf_ext_tensorflow import keras_private
 from nncf_ext_tensorflow.apply import Patch
 from nncf_ext_tensorflow.changes import Changes
 from nncf_ext_tensorflow.comparison import TOLERANCE, largest_difference, outputs_of
-from nncf_ext_tensorflow.copies import Registered
-from nncf_ext_tensorflow.example_inputs import made_up_inputs, no_inputs, running_inputs
+from nncf_ext_tensorflow.example_inputs import made_up_inputs
 from nncf_ext_tensorflow.layer_sizes import attention_sizes, head_size, queries_factor, sizes_in_users_layer, sizes_of
 from nncf_ext_tensorflow.naming import names_in
 from nncf_ext_tensorflow.operation_sizes import fit_operations
 from nncf_ext_tensorflow.shapes import Shapes
-from nncf_ext_tensorflow.shrunk_model import config_before, remember
 from nncf_ext_tensorflow.trace import KerasTrace, trace
-
-
-def remove_channels(model: Any, removals: Sequence[Removal], traced: KerasTrace, registered: Registered = None) -> Any:
-    """`model` itself, with only the channels that `removals` keep; `traced` is its trace, and of no use afterwards.
-
-    A compiled model stays compiled; its optimizer starts anew. ConfigError, and `model` as it was, where a layer cannot get
-    smaller, or where the outputs for the example that was traced become others (by 1e-4 of the largest, in float32).
-    """
-    if not _kept(removals, traced):
-        return model
-    example = running_inputs(model, traced.example, registered)
-    if example is None:
-        raise ConfigError(no_inputs(model))
-    expected, config = outputs_of(model, example), config_before(model)
-    refusals: list[ConfigError] = []
-    for users_sizes in ("own", "all", "none") if keras_private.users_layers(model) else ("own",):
-        try:
-            _try(model, removals, traced, users_sizes, example, expected)
-        except ConfigError as error:
-            refusals.append(error)
-            continue
-        remember(model, config, removals, users_sizes, example)
-        keras_private.forget_compiled_functions(model)
-        keras_private.renew_optimizer(model)
-        return model
-    raise refusals[0]
 
 
 def shrink_unchecked(model: Any, removals: Sequence[Removal], users_sizes: str, example: Any) -> None:
@@ -66,7 +38,7 @@ def shrink_unchecked(model: Any, removals: Sequence[Removal], users_sizes: str, 
     _shrink(model, removals, traced, users_sizes, made_up_inputs(model) if example is None else example, Changes())
 
 
-def _try(
+def try_to_shrink(
     model: Any, removals: Sequence[Removal], traced: KerasTrace, users_sizes: str, example: Any, expected: Sequence[np.ndarray]
 ) -> None:
     """ConfigError, and `model` as it was, where it does not run or computes something else."""
@@ -123,7 +95,7 @@ class _Kept:
         return value
 
 
-def _kept(removals: Sequence[Removal], traced: KerasTrace) -> list[_Kept]:
+def kept_of(removals: Sequence[Removal], traced: KerasTrace) -> list[_Kept]:
     """By variable. ValueError for a removal that is of no variable of the model, or contradicts another one."""
     holders: dict[int, list[tuple[Any, str]]] = {}
     for layer, attribute, variable in traced.variables.values():
@@ -157,7 +129,7 @@ def _kept(removals: Sequence[Removal], traced: KerasTrace) -> list[_Kept]:
 def _shrink(
     model: Any, removals: Sequence[Removal], traced: KerasTrace, users_sizes: str, example: Any, changes: Changes
 ) -> None:
-    kept = _kept(removals, traced)
+    kept = kept_of(removals, traced)
     layers = {id(layer): layer for each in kept for layer, _ in each.holders}
     attentions = [
         (layer, head_size(layer))

@@ -13,9 +13,15 @@ from typing import Any
 import keras
 
 from nncf_ext.edits import Removal
+from nncf_ext.errors import ConfigError
 from nncf_ext.graph import Site
 from nncf_ext_tensorflow import keras_private
+from nncf_ext_tensorflow.comparison import outputs_of
+from nncf_ext_tensorflow.copies import Registered
+from nncf_ext_tensorflow.example_inputs import no_inputs, running_inputs
 from nncf_ext_tensorflow.saving import example_like, input_specs
+from nncf_ext_tensorflow.shrink import kept_of, shrink_unchecked, try_to_shrink
+from nncf_ext_tensorflow.trace import KerasTrace
 
 _RECORD = "_nncf_ext_removed"  # the config, in the __dict__ of a model
 _classes: dict[type, type] = {}
@@ -34,8 +40,6 @@ class ShrunkModel:
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
         if "removals" not in config:  # a config of the model as it was, given to the class of the shrunk one
             return cls.users_class.from_config(config)  # type: ignore[attr-defined]
-        from nncf_ext_tensorflow.shrink import shrink_unchecked
-
         model: Any = keras.saving.deserialize_keras_object(config["model"], custom_objects=custom_objects)
         for each in config["removals"]:
             removals = [Removal(Site.parse(site), axis, tuple(keep)) for site, axis, keep in each["removals"]]
@@ -44,8 +48,8 @@ class ShrunkModel:
         return model
 
 
-def config_before(model: Any) -> dict[str, Any] | None:
-    """What `remember` needs of a model that has its channels still; None where its file will say what is left by itself.
+def _config_before(model: Any) -> dict[str, Any] | None:
+    """What `_remember` needs of a model that has its channels still; None where its file will say what is left by itself.
 
     That is where it consists of layers of Keras, or where it cannot be saved anyway.
     """
@@ -59,7 +63,7 @@ def config_before(model: Any) -> dict[str, Any] | None:
         return None
 
 
-def remember(model: Any, before: dict[str, Any] | None, removals: Sequence[Removal], users_sizes: str, example: Any) -> None:
+def _remember(model: Any, before: dict[str, Any] | None, removals: Sequence[Removal], users_sizes: str, example: Any) -> None:
     """Have `model` saved as the config that it had, and `removals`, unless the config that it has now gives its shapes."""
     if before is None or (not isinstance(model, ShrunkModel) and _says_its_shapes(model)):
         return
@@ -85,3 +89,29 @@ def _become(model: Any, config: dict[str, Any]) -> None:
         _classes[cls] = type(cls.__name__, (ShrunkModel, cls), namespace)
         keras_private.serialize_as(_classes[cls], ShrunkModel)
     object.__setattr__(model, "__class__", _classes[cls])
+
+
+def remove_channels(model: Any, removals: Sequence[Removal], traced: KerasTrace, registered: Registered = None) -> Any:
+    """`model` itself, with only the channels that `removals` keep; `traced` is its trace, and of no use afterwards.
+
+    A compiled model stays compiled; its optimizer starts anew. ConfigError, and `model` as it was, where a layer cannot get
+    smaller, or where the outputs for the example that was traced become others (by 1e-4 of the largest, in float32).
+    """
+    if not kept_of(removals, traced):
+        return model
+    example = running_inputs(model, traced.example, registered)
+    if example is None:
+        raise ConfigError(no_inputs(model))
+    expected, config = outputs_of(model, example), _config_before(model)
+    refusals: list[ConfigError] = []
+    for users_sizes in ("own", "all", "none") if keras_private.users_layers(model) else ("own",):
+        try:
+            try_to_shrink(model, removals, traced, users_sizes, example, expected)
+        except ConfigError as error:
+            refusals.append(error)
+            continue
+        _remember(model, config, removals, users_sizes, example)
+        keras_private.forget_compiled_functions(model)
+        keras_private.renew_optimizer(model)
+        return model
+    raise refusals[0]

@@ -1,4 +1,4 @@
-"""Tells `nncf_ext.training.step_watch` of the optimizer steps of a model; in compiled functions, of their tracing."""
+"""Tells `nncf_ext.step_watch` of the optimizer steps of a model; in compiled functions, of their tracing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from nncf_ext.training.step_watch import StepWatch
+from nncf_ext.step_watch import StepWatch
 
 from nncf_ext_tensorflow import keras_private
 from nncf_ext_tensorflow.optimizer_steps import ignore, listen

@@ -12,8 +12,8 @@ import numpy as np
 
 from nncf_ext.adapter import Values
 from nncf_ext.edits import Edit, Plan
-from nncf_ext.training.forward_loss import ForwardLoss
-from nncf_ext.training.step_watch import StepWatch
+from nncf_ext.forward_loss import ForwardLoss
+from nncf_ext.step_watch import StepWatch
 from nncf_ext_tensorflow.keras_private import LayerWithLosses
 
 HOLDER = "nncf_ext"  # the model's attribute, and the first part of the variables' paths

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from nncf_ext.adapter import Attached, Values
-from nncf_ext.calibration.data import Batches, Data, ModelInputs
+from nncf_ext.data import Batches, Data, ModelInputs
 from nncf_ext.edits import Plan, Removal
+from nncf_ext.forward_loss import ForwardLoss
 from nncf_ext.graph import Site
-from nncf_ext.training.forward_loss import ForwardLoss
-from nncf_ext.training.step_watch import StepWatch
+from nncf_ext.step_watch import StepWatch
 from nncf_ext_torch import apply, arguments, batchnorm, hessian, observe, shrink, trace, xp
 from nncf_ext_torch.computed_weights import computed_in, copied, weight
 from nncf_ext_torch.data import TorchData, expected_inputs

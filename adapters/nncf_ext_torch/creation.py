@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from nncf_ext import ConfigError, NNCFConfig
-from nncf_ext.calibration.initialization import first_batch
 from nncf_ext.compress import compress
 from nncf_ext.controller import Controller
+from nncf_ext.nncf_config import first_batch
 from nncf_ext.tools.preview import Preview, preview
 from nncf_ext_torch.adapter import TorchAdapter
 from nncf_ext_torch.compiled_models import model_in, run_by_python

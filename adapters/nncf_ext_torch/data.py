@@ -1,4 +1,4 @@
-"""What `nncf_ext.calibration.data` asks of PyTorch."""
+"""What `nncf_ext.data` asks of PyTorch."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
-from nncf_ext.calibration.data import TARGETS, Input, ModelInputs
 from nncf_ext.calibration.initialization import pieces
+from nncf_ext.data import TARGETS, Input, ModelInputs
 from nncf_ext_torch.arguments import by_argument
 from nncf_ext_torch.trace import ExampleInput, leaves
 
 
 class TorchData:
-    """`nncf_ext.calibration.data.Framework`; all goes to `device`, where one is given."""
+    """`nncf_ext.data.Framework`; all goes to `device`, where one is given."""
 
     def __init__(self, device: Any = None):
         self.device = device

@@ -11,14 +11,14 @@ import torch
 
 from nncf_ext import ConfigError, NNCFConfig
 from nncf_ext.calibration import initialization
-from nncf_ext.calibration.data import Batches, Data, refuse_one_shot
 from nncf_ext.calibration.initialization import (
     AutoQPrecisionInitArgs,
     LeGRInitArgs,
     QuantizationPrecisionInitArgs,
     loss_in,
-    register_loader,
 )
+from nncf_ext.data import Batches, Data, refuse_one_shot
+from nncf_ext.nncf_config import register_loader
 from nncf_ext_torch.data import TorchData, target_of
 from nncf_ext_torch.trace import ExampleInput
 

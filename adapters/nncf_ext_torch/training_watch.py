@@ -1,4 +1,4 @@
-"""Tells `nncf_ext.training.step_watch` of the optimizer steps of a model, and of weights that are loaded into it."""
+"""Tells `nncf_ext.step_watch` of the optimizer steps of a model, and of weights that are loaded into it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nncf_ext.training.step_watch import StepWatch
+from nncf_ext.step_watch import StepWatch
 from nncf_ext_torch.apply import PREFIX
 from nncf_ext_torch.optimizer_steps import holds_any, ignore, listen
 

@@ -43,9 +43,6 @@ ALGORITHMS: dict[str, type[Any]] = {
     "corad": Corad,
 }
 
-# Other names that NNCF 2.x had for them. Configs may use these; states and reports have the present name.
-FORMER_NAMES = {"experimental_quantization": "quantization"}
-
 # Algorithms of NNCF 2.x that a config may name and nncf_ext cannot run yet.
 KNOWN_NOT_BUILT = frozenset(
     {
@@ -53,4 +50,4 @@ KNOWN_NOT_BUILT = frozenset(
     }
 )
 
-__all__ = ["ALGORITHMS", "FORMER_NAMES", "KNOWN_NOT_BUILT", "Algorithm"]
+__all__ = ["ALGORITHMS", "KNOWN_NOT_BUILT", "Algorithm"]

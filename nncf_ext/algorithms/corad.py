@@ -21,7 +21,7 @@ from nncf_ext.algorithms.sparsity import SparsityStatistics, measured, outlook_o
 from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.channels.costs import flops
 from nncf_ext.config.corad import CoradConfig, Weighted
-from nncf_ext.distillation.losses import check_cache, outputs_loss
+from nncf_ext.distillation.losses import ValidPositions, check_cache, outputs_loss
 from nncf_ext.distillation.teacher_cache import TeacherCache, write_cache
 from nncf_ext.edits import MASK, Edit, Plan, Range, Transform, Var
 from nncf_ext.errors import ConfigError
@@ -197,7 +197,9 @@ class Corad(CoradConfig, Algorithm):
             term = factors["regularization"] * self._regularizer(training, state)
             terms["regularization"] = xp.stop_gradient(term) if self._is_proximal else term
         if self.distillation is not None and self.distillation.weight > 0:
-            difference = outputs_loss(self.distillation, training, self.algorithm)
+            difference = outputs_loss(
+                training.xp, self.distillation, training.outputs, training.extra(ValidPositions), self.algorithm
+            )
             if difference is not None:
                 terms["distillation"] = factors["distillation"] * difference
         return terms

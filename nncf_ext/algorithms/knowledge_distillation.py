@@ -11,7 +11,14 @@ import numpy as np
 
 from nncf_ext.algorithm import Algorithm, Outlook, Prospect, State, Training
 from nncf_ext.config.knowledge_distillation import FeaturePair, KnowledgeDistillationConfig
-from nncf_ext.distillation.losses import attention_difference, check_cache, mean_squared_error, outputs_loss, projected
+from nncf_ext.distillation.losses import (
+    ValidPositions,
+    attention_difference,
+    check_cache,
+    mean_squared_error,
+    outputs_loss,
+    projected,
+)
 from nncf_ext.distillation.teacher_cache import TeacherCache, write_cache
 from nncf_ext.edits import LOOK, Edit, Plan, Range, Transform, Var
 from nncf_ext.errors import ConfigError
@@ -122,7 +129,7 @@ class KnowledgeDistillation(KnowledgeDistillationConfig, Algorithm):
 
     def loss(self, training: Training, state: State) -> Any:
         """Sum over the model's outputs; RuntimeError before the first training forward."""
-        total = outputs_loss(self, training, self.algorithm)
+        total = outputs_loss(training.xp, self, training.outputs, training.extra(ValidPositions), self.algorithm)
         outputs = None if total is None else self.factor * total
         if not self.features:
             return outputs

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 
 from nncf_ext.adapter import Adapter
-from nncf_ext.calibration.data import Batches, ModelInputs
 from nncf_ext.config.initialization import BatchnormAdaptation, RangeInit
+from nncf_ext.data import Batches, ModelInputs
 from nncf_ext.errors import ConfigError
 from nncf_ext.files.finite import not_finite
-from nncf_ext.nncf_config import NNCFConfig
 from nncf_ext.report import progress
 
 
@@ -75,12 +74,6 @@ def loss_in(result: Any) -> float:
     return float(result[-1] if isinstance(result, tuple | list) else result)
 
 
-def register_loader(config: NNCFConfig, batches: Callable[[], Iterable[Any]]) -> NNCFConfig:
-    """Use `batches` for every initialisation that needs data."""
-    config.register_extra_structs([QuantizationRangeInitArgs(batches), BNAdaptationInitArgs(batches)])
-    return config
-
-
 def for_model(extras: Mapping[str, Any], expected: ModelInputs) -> dict[str, Any]:
     """The registered data as batches for a model that is called with `expected`."""
     found = dict(extras)
@@ -89,12 +82,6 @@ def for_model(extras: Mapping[str, Any], expected: ModelInputs) -> dict[str, Any
             found[name] = copy.copy(args)
             object.__setattr__(found[name], "batches", args.batches.of(expected))
     return found
-
-
-def first_batch(config: NNCFConfig, expected: ModelInputs) -> Any:
-    """One of those registered for ranges, as model inputs; None where there is none."""
-    args = for_model(config.get_all_extra_structs(), expected).get(QuantizationRangeInitArgs.__name__)
-    return next(iter(args.batches()), None) if args is not None else None
 
 
 def pieces(batch: Any, samples: int, size: int = 2) -> Iterator[Any]:

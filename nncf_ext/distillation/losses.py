@@ -9,14 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nncf_ext.config.knowledge_distillation import OutputMatching
+from nncf_ext.distillation.outputs import Outputs
 from nncf_ext.distillation.teacher_cache import CachedAnswer, TeacherCache
 from nncf_ext.errors import ConfigError
-
-if TYPE_CHECKING:
-    from nncf_ext.algorithm import Training
 
 SMALLEST_NORM = 1e-12  # an attention map of zeros stays zero
 _NO_CLASS = -1e30  # a logarithm of no probability at all
@@ -107,21 +105,20 @@ def _mean(xp: Any, values: Any, valid: Any) -> Any:
     return xp.sum(xp.where(valid, values, xp.zeros_like(values))) / xp.maximum(count, 1.0)
 
 
-def outputs_loss(matching: OutputMatching, training: Training, name: str) -> Any:
-    """Sum of the differences of all outputs of the last training forward; None where the model has none.
+def outputs_loss(xp: Any, matching: OutputMatching, seen: Outputs | None, registered: ValidPositions | None, name: str) -> Any:
+    """Sum of the differences of all outputs of a training forward, `seen`; None where the model has none.
 
     The teacher answers in inference. What the model returns in training behind these outputs (auxiliary heads) is not compared.
-    RuntimeError before the first training forward. name: the algorithm's, for messages.
+    RuntimeError before the first training forward. registered: the user's choice of tokens. name: the algorithm's, for messages.
     """
-    seen = training.outputs
     if seen is None:
         raise RuntimeError(f"{name}: the loss was asked for before the model ran in training mode")
     student = seen.student[: len(seen.teacher)] if seen.teacher else seen.student
     mismatch = difference_of([a.shape for a in student], [a.shape for a in seen.teacher])
     if mismatch:
         raise ValueError(f"{name}: {mismatch}")
-    valid = valid_positions(matching, training)
-    terms = [_difference(matching, training.xp, s, t, valid) for s, t in zip(student, seen.teacher, strict=True)]
+    valid = valid_positions(matching, seen, registered)
+    terms = [_difference(matching, xp, s, t, valid) for s, t in zip(student, seen.teacher, strict=True)]
     return sum(terms[1:], terms[0]) if terms else None
 
 
@@ -141,15 +138,13 @@ def check_cache(matching: OutputMatching, cache: TeacherCache) -> None:
         raise ConfigError(f"teacher: {cache.path} is of temperature {cache.temperature:g}, expected {matching.temperature:g}")
 
 
-def valid_positions(matching: OutputMatching, training: Training) -> Any:
-    """Which positions count, of the last training forward; None for all."""
-    assert training.outputs is not None
-    registered = training.extra(ValidPositions)
+def valid_positions(matching: OutputMatching, seen: Outputs, registered: ValidPositions | None) -> Any:
+    """Which positions count; None for all."""
     if registered is not None:
-        return registered.of(training.outputs.inputs(), training.outputs.student)
+        return registered.of(seen.inputs(), seen.student)
     if matching.padding is None:
         return None
-    inputs, wanted = training.outputs.inputs(), matching.padding.input
+    inputs, wanted = seen.inputs(), matching.padding.input
     if wanted not in inputs:
         raise ConfigError(f"padding.input: the model has no input {wanted!r}, expected one of {', '.join(inputs)}")
     value = float(matching.padding.value)

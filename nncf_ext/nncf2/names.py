@@ -19,3 +19,5 @@ VARIABLES = {
 }
 # What NNCF keeps of a quantizer beside them, and the field of the transform that must be the same.
 SETTINGS = {"_num_bits": "bits", "signed_tensor": "signed"}
+# Other names that it had for algorithms. Configs may use these; states and reports have the present name.
+ALGORITHMS = {"experimental_quantization": "quantization"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nncf_ext.algorithms import FORMER_NAMES
+from nncf_ext.nncf2.names import ALGORITHMS as FORMER_NAMES
 
 
 def nncf2_schedules(state: Any) -> dict[str, Mapping[str, Any]] | None:

@@ -10,8 +10,9 @@ from typing import Any, Literal
 import numpy as np
 
 from nncf_ext import numpy_xp
-from nncf_ext.checkpoint import CheckpointError, plan_from_json, plan_in
+from nncf_ext.checkpoint import CheckpointError, plan_in
 from nncf_ext.edits import MASK, Edit
+from nncf_ext.saved_plan import plan_from_json
 from nncf_ext.soup.ingredients import Ingredient, SoupError
 
 Masks = Literal["refuse", "union", "intersection"]

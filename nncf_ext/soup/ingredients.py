@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nncf_ext.checkpoint import CheckpointError, TensorFile, first_difference, plan_in
-from nncf_ext.tools.inspection import find_checkpoint
+from nncf_ext.checkpoint import CheckpointError, TensorFile, find_checkpoint, first_difference, plan_in
 
 _DTYPES = {
     "BOOL": "bool",

@@ -226,7 +226,8 @@ def _inspect(options: argparse.Namespace) -> int:
 
         Console(markup=False).print(describe_packed(options.path))
         return 0
-    from nncf_ext.tools.inspection import describe, find_checkpoint
+    from nncf_ext.checkpoint import find_checkpoint
+    from nncf_ext.tools.inspection import describe
 
     console = Console(markup=False)  # the names of layers have [brackets]
     for table in describe(find_checkpoint(options.path)):
@@ -235,8 +236,8 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _soup(options: argparse.Namespace) -> int:
+    from nncf_ext.checkpoint import find_checkpoint
     from nncf_ext.soup import Soup, SoupError, uniform, wise_ft
-    from nncf_ext.tools.inspection import find_checkpoint
     from nncf_ext.tools.user_model import adapter_package, load_function, load_model
 
     if not options.output.parent.is_dir():

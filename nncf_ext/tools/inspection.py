@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from nncf_ext.checkpoint import CheckpointError, TensorFile, plan_from_json, plan_in
+from nncf_ext.checkpoint import CheckpointError, TensorFile, plan_in
 from nncf_ext.edits import Edit, Transform
 from nncf_ext.errors import shown
 from nncf_ext.files.json_text import refused_as
 from nncf_ext.files.schema import expect
+from nncf_ext.saved_plan import plan_from_json
 from nncf_ext.schedules import Clock
 from nncf_ext.text_table import TextTable
-
-SUFFIX = ".safetensors"
 
 
 class _Algorithm(BaseModel):
@@ -26,19 +25,6 @@ class _Algorithm(BaseModel):
 class _Progress(BaseModel):
     scheduler_state: dict[str, Any]
     algorithms: dict[str, _Algorithm]
-
-
-def find_checkpoint(path: Path) -> Path:
-    """`path` itself, or the newest checkpoint in the folder. FileNotFoundError where there is none."""
-    if path.is_file():
-        return path
-    if not path.is_dir():
-        raise FileNotFoundError(f"{path}: no such checkpoint or folder")
-    shown = [file for file in path.rglob(f"*{SUFFIX}") if not any(part[0] == "." for part in file.relative_to(path).parts)]
-    found = sorted((file for file in shown if file.is_file()), key=lambda file: file.stat().st_mtime)  # not what is being written
-    if not found:
-        raise FileNotFoundError(f"{path}: no checkpoint (*{SUFFIX}) in this folder")
-    return found[-1]
 
 
 def describe(path: Path) -> list[TextTable]:

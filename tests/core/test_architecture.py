@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,26 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 CORE = sorted((ROOT / "nncf_ext").rglob("*.py"))
 ADAPTERS = sorted((ROOT / "adapters").rglob("*.py"))
-SHARED = ("__init__", "algorithm", "code_book", "learned_sparsity", "sparsity", "staged_quantizers", "weights")  # by several
+SHARED = ("__init__", "code_book", "learned_sparsity", "sparsity", "staged_quantizers", "weights")  # by several
 ALGORITHMS = sorted(path for path in (ROOT / "nncf_ext" / "algorithms").glob("*.py") if path.stem not in SHARED)
+# The core's rooms (packages, and modules of their own), from the ground up: a room imports from those below it, and itself.
+LAYERS = (
+    ("errors", "graph", "noise", "numpy_xp", "schedules", "forward_loss", "nncf2"),
+    ("files", "numerics", "ops", "scopes", "data", "step_watch"),
+    ("config", "edits"),
+    ("adapter", "channels", "checkpoint", "drawing", "untouched"),
+    ("distillation", "report"),
+    ("algorithm", "packed", "sparsity"),
+    ("calibration",),
+    ("coding", "quantization"),
+    ("algorithms", "export"),
+    ("nncf_config", "saved_plan"),
+    ("soup",),
+    ("controller",),
+    ("compress", "training"),
+    ("__init__",),
+    ("tools",),
+)
 FRAMEWORKS = {"torch", "tensorflow", "keras", "jax", "tf2onnx", "onnxscript"}
 HEAVY = {
     "nncf",
@@ -68,8 +87,44 @@ def top_level_imports(path: Path) -> set[str]:
     return found
 
 
+PATHS = {module_of(path): path for path in CORE + ADAPTERS}
+MODULES = set(PATHS)
+
+
 def packages(names: set[str]) -> set[str]:
     return {name.partition(".")[0] for name in names}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(ROOT / "nncf_ext").with_suffix("").parts[0]
+
+
+def modules_imported(path: Path) -> set[str]:
+    """Of this repository, wherever in the module they are imported: in functions, and for types alone, too."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found.update(name if name in MODULES else str(node.module) for name in names)
+    return found & MODULES - {module_of(path)}
+
+
+def test_every_room_of_the_core_has_a_layer():
+    assert sorted({room_of(path) for path in CORE}) == sorted(room for layer in LAYERS for room in layer)
+
+
+@pytest.mark.parametrize("path", CORE, ids=name_of)
+def test_the_core_imports_downwards(path):
+    layer = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
+    own, rooms = room_of(path), {room_of(PATHS[module]) for module in modules_imported(path)}
+    assert not {room for room in rooms - {own} if layer[room] >= layer[own]}
+
+
+def test_no_module_imports_itself_by_a_detour():
+    graph = {module_of(path): modules_imported(path) for path in CORE + ADAPTERS}
+    assert list(TopologicalSorter(graph).static_order())  # CycleError where one does
 
 
 @pytest.mark.parametrize("path", CORE, ids=name_of)

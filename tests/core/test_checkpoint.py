@@ -11,11 +11,12 @@ from safetensors.numpy import save_file
 
 from nncf_ext import checkpoint
 from nncf_ext.algorithms.sparsity import BinaryMask
-from nncf_ext.checkpoint import CheckpointError, check_plan_fits, load_checkpoint, plan_from_json, save_checkpoint
+from nncf_ext.checkpoint import CheckpointError, check_plan_fits, load_checkpoint, save_checkpoint
 from nncf_ext.edits import Edit, Plan
 from nncf_ext.files.writing import replacing
 from nncf_ext.graph import Edge, Graph, Node, Parameter, Site
 from nncf_ext.quantization.quantizers import Quantizer
+from nncf_ext.saved_plan import plan_from_json
 
 PLAN = Plan(
     (

@@ -490,7 +490,7 @@ def section_classes():
     while open_:
         found.add(section := open_.pop())
         open_ += section.__subclasses__()
-    return sorted((s for s in found if s.__module__.startswith("nncf_ext.nncf_config.")), key=lambda section: section.__name__)
+    return sorted((s for s in found if s.__module__.startswith("nncf_ext.config.")), key=lambda section: section.__name__)
 
 
 @pytest.mark.parametrize("section", section_classes(), ids=lambda section: section.__name__)

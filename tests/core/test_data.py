@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nncf_ext import ConfigError
-from nncf_ext.calibration.data import Batches, Data, DataWarning, Input, ModelInputs, described, refuse_one_shot
+from nncf_ext.data import Batches, Data, DataWarning, Input, ModelInputs, described, refuse_one_shot
 
 
 class Arrays:

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from nncf_ext.checkpoint import CheckpointError, TensorFile, load_checkpoint, plan_from_json, save_checkpoint
+from nncf_ext.checkpoint import CheckpointError, TensorFile, load_checkpoint, save_checkpoint
 from nncf_ext.distillation.teacher_cache import TeacherCache
 from nncf_ext.errors import ConfigError
 from nncf_ext.files.json_text import Unreadable, value_of
 from nncf_ext.packed import PackedError, load, pack_arrays, pack_file, unpack_file
 from nncf_ext.packed.inspection import describe_packed
 from nncf_ext.quantization.precision.traces_file import read_traces
+from nncf_ext.saved_plan import plan_from_json
 from nncf_ext.schedules import Clock
 from nncf_ext.soup import SoupError, uniform
 from nncf_ext.sparsity.ranking import load_coefficients

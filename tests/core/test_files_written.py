@@ -10,10 +10,9 @@ import time
 import numpy as np
 import pytest
 
-from nncf_ext.checkpoint import load_checkpoint, save_checkpoint
+from nncf_ext.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from nncf_ext.files.writing import replacing, write_text
 from nncf_ext.packed import load, pack_arrays, unpack_file
-from nncf_ext.tools.inspection import find_checkpoint
 
 _KILLED = """
 import os, signal, sys

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from nncf_ext.training.forward_loss import ForwardLoss
+from nncf_ext.forward_loss import ForwardLoss
 
 
 def made(weighted=False):

@@ -22,7 +22,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from nncf_ext import ConfigError, NNCFConfig
-from nncf_ext.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from nncf_ext.checkpoint import CheckpointError, find_checkpoint, load_checkpoint, save_checkpoint
 from nncf_ext.config.loader import loads
 from nncf_ext.distillation.teacher_cache import TeacherCache
 from nncf_ext.packed import Packed, PackedError, load, pack_arrays, pack_file, unpack_file
@@ -30,7 +30,7 @@ from nncf_ext.packed.inspection import describe_packed
 from nncf_ext.quantization.precision.traces_file import read_traces
 from nncf_ext.soup import SoupError, uniform
 from nncf_ext.sparsity.ranking import load_coefficients
-from nncf_ext.tools.inspection import describe, find_checkpoint
+from nncf_ext.tools.inspection import describe
 from nncf_ext.training.run_log import read_log
 from tests.fuzz.damage import as_text, damaged_bytes, damaged_data
 

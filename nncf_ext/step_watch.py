@@ -4,21 +4,40 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Protocol
 
-from nncf_ext.training.forward_loss import LOOP, UNSEEN
-
-if TYPE_CHECKING:
-    from nncf_ext.controller import Controller
+from nncf_ext.forward_loss import LOOP, UNSEEN, ForwardLoss
+from nncf_ext.schedules import Clock
 
 _CALLS = {"epoch_step": "scheduler.epoch_step() before each epoch", "step": "scheduler.step() before each optimizer step"}
+
+
+class Watched(Protocol):
+    """The part of a controller that is watched."""
+
+    forward_loss: ForwardLoss
+    clock: Clock
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def task_weight_asked(self) -> bool: ...
+
+    def awaited(self) -> Mapping[str, Collection[str]]: ...
+
+    def names_with_loss(self) -> Sequence[str]: ...
+
+    def get_state(self) -> dict[str, Any]: ...
+
+    def load_state(self, state: Mapping[str, Any]) -> None: ...
 
 
 class StepWatch:
     """Warns once of each thing. advice: how users of the framework have the scheduler's calls made for them."""
 
-    def __init__(self, controller: Controller, advice: str):
+    def __init__(self, controller: Watched, advice: str):
         self._controller, self._advice = controller, advice
         self._silent = self._silent_on_weight = False
         self._speaks_for_all = False  # a step was heard that stands for others, which are not

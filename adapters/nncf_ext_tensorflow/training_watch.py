@@ -9,7 +9,6 @@ import keras
 import tensorflow as tf
 
 from nncf_ext.step_watch import StepWatch
-
 from nncf_ext_tensorflow import keras_private
 from nncf_ext_tensorflow.optimizer_steps import ignore, listen
 

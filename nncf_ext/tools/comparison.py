@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from nncf_ext.errors import nearest
-from nncf_ext.training.run_log import FILE, read_log, runs_in
-
 from nncf_ext.text_table import TextTable
+from nncf_ext.training.run_log import FILE, read_log, runs_in
 
 _MODELS = (".onnx", ".keras", ".safetensors")  # in this order, where a run has files of several kinds
 _ACCURACIES = ("val_accuracy", "accuracy")

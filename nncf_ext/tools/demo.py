@@ -17,9 +17,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from nncf_ext.training.run_log import FILE
-
 from nncf_ext.text_table import TextTable
+from nncf_ext.training.run_log import FILE
 
 FLOAT_EPOCHS = 10
 COMPRESSED_EPOCHS = 8

@@ -3,7 +3,7 @@
 python -m benchmarks.zoo [FAMILY...] [--only NAME...] [--quick] [--again] [--workers N]
 
 Every row runs in a process of its own; PyTorch's are forked off one that has imported everything, which is half of a small row.
-What is known already (runs/zoo/) is not run again, so that it goes on where it was stopped; --again forgets it. At the end
+What is known already (benchmarks/zoo/rows/) is not run again, so that it goes on where it was stopped; --again forgets it. At the end
 docs/zoo.md is written from all that is known. torchvision and timm run in .venv-zoo, with the newest PyTorch; the whole of it
 takes some hours.
 """
@@ -29,7 +29,7 @@ from benchmarks.contest import ROOT
 from benchmarks.zoo.row import MODULES, broken, ended_by
 from benchmarks.zoo.table import write_document
 
-KNOWN = ROOT / "runs" / "zoo"
+KNOWN = Path(__file__).parent / "rows"
 ENVIRONMENTS = {"torchvision": ".venv-zoo", "timm": ".venv-zoo"}
 QUICK = {
     "torchvision": ("resnet18", "mobilenet_v3_small"),

@@ -37,7 +37,7 @@ RIGL = {
 DISTILLATION = {"algorithm": "knowledge_distillation", "type": "mse"}
 
 COLUMNS = ("attach", "train", "resume", "strip", "export", "parity", "integer", "filters", "rigl", "distil")
-LIMIT = 1800  # seconds for a row
+LIMIT = 1800  # seconds of a processor for a row
 MODULES = {
     "torchvision": "benchmarks.zoo.torchvision_models",
     "timm": "benchmarks.zoo.timm_models",
@@ -286,8 +286,11 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _row(module: Any, name: str, columns: Sequence[str]) -> str:
-    if hasattr(signal, "alarm"):  # whatever hangs ends here
-        signal.alarm(LIMIT)
+    if sys.platform != "win32":  # whatever hangs ends here
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CPU, (LIMIT, LIMIT + 10))
+        signal.alarm(8 * LIMIT)
     return json.dumps({"name": name, **examine(module.subject(name), columns)})
 
 
@@ -304,13 +307,13 @@ def _in_a_fork(module: Any, name: str, columns: Sequence[str]) -> None:
     status = os.waitpid(child, 0)[1]
     if os.WIFSIGNALED(status):
         ended = os.WTERMSIG(status)
-        print(
-            json.dumps(broken(name, f"no result after {LIMIT} s" if ended == signal.SIGALRM else f"signal {ended}")), flush=True
-        )
+        print(json.dumps(broken(name, ended_by(ended))), flush=True)
 
 
 def ended_by(number: int) -> str:
-    return f"no result after {LIMIT} s" if number == signal.SIGALRM else signal.Signals(number).name
+    ends = {"SIGALRM": f"no result after {8 * LIMIT} s", "SIGXCPU": f"no result after {LIMIT} s of a processor"}
+    name = signal.Signals(number).name
+    return ends.get(name, name)
 
 
 def broken(name: str, why: str) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 python -m benchmarks.zoo [FAMILY...] [--only NAME...] [--quick] [--again] [--workers N]
 
 Every row runs in a process of its own; PyTorch's are forked off one that has imported everything, which is half of a small row.
-What is known already (benchmarks/zoo/rows/) is not run again, so that it goes on where it was stopped; --again forgets it. At the end
-docs/zoo.md is written from all that is known. torchvision and timm run in .venv-zoo, with the newest PyTorch; the whole of it
+What is known already (benchmarks/zoo/rows/) is not run again, so that it goes on where it was stopped; --again forgets it. At the
+end docs/zoo.md is written from all that is known. torchvision and timm run in .venv-zoo, with the newest PyTorch; the whole of it
 takes some hours.
 """
 

@@ -58,13 +58,13 @@ def export_onnx(
 
     LSTMs with 8-bit weights are ONNX Runtime's integer ones where the file is then as exact as the model itself.
     """
-    refuse_nan(adapter.tensors(numpy_xp), "export")
+    refuse_nan(adapter.tensors(reference), "export")
     shapes = {name: tuple(array.shape) for name, array in adapter.inputs(attached.model, example).items()}
     free = free_axes(dynamic_shapes or {}, shapes, input_names)
     batches = list(samples) or ([] if example is None or callable(example) else [example])
-    answers = [adapter.infer(numpy_xp, batch) for batch in batches]
+    answers = [adapter.infer(reference, batch) for batch in batches]
     if free and batches:
-        batch, answer = _at_other_sizes(adapter, numpy_xp, batches[0], free)
+        batch, answer = _at_other_sizes(adapter, reference, batches[0], free)
         batches, answers = [*batches, batch], [*answers, answer]
     model = adapter.export_marked(attached, example, free)
     name_axes(model.graph, free)
@@ -94,7 +94,7 @@ def export_onnx(
         save(model, file)
         biases = _outputs_by_biases(file, inputs)
         for draw in range(_DRAWS):
-            itself = replace(_differences_to_itself(adapter, numpy_xp, batches, fewest, draw), biases=biases)
+            itself = replace(_differences_to_itself(adapter, reference, batches, fewest, draw), biases=biases)
             found = parity(file, inputs, references, step, itself)
             if found.exact:
                 break

@@ -269,7 +269,7 @@ class KerasAttached:
 
     def watch_training(self, watch: StepWatch) -> TrainingWatch:
         self._holder.watch = watch
-        return TrainingWatch(self.model, watch)
+        return TrainingWatch(self.model, watch, self._gradients)
 
     def transformed_parameters(self) -> list[tuple[keras.Variable, Any]]:
         """Every parameter that has transforms, and what they make of it."""

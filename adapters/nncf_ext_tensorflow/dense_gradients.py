@@ -10,18 +10,18 @@ import keras
 import tensorflow as tf
 
 from nncf_ext_tensorflow import keras_private
-from nncf_ext_tensorflow.optimizer_steps import listen
 
 
 class DenseGradients:
     """What one model may ask for. masks: (edit key, the edit at work, its parameter). parameters: those of the plan.
-    listening: whether there is an algorithm that may ask.
+    wanted: whether there is an algorithm that may ask; then `TrainingWatch` tells of steps.
 
     The gradients go into variables, which functions of TensorFlow that were traced long before can write; over replicas they are
     summed, as optimizers do.
     """
 
-    def __init__(self, masks: Sequence[tuple[str, Any, keras.Variable]], parameters: Sequence[keras.Variable], listening: bool):
+    def __init__(self, masks: Sequence[tuple[str, Any, keras.Variable]], parameters: Sequence[keras.Variable], wanted: bool):
+        self.wanted = wanted
         self._parameters = {id(parameter) for parameter in parameters}
         self._masks = {id(parameter): (key, mask, parameter) for key, mask, parameter in masks}
         self._stores = {
@@ -34,8 +34,6 @@ class DenseGradients:
         self._waiting = False
         self._arrived: Callable[[], None] = lambda: None
         self._optimizers: weakref.WeakSet[Any] = weakref.WeakSet()
-        if listening:
-            listen(self)
 
     def request(self, arrived: Callable[[], None]) -> None:
         self._waiting, self._arrived = True, arrived

@@ -1,4 +1,5 @@
-"""Tells `nncf_ext.step_watch` of the optimizer steps of a model; in compiled functions, of their tracing."""
+"""Tells `nncf_ext.step_watch` and `dense_gradients` of the optimizer steps of a model; in compiled functions, of their tracing.
+Copies of the model tell nobody."""
 
 from __future__ import annotations
 
@@ -10,14 +11,15 @@ import tensorflow as tf
 
 from nncf_ext.step_watch import StepWatch
 from nncf_ext_tensorflow import keras_private
+from nncf_ext_tensorflow.dense_gradients import DenseGradients
 from nncf_ext_tensorflow.optimizer_steps import ignore, listen
 
 
 class TrainingWatch:
-    def __init__(self, model: keras.Model, watch: StepWatch):
+    def __init__(self, model: keras.Model, watch: StepWatch, gradients: DenseGradients):
         self._variables = {id(variable) for variable in model.variables}
-        self._watch = watch
-        if watch.has_to_see_steps:
+        self._watch, self._gradients = watch, gradients
+        if watch.has_to_see_steps or gradients.wanted:
             listen(self)
 
     def __call__(self) -> None:
@@ -34,7 +36,7 @@ class TrainingWatch:
                     f"{problem}; a train_step of your own may add sum(self.losses), or call self.compute_loss of the compressed "
                     "model, and a model around it has them in its losses"
                 )
-        return list(gradients)
+        return self._gradients.before_step(optimizer, gradients, variables)
 
     def _tell_of_step(self, optimizer: Any) -> None:
         if not tf.executing_eagerly():
@@ -43,4 +45,4 @@ class TrainingWatch:
             self._watch.step_begins(optimizer, several=True)  # `steps_per_execution`
 
     def after_step(self) -> None:
-        """Nothing."""
+        self._gradients.after_step()

@@ -1,4 +1,5 @@
-"""The steps of all optimizers, by torch's own hooks on them, for those who listen. Without listeners there are no hooks."""
+"""The steps of all optimizers, by torch's own hooks on them, for those who listen. They are there from the first `listen` to
+the last `ignore`; where a listener was let go instead, they stay and do nothing, since a step underway may be running them."""
 
 from __future__ import annotations
 

@@ -21,7 +21,8 @@ class TrainingWatch:
         self._optimizers: weakref.WeakSet[Any] = weakref.WeakSet()
         self._loss_asked_for = False
         self._loading = model.register_load_state_dict_pre_hook(LoadHook(watch))
-        listen(self)
+        if watch.has_to_see_steps:
+            listen(self)
 
     def __call__(self) -> None:
         """End it."""

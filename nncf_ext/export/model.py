@@ -23,9 +23,8 @@ from nncf_ext.export.marked import FloatGrid, Grid
 from nncf_ext.export.parity import ExportWarning, Own, Parity, float_outputs, parity, session
 from nncf_ext.export.recurrent import in_integers, steps_of
 from nncf_ext.export.weights import opset_of
-from nncf_ext.export.write import save
+from nncf_ext.export.write import replacing_model, save
 from nncf_ext.files.finite import refuse_nan
-from nncf_ext.files.writing import replacing
 from nncf_ext.graph import Graph
 from nncf_ext.quantization.quantizers import float8
 
@@ -82,7 +81,7 @@ def export_onnx(
         model = in_opset(model, needed if opset is None else opset)
     step = _output_step(model.graph)
     if not batches:
-        with replacing(path) as file:
+        with replacing_model(path) as file:
             save(model, file)
             session(file)
         return None
@@ -90,7 +89,7 @@ def export_onnx(
     inputs = [_inputs(adapter, attached.model, batch, own) for batch in batches]
     of_activations = [levels[edit.key] for edit in attached.plan if edit.key in levels and not edit.site.is_parameter]
     fewest = min((_FLOAT8 if isinstance(grid, FloatGrid) else grid.intervals for grid in of_activations), default=None)
-    with replacing(path) as file:
+    with replacing_model(path) as file:
         save(model, file)
         biases = _outputs_by_biases(file, inputs)
         for draw in range(_DRAWS):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -33,6 +34,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         for file in files:
             _on_disk(file)
         for file in files:
+            if len(files) > 1 and file.name == path.name:
+                _on_disk(path.parent)  # the others have their names before this one speaks of them
             os.replace(file, path.parent / file.name)
         _on_disk(path.parent)
 
@@ -41,6 +44,22 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """`Path.write_text` in one step."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def name_beside(temporary: Path, end: str) -> str:
+    """A name for a file that goes with the one at a temporary name: no other writer gives it, so that whoever reads the old file
+    meanwhile, or after a crash between the two renames, finds what belongs to that."""
+    return f"{temporary.name}.{temporary.parent.name.removesuffix(LEFT).rpartition('.')[2]}{end}"
+
+
+def remove_beside(path: Path, end: str, needed: Callable[[], Collection[str]]) -> None:
+    """Remove what `name_beside` named for earlier files at `path`. needed: names that the file which is there now speaks of."""
+    for file in path.parent.glob(f"{glob.escape(path.name)}.????????{end}"):
+        token = file.name[len(path.name) + 1 : len(path.name) + 9]
+        alive = (path.parent / f"{_prefix(path)}{token}{LEFT}").exists()  # asked first: its writer may be about to replace `path`
+        with suppress(OSError):
+            if not alive and file.name not in needed():
+                file.unlink()
 
 
 def remove_left(folder: Path) -> None:
@@ -60,10 +79,14 @@ def _own_folder(path: Path) -> Iterator[Path]:
         yield folder
 
 
+def _prefix(path: Path) -> str:
+    return f".{path.name[:100]}."
+
+
 def _locked_folder(path: Path) -> tuple[Path, IO[bytes]]:
     """A folder with a locked file in it, which tells others that its writer is alive."""
     while True:
-        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=LEFT))
+        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=_prefix(path), suffix=LEFT))
         try:
             file = (folder / _LOCK).open("xb")
         except FileNotFoundError:  # somebody took it for one that was left

@@ -132,6 +132,9 @@ def _initializers(model: Any) -> list[Any]:
 
 def _unpack_onnx(packed: Packed, path: Path) -> None:
     import onnx
+    import onnx_ir as ir
+
+    from nncf_ext.export.write import MOST_INLINE, replacing_model, save
 
     model = onnx.ModelProto()
     try:
@@ -148,5 +151,8 @@ def _unpack_onnx(packed: Packed, path: Path) -> None:
                 onnx.numpy_helper.to_array(tensor)
             except Exception:
                 raise PackedError(f"{packed.path}: {name} is not of the shape and type that the graph says") from None
-    with replacing(path) as temporary:
-        temporary.write_bytes(model.SerializeToString(deterministic=True))
+    with replacing_model(path) as temporary:
+        if sum(len(tensor.raw_data) for tensor in _initializers(model)) > MOST_INLINE:
+            save(ir.from_proto(model), temporary, MOST_INLINE)
+        else:
+            temporary.write_bytes(model.SerializeToString(deterministic=True))

@@ -121,8 +121,11 @@ class Packed(Mapping[str, np.ndarray]):
         version, offset, stored, length, check = struct.unpack("<IQQII", self._data[len(MAGIC) : PREFIX])
         if version != VERSION:
             raise PackedError(f"{self.path}: found version {version}, this reader knows version {VERSION}")
-        if not PREFIX <= offset <= size or stored != size - offset or length > self._index_limit:
+        if not PREFIX <= offset <= size or stored != size - offset:
             raise PackedError(f"{self.path}: the index is said to be at byte {offset} and {stored} long, in a file of {size}")
+        if length > self._index_limit:
+            most = self._index_limit
+            raise PackedError(f"{self.path}: the index is said to unpack to {length:,} characters, expected {most:,} at most")
         content = self._data[offset:size]
         if zlib.crc32(content) != check:
             raise PackedError(f"{self.path}: the checksum of the index at byte {offset} is wrong")

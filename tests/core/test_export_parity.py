@@ -110,15 +110,3 @@ def test_writing_is_atomic(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         write(ir.from_onnx_text(DOUBLE), target)
     assert target.read_bytes() == b"before" and [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
-
-
-def test_weights_beyond_protobufs_limit_go_beside_the_file(tmp_path, monkeypatch):
-    from nncf_ext.export import write as module
-
-    model = ir.from_onnx_text(DOUBLE)
-    value = ir.val("w", const_value=ir.tensor(np.ones(1000, np.float32), name="w"))
-    model.graph.register_initializer(value)
-    monkeypatch.setattr(module, "_PROTOBUF_LIMIT", 1000)
-    write(model, tmp_path / "model.onnx")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
-    assert integer_operators(tmp_path / "model.onnx") == {"Mul": 1}

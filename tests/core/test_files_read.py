@@ -6,6 +6,7 @@ import tracemalloc
 import zlib
 
 import numpy as np
+import onnx
 import pytest
 from safetensors.numpy import save_file
 
@@ -94,6 +95,36 @@ def test_an_index_of_another_shape(tmp_path, index, message, reading):
     with pytest.raises(PackedError, match=message):
         reading(tmp_path / "x.ncp")
     assert [file.name for file in tmp_path.iterdir()] == ["x.ncp"]
+
+
+def test_an_index_that_unpacks_to_more_than_the_limit(tmp_path):
+    write_packed(tmp_path / "x.ncp", b"", b'{"tensors":{}}' + b" " * (17 << 20))
+    with pytest.raises(PackedError, match="said to unpack to 17,825,806 characters, expected 16,777,216 at most"):
+        load(tmp_path / "x.ncp", limit=1 << 20)
+
+
+@pytest.mark.parametrize("depth", [70, 500, 990])
+def test_records_inside_of_each_other(tmp_path, depth):
+    head = b'{"codec":"sparse","positions":"bits","numbers":[],"parts":[[36,0,0]],"values":'
+    record = head * depth + b'{"codec":"raw","parts":[[36,0,0]]}' + b"}" * depth
+    write_packed(tmp_path / "x.ncp", b"", b'{"tensors":{"a":{"shape":[0],"dtype":"F32",' + record[1:] + b"}}")
+    with pytest.raises(PackedError, match="nested more than 64 deep"):
+        load(tmp_path / "x.ncp")
+
+
+@pytest.mark.parametrize("location", ["/etc/passwd", "../../../../../../etc/passwd", "../secret"])
+def test_an_onnx_file_gets_no_weights_from_outside_of_its_folder(tmp_path, location):
+    (tmp_path / "secret").write_bytes(b"0123456789")
+    tensor = onnx.TensorProto(name="w", data_type=onnx.TensorProto.UINT8, dims=[10], data_location=onnx.TensorProto.EXTERNAL)
+    for key, value in (("location", location), ("offset", "0"), ("length", "10")):
+        tensor.external_data.add(key=key, value=value)
+    output = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.UINT8, [10])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["w"], ["y"])], "g", [], [output], [tensor])
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "x.onnx").write_bytes(onnx.helper.make_model(graph).SerializeToString())
+    with pytest.raises(ValueError, match="x.onnx: cannot be read as an ONNX file: "):
+        pack_file(tmp_path / "models" / "x.onnx", tmp_path / "x.ncp")
+    assert not (tmp_path / "x.ncp").exists()
 
 
 def test_a_name_that_is_twice_in_an_index(tmp_path):

@@ -15,6 +15,9 @@ SPARSITY = {
     "algorithm": "magnitude_sparsity",
     "params": {"schedule": "multistep", "multistep_sparsity_levels": [0.5], "multistep_steps": []},
 }
+ROUNDS = {"algorithm": "iterative_magnitude", "params": {"sparsity_target": 0.5, "rounds": 2}}
+RIGL = {"algorithm": "dynamic_sparse_training", "params": {"method": "rigl", "sparsity_target": 0.5}}
+CONSTANT = {"algorithm": "const_sparsity"}
 
 
 @pytest.fixture
@@ -40,16 +43,35 @@ def test_quantization_alone_leaves_optimizers_as_they_are(own):
     controller.strip(do_copy=False)
 
 
-@pytest.mark.filterwarnings("ignore:magnitude_sparsity has not reached its target")
-def test_a_schedule_is_watched_until_the_model_is_gone(own):
+@pytest.mark.filterwarnings("ignore:.* has not reached its target")
+@pytest.mark.parametrize("compression", [SPARSITY, ROUNDS, RIGL], ids=lambda compression: compression["algorithm"])
+def test_a_schedule_is_watched_until_the_model_is_stripped_or_gone(own, compression):
     for stripped in (True, False):
-        controller, model = compressed(SPARSITY)
+        controller, model = compressed(compression)
         assert keras.optimizers.Optimizer.apply is not own
         if stripped:
             controller.strip(do_copy=False)
+            assert keras.optimizers.Optimizer.apply is own
+            controller.statistics()  # of the compressed copy that is left, which nobody trains
         del controller, model
         gc.collect()
         assert keras.optimizers.Optimizer.apply is own
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
+def test_copies_of_a_model_listen_to_nobody(own, tmp_path):
+    controller, model = compressed(CONSTANT)
+    heard = keras.optimizers.Optimizer.apply
+    assert heard is not own
+    copy = controller.strip()
+    model.save(tmp_path / "model.keras")
+    saved = keras.models.load_model(tmp_path / "model.keras")
+    del controller, model
+    gc.collect()
+    assert keras.optimizers.Optimizer.apply is own
+    for other in (copy, saved):
+        other.compile("sgd", "mse")
+        other.fit(np.ones((2, 8)), np.ones((2, 4)), verbose=0)
 
 
 def test_what_others_wrapped_is_left_to_them(own):

@@ -215,7 +215,10 @@ def test_inspection_says_how_many_zeros_there_are(tmp_path):
     assert zeros["0.weight"] > 0.5
 
 
-@pytest.mark.parametrize("read", [lambda h: h.real, lambda h: h.T.T, lambda h: torch.fft.ifft(torch.fft.fft(h)).real])
+READ = [lambda h: h.real, lambda h: h.T.T, lambda h: h.mT.mT, lambda h: torch.fft.ifft(torch.fft.fft(h)).real]
+
+
+@pytest.mark.parametrize("read", READ)
 def test_a_property_read_in_forward_does_not_break_copies(tmp_path, read):
     class Net(nn.Module):
         def __init__(self):
@@ -229,6 +232,11 @@ def test_a_property_read_in_forward_does_not_break_copies(tmp_path, read):
     model.eval()
     assert torch.allclose(controller.strip()(x), model(x), atol=1e-6)
     controller.pack(tmp_path / "x.ncp")
+    controller.save_checkpoint(tmp_path / "x.safetensors")
+    controller.export_model(tmp_path / "x.onnx")
+    session = ort.InferenceSession(str(tmp_path / "x.onnx"), providers=["CPUExecutionProvider"])
+    found = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
+    assert np.abs(found - model(x).detach().numpy()).max() < 1e-3
 
 
 ALGORITHMS = [

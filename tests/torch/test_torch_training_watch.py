@@ -3,6 +3,7 @@
 import copy
 import gc
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -73,7 +74,7 @@ def test_what_the_user_sets_is_not_complained_of():
         command(ctrl)
         step(model, sgd(model))
         ctrl.strip()
-    ctrl, model = compressed({"algorithm": "quantization"})
+    ctrl, model = compressed({"algorithm": "quantization", "initializer": {"range": {"num_init_samples": 0}}})
     step(model, sgd(model))
     ctrl.strip()
 
@@ -213,3 +214,24 @@ def test_no_hook_stays_behind():
     assert not [watch for watch in optimizer_steps._listening if getattr(watch, "_model", None) is model]
     assert not model._load_state_dict_pre_hooks
     step(model, sgd(model))
+
+
+def test_quantization_alone_leaves_optimizers_as_they_are(monkeypatch):
+    monkeypatch.setattr(optimizer_steps, "_listening", weakref.WeakSet())
+    compressed({"algorithm": "quantization", "initializer": {"range": {"num_init_samples": 0}}})
+    assert not list(optimizer_steps._listening)
+
+
+@pytest.mark.filterwarnings("ignore:dynamic_sparse_training has not reached its target")
+def test_the_copy_that_a_strip_in_place_leaves_listens_to_nobody(monkeypatch):
+    monkeypatch.setattr(optimizer_steps, "_listening", weakref.WeakSet())
+    ctrl, model = compressed(RIGL)
+    ctrl.scheduler.epoch_step()
+    for _ in range(2):
+        ctrl.scheduler.step()
+        step(model, sgd(model))
+    assert list(optimizer_steps._listening)
+    ctrl.strip(do_copy=False)
+    gc.collect()
+    assert not list(optimizer_steps._listening)
+    ctrl.statistics()

@@ -27,7 +27,7 @@ from nncf_ext.graph import Graph
 FORMAT = 1
 SUFFIX = ".safetensors"
 _AXES = ("channel_axis", "axis", "axes", "input_axis", "output_axis")  # settings of transforms that are one
-_MOST_STATE = 1 << 30  # bytes of memory that a state may take
+MOST_STATE = 1 << 30  # bytes of memory that a state may take
 _OBJECT = TypeAdapter(dict[str, Any])
 
 
@@ -169,7 +169,7 @@ class TensorFile:
         if "nncf_ext" not in self._metadata:
             return None
         with refused_as(CheckpointError, self.path):
-            header = value_of(self._metadata["nncf_ext"].encode(), _MOST_STATE)
+            header = value_of(self._metadata["nncf_ext"].encode(), MOST_STATE)
             if not isinstance(header, dict) or header.get("format") != FORMAT:
                 found = header.get("format") if isinstance(header, dict) else header
                 raise Unreadable(f"found checkpoint format {shown(found)}, expected {FORMAT}")

@@ -113,8 +113,10 @@ class StepWatch:
         return self._controller.get_state()
 
     def state_found(self, state: Mapping[str, Any]) -> None:
-        """Weights were loaded, with the state of the controller whose model was saved; one of other algorithms is left alone."""
-        if set(state["algorithms"]) == set(self.state()["algorithms"]):
+        """Weights were loaded, with the state of the controller whose model was saved; one of other algorithms is left alone.
+        CheckpointError where it is none."""
+        algorithms = state.get("algorithms") if isinstance(state, Mapping) else None
+        if not isinstance(algorithms, Mapping) or set(algorithms) == set(self.state()["algorithms"]):
             self._controller.load_state(state)
         else:
             self.weights_loaded()

@@ -11,7 +11,10 @@ import keras
 import numpy as np
 
 from nncf_ext.adapter import Values
+from nncf_ext.checkpoint import MOST_STATE, CheckpointError
 from nncf_ext.edits import Edit, Plan
+from nncf_ext.files.json_text import Unreadable, refused_as, value_of
+from nncf_ext.finite import not_finite
 from nncf_ext.forward_loss import ForwardLoss
 from nncf_ext.step_watch import StepWatch
 from nncf_ext_tensorflow.keras_private import LayerWithLosses
@@ -69,21 +72,35 @@ class TransformVariables(LayerWithLosses):
             store[STATE] = np.frombuffer(json.dumps(self._state).encode(), np.uint8)
 
     def load_own_variables(self, store: Any) -> None:
-        """A file of the plain model has none: the variables then keep their values. A controller takes over the state."""
+        """A file of the plain model has none: the variables then keep their values. A controller takes over the state.
+        CheckpointError, and nothing changed here, where they are of another plan or damaged."""
         saved = set(store.keys()) - {STATE}
         names = {variable.name for variable in self.variables}
         if not saved:
             return
         if saved != names:
             odd = sorted(saved ^ names)[0]
-            raise ValueError(f"the file holds a model compressed with another plan: {odd!r} is in only one of them")
-        for variable in self.variables:
-            variable.assign(store[variable.name])
-        self._state = json.loads(np.asarray(store[STATE]).tobytes()) if STATE in store.keys() else None  # noqa: SIM118 (no dict)
-        if self.watch is not None and self._state is not None:
-            self.watch.state_found(self._state)
+            raise CheckpointError(f"the file holds a model compressed with another plan: {odd!r} is in only one of them")
+        values = {variable.name: _value_in(store, variable) for variable in self.variables}
+        state = _state_in(store)
+        before = {variable.name: variable.numpy() for variable in self.variables}
+        try:
+            self._become(values, state)
+        except BaseException:
+            self._assign(before)
+            raise
+
+    def _become(self, values: Mapping[str, np.ndarray], state: Any) -> None:
+        self._assign(values)
+        if self.watch is not None and state is not None:
+            self.watch.state_found(state)
         elif self.watch is not None:
             self.watch.weights_loaded()
+        self._state = state
+
+    def _assign(self, values: Mapping[str, np.ndarray]) -> None:
+        for variable in self.variables:
+            variable.assign(values[variable.name])
 
     def _make(self, name: str, value: np.ndarray, trainable: bool) -> keras.Variable:
         variable = self.add_weight(
@@ -91,6 +108,28 @@ class TransformVariables(LayerWithLosses):
         )
         variable.assign(value)
         return variable
+
+
+def _value_in(store: Any, variable: keras.Variable) -> np.ndarray:
+    value = np.asarray(store[variable.name])
+    if value.shape != tuple(variable.shape):
+        found = f"{variable.name} has shape {list(value.shape)}"
+        raise CheckpointError(f"the file holds another model: {found}, the model's {list(variable.shape)}")
+    problem = not_finite(value, infinite=False)
+    if problem:
+        raise CheckpointError(f"the file's {variable.name}: {problem}, expected numbers")
+    return value
+
+
+def _state_in(store: Any) -> Any:
+    """None where the file has none."""
+    if STATE not in store.keys():  # noqa: SIM118 (no dict)
+        return None
+    content = np.asarray(store[STATE])
+    with refused_as(CheckpointError, "the controller's state in the file"):
+        if content.dtype != np.uint8 or content.ndim != 1:
+            raise Unreadable(f"found {content.dtype}{list(content.shape)}, expected bytes")
+        return value_of(content.tobytes(), MOST_STATE)
 
 
 def to_numpy(array: Any) -> np.ndarray:

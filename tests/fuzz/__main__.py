@@ -13,9 +13,10 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from itertools import groupby
 from pathlib import Path
 
-from tests.fuzz.seeds import run
+from tests.fuzz.seeds import home, run
 
 COUNTS = {
     "configs": 100_000,
@@ -24,6 +25,10 @@ COUNTS = {
     "checkpoints loaded into a controller": 10_000,
     "states loaded into a controller": 5_000,
     "models made from damaged states": 1_000,
+    "checkpoints loaded into a controller (Keras)": 1_000,
+    "states loaded into a controller (Keras)": 1_000,
+    "models made from damaged states (Keras)": 200,
+    "files of weights loaded into a model (Keras)": 1_000,
     "teacher caches": 2_500,
     "traces of second derivatives": 2_500,
     "rankings of filters": 2_000,
@@ -44,22 +49,27 @@ def main() -> int:
     options = parser.parse_args()
     wanted = {name: max(1, round(count * options.scale)) for name, count in COUNTS.items() if options.only in name}
     rows, failed, started = [], 0, time.monotonic()
-    with ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn")) as pool:
-        for name, count in wanted.items():
-            step = max(1, min(2000, -(-count // (options.processes or 1))))
-            first = options.seed
-            parts = [(name, start, min(start + step, first + count)) for start in range(first, first + count, step)]
-            found = [problem for problems in pool.map(run, *zip(*parts, strict=True)) for problem in problems]
-            rows.append((name, count, len(found)))
-            failed += len(found)
-            print(f"{name:50s} {count:8,} {len(found):8,}", flush=True)
-            for problem, times in Counter(problem[:120] for _, problem in found).most_common(8):
-                seed = next(seed for seed, other in found if other[:120] == problem)
-                print(f"    {times} times, seed {seed} say: {problem}")
+    for _, names in groupby(wanted, home):
+        with ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn")) as pool:
+            for name in names:
+                found = problems(pool, name, range(options.seed, options.seed + wanted[name]), options.processes)
+                rows.append((name, wanted[name], len(found)))
+                failed += len(found)
+                print(f"{name:50s} {wanted[name]:8,} {len(found):8,}", flush=True)
+                for problem, times in Counter(problem[:120] for _, problem in found).most_common(8):
+                    seed = next(seed for seed, other in found if other[:120] == problem)
+                    print(f"    {times} times, seed {seed} say: {problem}")
     if not options.only:
         PAGE.write_text(page(rows, options.scale), encoding="utf-8")
     print(f"{sum(count for _, count, _ in rows):,} inputs in {time.monotonic() - started:.0f} s, {failed} failed")
     return 1 if failed else 0
+
+
+def problems(pool: ProcessPoolExecutor, name: str, seeds: range, processes: int) -> list[tuple[int, str]]:
+    """(seed, problem) of a target, in parts that keep all processes at work."""
+    step = max(1, min(2000, -(-len(seeds) // processes)))
+    parts = [(name, start, min(start + step, seeds.stop)) for start in range(seeds.start, seeds.stop, step)]
+    return [problem for part in pool.map(run, *zip(*parts, strict=True)) for problem in part]
 
 
 def page(rows: list[tuple[str, int, int]], scale: float) -> str:

@@ -13,8 +13,8 @@ import numpy as np
 from nncf_ext.adapter import Values
 from nncf_ext.checkpoint import MOST_STATE, CheckpointError
 from nncf_ext.edits import Edit, Plan
+from nncf_ext.files.finite import not_finite
 from nncf_ext.files.json_text import Unreadable, refused_as, value_of
-from nncf_ext.finite import not_finite
 from nncf_ext.forward_loss import ForwardLoss
 from nncf_ext.step_watch import StepWatch
 from nncf_ext_tensorflow.keras_private import LayerWithLosses

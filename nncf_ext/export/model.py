@@ -23,8 +23,8 @@ from nncf_ext.export.marked import FloatGrid, Grid
 from nncf_ext.export.parity import ExportWarning, Own, Parity, float_outputs, parity, session
 from nncf_ext.export.recurrent import in_integers, steps_of
 from nncf_ext.export.weights import opset_of
-from nncf_ext.export.write import replacing_model, save
 from nncf_ext.files.finite import refuse_nan
+from nncf_ext.files.onnx_file import replacing_model, save
 from nncf_ext.graph import Graph
 from nncf_ext.quantization.quantizers import float8
 

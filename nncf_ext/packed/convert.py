@@ -134,7 +134,7 @@ def _unpack_onnx(packed: Packed, path: Path) -> None:
     import onnx
     import onnx_ir as ir
 
-    from nncf_ext.export.write import MOST_INLINE, replacing_model, save
+    from nncf_ext.files.onnx_file import MOST_INLINE, replacing_model, save
 
     model = onnx.ModelProto()
     try:

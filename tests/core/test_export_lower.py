@@ -16,7 +16,7 @@ from onnx.reference.op_run import OpRun
 from nncf_ext import numerics, numpy_xp
 from nncf_ext.export import Grid, lower
 from nncf_ext.export.parity import run, session
-from nncf_ext.export.write import write
+from nncf_ext.files.onnx_file import write
 
 rng = np.random.default_rng(0)
 SIGNATURE = '<ir_version: 10, opset_import: ["" : 18, "nncf_ext" : 1]> g '

@@ -7,7 +7,7 @@ import pytest
 from nncf_ext.export.bias import move_biases
 from nncf_ext.export.constants import constant
 from nncf_ext.export.parity import Own, Parity, integer_operators, parity
-from nncf_ext.export.write import write
+from nncf_ext.files.onnx_file import write
 
 DOUBLE = '<ir_version: 10, opset_import: ["" : 18]> g (float[N,2] x) => (float[N,2] y) <float two = {2.0}> { y = Mul (x, two) }'
 

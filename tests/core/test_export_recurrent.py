@@ -8,7 +8,7 @@ from onnx import helper
 
 from nncf_ext.export.parity import run, session
 from nncf_ext.export.recurrent import in_integers
-from nncf_ext.export.write import write
+from nncf_ext.files.onnx_file import write
 
 INPUTS, CHANNELS, DIRECTIONS = 5, 8, 2
 

@@ -13,8 +13,8 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from nncf_ext.export import write as writing
-from nncf_ext.export.write import write
+from nncf_ext.files import onnx_file as writing
+from nncf_ext.files.onnx_file import write
 from nncf_ext.packed import pack_file, unpack_file
 
 SIZE = 400
@@ -23,7 +23,7 @@ _KILLED = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from nncf_ext.export.write import write
+from nncf_ext.files.onnx_file import write
 from tests.core.test_export_weights_beside import model
 replace, left = os.replace, int(sys.argv[2])
 def until_killed(source, target):

@@ -1,4 +1,4 @@
-"""Writing an ONNX file."""
+"""Writing ONNX files, and the weights that do not fit into them."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ zoo: .venv/installed .venv-zoo/installed
 
 # The site, in build/site.
 docs: .venv/installed
-	$(BIN)/python -m nncf_ext.tools.config_reference > docs/config.md
+	$(BIN)/python docs/write.py
 	$(SITE)
 
 notebooks: .venv/installed

@@ -26,7 +26,7 @@ stderr; 2 a wrong command line; 130 interrupted"""
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code, see `EXIT_CODES`."""
     try:
-        options = _parser().parse_args(arguments)
+        options = command_line().parse_args(arguments)
         code = options.run(options)
         sys.stdout.flush()
         return code
@@ -42,13 +42,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
+    """The commands with their arguments; docs/cli.md is made of them."""
     parser = argparse.ArgumentParser(prog="nncf-ext", description="Compress neural networks while they train.", epilog=EXIT_CODES)
     parser.add_argument("--version", action="version", version=f"nncf_ext {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    validate = commands.add_parser("validate", help="check a config file and show what it asks for")
-    validate.add_argument("file", type=Path, metavar="FILE.json")
+    validate = commands.add_parser(
+        "validate",
+        help="check a config file and show what it asks for",
+        epilog="example: nncf-ext validate configs/int8.json --model train.py:make_model",
+    )
+    validate.add_argument("file", type=Path, metavar="FILE.json", help="a config; comments and trailing commas are allowed")
     validate.add_argument(
         "--model",
         metavar="MODEL.py:FUNCTION",
@@ -57,15 +62,27 @@ def _parser() -> argparse.ArgumentParser:
     )
     validate.set_defaults(run=_validate)
 
-    schema = commands.add_parser("schema", help="print the JSON Schema of config files, for editors")
+    schema = commands.add_parser(
+        "schema",
+        help="print the JSON Schema of config files, for editors",
+        epilog="example: nncf-ext schema > schema.json",
+    )
     schema.set_defaults(run=_schema)
 
-    demo = commands.add_parser("demo", help="train, compress, export and verify a small network on scans of digits")
+    demo = commands.add_parser(
+        "demo",
+        help="train, compress, export and verify a small network on scans of digits",
+        epilog="example: nncf-ext demo --framework torch",
+    )
     demo.add_argument("--framework", choices=sorted(FRAMEWORKS), help="default: every one that is installed")
     demo.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder for the files (default: %(default)s)")
     demo.set_defaults(run=_demo)
 
-    plot = commands.add_parser("plot", help="draw a run's curves and its layers as PNG files")
+    plot = commands.add_parser(
+        "plot",
+        help="draw a run's curves and its layers as PNG files",
+        epilog="example: nncf-ext plot runs/demo",
+    )
     plot.add_argument(
         "folder",
         type=Path,
@@ -75,7 +92,11 @@ def _parser() -> argparse.ArgumentParser:
     plot.add_argument("--output", type=Path, help="folder for the pictures (default: the run's)")
     plot.set_defaults(run=_plot)
 
-    compare = commands.add_parser("compare", help="show runs beside each other: accuracy against size and latency")
+    compare = commands.add_parser(
+        "compare",
+        help="show runs beside each other: accuracy against size and latency",
+        epilog="example: nncf-ext compare runs/int8 runs/pruned --original float.onnx --latency",
+    )
     compare.add_argument(
         "runs", type=Path, nargs="+", metavar="RUN", help="a folder with a run.jsonl and a model file, or of such; or the file"
     )
@@ -83,25 +104,41 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--metric", help="name of the accuracy in the logs (default: val_accuracy or accuracy)")
     compare.add_argument("--latency", action="store_true", help="time the files in ONNX Runtime")
     compare.add_argument("--alpha", type=float, help="with --beta: score runs by alpha * accuracy + beta * compression ratio")
-    compare.add_argument("--beta", type=float)
+    compare.add_argument("--beta", type=float, help="see --alpha")
     compare.add_argument("--output", type=Path, default=Path("compare.png"), metavar="FILE.png", help="default: %(default)s")
     compare.set_defaults(run=_compare)
 
-    pack = commands.add_parser("pack", help="code the weights of a .safetensors or .onnx file to the bit")
-    pack.add_argument("file", type=Path, metavar="MODEL")
+    pack = commands.add_parser(
+        "pack",
+        help="code the weights of a .safetensors or .onnx file to the bit",
+        epilog="example: nncf-ext pack model.onnx",
+    )
+    pack.add_argument("file", type=Path, metavar="MODEL", help="a .safetensors or .onnx file")
     pack.add_argument("--output", type=Path, metavar="FILE.ncp", help="default: beside MODEL")
     pack.set_defaults(run=_pack)
 
-    unpack = commands.add_parser("unpack", help="write the .safetensors or .onnx file that a packed file holds")
-    unpack.add_argument("file", type=Path, metavar="FILE.ncp")
+    unpack = commands.add_parser(
+        "unpack",
+        help="write the .safetensors or .onnx file that a packed file holds",
+        epilog="example: nncf-ext unpack model.ncp",
+    )
+    unpack.add_argument("file", type=Path, metavar="FILE.ncp", help="a packed file")
     unpack.add_argument("--output", type=Path, metavar="MODEL", help="default: beside FILE.ncp")
     unpack.set_defaults(run=_unpack)
 
-    inspect = commands.add_parser("inspect", help="show per layer what was compressed, or how a packed file is coded")
+    inspect = commands.add_parser(
+        "inspect",
+        help="show per layer what was compressed, or how a packed file is coded",
+        epilog="example: nncf-ext inspect runs/int8",
+    )
     inspect.add_argument("path", type=Path, metavar="RUN_OR_FILE", help="a checkpoint, a folder with one, or a packed file")
     inspect.set_defaults(run=_inspect)
 
-    soup = commands.add_parser("soup", help="average checkpoints of models that were trained from one start")
+    soup = commands.add_parser(
+        "soup",
+        help="average checkpoints of models that were trained from one start",
+        epilog="example: nncf-ext soup runs/1 runs/2 runs/3 --output soup.safetensors",
+    )
     soup.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a checkpoint, or a folder with one, two or more times")
     soup.add_argument("--method", choices=("uniform", "greedy", "wise-ft"), default="uniform", help="default: %(default)s")
     soup.add_argument("--output", type=Path, required=True, metavar="FILE", help="the soup, as a checkpoint like the others")

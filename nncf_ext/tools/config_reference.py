@@ -1,16 +1,14 @@
-"""The keys of a config as a page, from the same models that check them.
-
-python -m nncf_ext.tools.config_reference > docs/config.md
-"""
+"""The keys of a config as tables for the documentation, from the same models that check them. `make docs` writes them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 Schema = Mapping[str, Any]
 
+_COLUMNS = ("key", "value", "default", "what it does")
 _OF_ALL = ("ignored_scopes", "target_scopes", "validate_scopes")
 
 _INTRODUCTION = """\
@@ -20,7 +18,7 @@ A config is a JSON file; comments and trailing commas are allowed. `nncf-ext val
 `nncf-ext schema` prints the JSON Schema that an editor completes keys with. Whatever is not on this page is an error that names
 the nearest key. Configs to start from are in the folder `configs`.
 
-This page is written from the code by `python -m nncf_ext.tools.config_reference`.
+This page is written from the code by `make docs`. What an algorithm does, and when to take it: [algorithms](algorithms/index.md).
 """
 
 
@@ -28,25 +26,46 @@ def page(schema: Schema) -> str:
     """Markdown of a config's schema (`json_schema`): a table of keys for the top level, for each algorithm, and for each section
     that several algorithms have."""
     sections: Mapping[str, Schema] = schema["$defs"]
-    algorithms = {_algorithm(section): name for name, section in sections.items() if "algorithm" in section.get("properties", {})}
-    used = {name: set(_reached(name, sections)) for name in algorithms.values()}
-    shared = {name for name in sections if sum(name in names for names in used.values()) > 1}
+    algorithms, shared = _named(sections)
     of_all = {key: value for key, value in sections[next(iter(algorithms.values()))]["properties"].items() if key in _OF_ALL}
     top = {key: value for key, value in schema["properties"].items() if key != "compression"}
     lines = [_INTRODUCTION, "## The top level", ""]
     lines += ["The algorithms are the entries of `compression`: an object, or an array of them, each algorithm at most once.", ""]
-    lines += [*_table(_rows(top, (), "", sections, shared)), ""]
-    lines += ["## Keys of every algorithm that compresses", "", *_table(_rows(of_all, (), "", sections, shared)), ""]
+    lines += [*_table(_COLUMNS, _rows(top, (), "", sections, shared)), ""]
+    lines += ["## Keys of every algorithm that compresses", "", *_table(_COLUMNS, _rows(of_all, (), "", sections, shared)), ""]
     for algorithm, name in algorithms.items():
-        lines += [f"## `{algorithm}`", "", *_said(sections[name]), *_table(_rows_of(name, "", sections, shared)), ""]
+        lines += [f"## `{algorithm}`", "", *_said(sections[name]), *_table(_COLUMNS, _rows_of(name, "", sections, shared)), ""]
     lines += ["## Sections that several have", ""]
     for name in sorted(shared):
-        lines += [f"### {name}", "", *_said(sections[name]), *_table(_rows_of(name, "", sections, shared)), ""]
+        lines += [f"### {name}", "", *_said(sections[name]), *_table(_COLUMNS, _rows_of(name, "", sections, shared)), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _algorithm(section: Schema) -> str:
-    named = section["properties"]["algorithm"]
+def keys(schema: Schema, algorithm: str, page: str) -> str:
+    """Markdown: an algorithm's keys with values and defaults, without those that hold for single scopes. page: the address of
+    the page, which says what they do and has the sections that several algorithms share."""
+    sections: Mapping[str, Schema] = schema["$defs"]
+    algorithms, shared = _named(sections)
+    rows = [
+        row[:3]
+        for row in _rows_of(algorithms[algorithm], "", sections, shared)
+        if row[1] != "section" and ".SCOPE." not in row[0]
+    ]
+    table = "\n".join(_table(_COLUMNS[:3], rows)).replace("](#", f"]({page}#")
+    return table if rows else "It has none of its own."
+
+
+def _named(sections: Mapping[str, Schema]) -> tuple[dict[str, str], set[str]]:
+    """The sections of the algorithms, by the algorithms' names, and the sections that several of them have."""
+    algorithms = {name: section for section in sections if (name := _algorithm(sections[section])) is not None}
+    used = [set(_reached(section, sections)) for section in algorithms.values()]
+    return algorithms, {name for name in sections if sum(name in names for names in used) > 1}
+
+
+def _algorithm(section: Schema) -> str | None:
+    named = section.get("properties", {}).get("algorithm")
+    if named is None:
+        return None
     return named.get("default") or named.get("const") or named["enum"][0]
 
 
@@ -55,8 +74,8 @@ def _said(section: Schema) -> list[str]:
     return [line for paragraph in paragraphs if paragraph for line in (_one_line(paragraph), "")]
 
 
-def _table(rows: Iterator[tuple[str, str, str, str]]) -> list[str]:
-    return ["| key | value | default | what it does |", "| --- | --- | --- | --- |", *(f"| {' | '.join(row)} |" for row in rows)]
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(row)} |" for row in (columns, ["---"] * len(columns), *rows)]
 
 
 def _rows_of(name: str, path: str, sections: Mapping[str, Schema], shared: set[str]) -> Iterator[tuple[str, str, str, str]]:
@@ -145,9 +164,3 @@ def _shown(value: Any) -> str:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
-
-
-if __name__ == "__main__":
-    from nncf_ext.nncf_config import json_schema
-
-    print(page(json_schema()), end="")

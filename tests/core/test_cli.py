@@ -259,7 +259,7 @@ def test_exit_codes_are_said_and_an_interrupt_while_modules_load_is_quiet():
     loaded = "import sys, nncf_ext.tools.command; print([name for name in ('numpy', 'pydantic', 'rich') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True).stdout == "[]\n"
     for code in ("0 done", "1 a problem", "2 a wrong command line", "130 interrupted"):
-        assert code in " ".join(cli._parser().format_help().split())
+        assert code in " ".join(cli.command_line().format_help().split())
 
 
 def test_an_output_that_is_the_input_is_refused(tmp_path, capsys):

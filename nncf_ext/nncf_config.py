@@ -30,6 +30,13 @@ class NNCFConfig(dict[str, Any]):
     """The config as a dictionary, with what a run needs beside JSON ("extra structs": data loaders and the like).
 
     `from_json` and `from_dict` validate. `NNCFConfig({...})` and `update` do not, as in NNCF 2.x; the readings below do.
+
+    >>> config = NNCFConfig.from_dict({"compression": {"algorithm": "quantization", "weights": {"bits": 4}}})
+    >>> config["compression"]["weights"]
+    {'bits': 4}
+    >>> NNCFConfig.from_dict({"compression": {"algorithm": "quantization", "weights": {"bit": 4}}})
+    Traceback (most recent call last):
+    nncf_ext.errors.ConfigError: ...did you mean 'bits'?
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -30,6 +30,18 @@ def create_compressed_model(
     teacher: another model for knowledge_distillation than a copy of `model`.
     Compression losses are part of the loss in `fit`; in a loop of your own add `controller.loss()` to the task's loss.
     Raises ConfigError for mistakes in the config, ValueError for a model that is compressed already; the model is then as it was.
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(2)])
+    >>> config = NNCFConfig.from_dict({"compression": [{"algorithm": "const_sparsity"}, {"algorithm": "quantization"}]})
+    >>> x, y = np.random.rand(32, 4).astype("float32"), np.ones((32, 2), "float32")
+    >>> controller, model = create_compressed_model(model, register_default_init_args(config, (x, y)))
+    >>> model.compile("sgd", "mse")  # after compressing
+    >>> history = model.fit(x, y, verbose=0, callbacks=create_compression_callbacks(controller, log_text=False))
+    >>> controller.statistics().quantization.weights_quantized
+    48
+    >>> controller.save_checkpoint("checkpoint.safetensors")
+    >>> [type(layer).__name__ for layer in controller.strip(quantizers=False).layers]
+    ['Dense', 'Dense']
     """
     example = _example(model, config)
     controller = compress(_adapter(model, config), model, config, example, compression_state, teacher)
@@ -40,6 +52,12 @@ def preview_compression(model: keras.Model, config: NNCFConfig) -> Preview:
     """What `create_compressed_model` would do to `model`, layer by layer, to be printed; the model stays as it is.
 
     What data decide (ranges, a precision search) is named, not run. Raises as `create_compressed_model` does.
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="head")])
+    >>> config = NNCFConfig.from_dict({"compression": {"algorithm": "magnitude_sparsity"}})
+    >>> preview = preview_compression(model, config)
+    >>> preview.layers[0].name, preview.layers[0].happens
+    ('head', ('weight: magnitude mask, to 50% zeros over all such layers',))
     """
     return preview(_adapter(model, config), model, config, _example(model, config))
 

@@ -25,6 +25,12 @@ def load_state(
     state_to_load: a model, a file that `ctrl.save_checkpoint` wrote, or arrays by the names that such a file has. Layers are the
     same where their names are. is_resume: every tensor must find its place and the other way round, else RuntimeError and nothing
     is loaded; without it what is left over is named in a warning. keys_to_ignore: names that need no place.
+
+    >>> def compressed():
+    ...     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="head")], name="network")
+    ...     return create_compressed_model(model, NNCFConfig.from_dict({"compression": {"algorithm": "magnitude_sparsity"}}))[1]
+    >>> load_state(compressed(), compressed(), is_resume=True)  # kernel, bias and mask
+    3
     """
     adapter, ignored = KerasAdapter(), set(keys_to_ignore or ())
     if isinstance(state_to_load, keras.Model):

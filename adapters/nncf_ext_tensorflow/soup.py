@@ -33,6 +33,11 @@ def make_soup(
     batches(): model inputs from the training data. With them BatchNorm statistics are estimated anew after every merge.
     masks: what to do where the ingredients' masks differ: `refuse`, `union`, `intersection`.
     Raises SoupError for models that cannot be averaged, before anything is evaluated.
+
+    >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False, name="head")])
+    >>> soup = make_soup(model, [{"head/kernel": np.float32([[1]])}, {"head/kernel": np.float32([[3]])}])
+    >>> float(model.layers[0].kernel[0, 0])
+    2.0
     """
     trial = soup.Trial(KerasAdapter(), model, evaluate, batches)
     return soup.make_soup(trial, ingredients, method, masks, alpha, loss, data, by_layer)

@@ -39,6 +39,24 @@ def create_compressed_model(
     dump_graphs: draw the graph before and after into the config's `log_dir`, where it has one.
     teacher: another model for knowledge_distillation than a copy of `model`.
     Raises ConfigError for mistakes in the config, ValueError for a model that is compressed already; the model is then as it was.
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> sparse = {"algorithm": "const_sparsity"}, {"algorithm": "quantization"}
+    >>> config = NNCFConfig.from_dict({"input_info": {"sample_size": [1, 4]}, "compression": list(sparse)})
+    >>> controller, model = create_compressed_model(model, register_default_init_args(config, [torch.rand(16, 4)]))
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.01)  # ranges are parameters too
+    >>> controller.scheduler.epoch_step()
+    >>> for x in torch.rand(3, 16, 4):
+    ...     controller.scheduler.step()
+    ...     optimizer.zero_grad()
+    ...     (model(x).square().mean() + controller.loss()).backward()
+    ...     optimizer.step()
+    >>> controller.statistics().quantization.weights_quantized
+    48
+    >>> controller.save_checkpoint("checkpoint.safetensors")
+    >>> plain = controller.strip(quantizers=False)
+    >>> [type(layer).__name__ for layer in plain]
+    ['Linear', 'ReLU', 'Linear']
     """
     with run_by_python(model):
         plain = model_in(model)
@@ -61,6 +79,11 @@ def preview_compression(
     """What `create_compressed_model` would do to `model`, layer by layer, to be printed; the model stays as it is.
 
     What data decide (ranges, a precision search) is named, not run. Raises as `create_compressed_model` does.
+
+    >>> config = NNCFConfig.from_dict({"input_info": {"sample_size": [1, 4]}, "compression": {"algorithm": "magnitude_sparsity"}})
+    >>> preview = preview_compression(torch.nn.Sequential(torch.nn.Linear(4, 2)), config)
+    >>> preview.layers[0].name, preview.layers[0].happens
+    ('Sequential/Linear[0]/linear_0', ('weight: magnitude mask, to 50% zeros over all such layers',))
     """
     with run_by_python(model):
         plain = model_in(model)

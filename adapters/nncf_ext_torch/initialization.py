@@ -102,6 +102,11 @@ def register_default_init_args(
     train_steps_fn(train_loader, model, optimizer, controller, steps), validate_fn(model, val_loader) -> (accuracy, loss) and
     legr_train_optimizer(parameters) -> optimizer (SGD where missing): for learned_ranking of filter pruning.
     The other arguments are NNCF 2.x's, accepted for its order; those of algorithms that are not built yet have no use so far.
+
+    >>> config = NNCFConfig.from_dict({"compression": {"algorithm": "quantization"}})
+    >>> loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.rand(64, 4), torch.ones(64)), batch_size=16)
+    >>> config = register_default_init_args(config, loader)  # input_info is taken from the batches
+    >>> controller, model = create_compressed_model(torch.nn.Sequential(torch.nn.Linear(4, 2)), config)
     """
     data = Data(train_loader, TorchData(device), "train_loader")
     if train_steps_fn is not None and validate_fn is not None and val_loader is not None:

@@ -33,6 +33,12 @@ def load_state(
     ranges and masks go to the transforms that stand at the same places. is_resume: every tensor must find its place and
     the other way round, else RuntimeError and nothing is loaded; without it what is left over is named in a warning.
     keys_to_ignore: names (without prefixes) that need no place.
+
+    >>> config = NNCFConfig.from_dict({"input_info": {"sample_size": [1, 4]}, "compression": {"algorithm": "magnitude_sparsity"}})
+    >>> _, model = create_compressed_model(torch.nn.Linear(4, 2), config)
+    >>> _, again = create_compressed_model(torch.nn.Linear(4, 2), config)
+    >>> load_state(again, model.state_dict(), is_resume=True)  # weight, bias and mask
+    3
     """
     ignored = set(keys_to_ignore or ())
     own = {_plain(name): tensor for name, tensor in model.state_dict(keep_vars=True).items()}

@@ -58,6 +58,15 @@ def load_pruned(model: Model, path: str | os.PathLike[str]) -> Model:
     """Give `model`, which has all of its channels, the shapes and the values of a file of `save_pruned`, in place; returns it.
 
     CheckpointError where the file is of another model, or no such file; the model is then as it was. Make optimizers afterwards.
+
+    >>> def network():
+    ...     return torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2))
+    >>> pruning = {"algorithm": "filter_pruning", "pruning_init": 0.5, "params": {"prune_first_conv": True}}
+    >>> config = NNCFConfig.from_dict({"input_info": {"sample_size": [1, 4]}, "compression": pruning})
+    >>> controller, _ = create_compressed_model(network(), config)
+    >>> save_pruned(controller.strip(), "pruned.safetensors")
+    >>> load_pruned(network(), "pruned.safetensors")[0].out_features
+    8
     """
     file = TensorFile(path)
     try:

@@ -33,6 +33,11 @@ def make_soup(
     batches(): model inputs from the training data. With them BatchNorm statistics are estimated anew after every merge.
     masks: what to do where the ingredients' masks differ: `refuse`, `union`, `intersection`.
     Raises SoupError for models that cannot be averaged, before anything is evaluated.
+
+    >>> model = torch.nn.Linear(1, 1, bias=False)
+    >>> soup = make_soup(model, [{"weight": np.float32([[1]])}, {"weight": np.float32([[3]])}])
+    >>> model.weight.item()
+    2.0
     """
     trial = soup.Trial(TorchAdapter(), model, evaluate, batches)
     return soup.make_soup(trial, ingredients, method, masks, alpha, loss, data, by_layer)

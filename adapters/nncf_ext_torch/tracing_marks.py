@@ -16,7 +16,17 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 @contextlib.contextmanager
 def no_nncf_trace() -> Iterator[None]:
-    """Operators inside are no part of the graph: nothing is placed on them, now or in training."""
+    """Operators inside are no part of the graph: nothing is placed on them, now or in training.
+
+    >>> class Network(torch.nn.Linear):
+    ...     def forward(self, x):
+    ...         with no_nncf_trace():
+    ...             x = x.softmax(-1)
+    ...         return super().forward(x)
+    >>> config = NNCFConfig.from_dict({"input_info": {"sample_size": [1, 4]}, "compression": {"algorithm": "quantization"}})
+    >>> [layer.operator for layer in preview_compression(Network(4, 2), config).layers]
+    ['Gemm']
+    """
     with torch._C.DisableTorchFunction():
         yield
 

@@ -302,7 +302,13 @@ class Packed(Mapping[str, np.ndarray]):
 
 
 def load(path: str | os.PathLike[str], names: Iterable[str] | None = None, limit: int = DEFAULT_LIMIT) -> dict[str, np.ndarray]:
-    """The arrays of a packed file, all or those named. PackedError where it is damaged; limit: bytes that all may need."""
+    """The arrays of a packed file, all or those named. PackedError where it is damaged; limit: bytes that all may need.
+
+    >>> import numpy as np
+    >>> pack_arrays("model.ncp", {"weight": np.arange(6.0), "bias": np.zeros(2)})
+    >>> load("model.ncp", ["bias"])
+    {'bias': array([0., 0.])}
+    """
     file = Packed(path, limit)
     found: dict[str, np.ndarray] = {}
     for name in file if names is None else names:

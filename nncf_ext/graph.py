@@ -82,6 +82,10 @@ class Node:
     `channels_first`.
     index: of a Slice, numpy's (slices, whole numbers, None, Ellipsis). indices: of a Gather, where they are constants.
     exponent: of a Pow, where it is a number. head_axis: of an Attention, where it is not the third last one.
+    directions: of a recurrent operator, for each the cells in the order in which they run, a cell as the slots of its parameters.
+    states, results: of it, by input and output port, (axis, ((cell, state), ...)): states of cells (numbered through all
+    directions; 0 is what a cell puts out, 1 an LSTM's memory), one after the other along the axis, or combined (None).
+    never_zero: its states are not zero where all of their weights are. stateful: it begins where it ended.
     constants: shapes, by port, of operands that are no parameters and do not depend on the model's inputs.
     reads: names of parameters of which it needs all channels; and of those that it reads and that are not among `parameters`.
     scattered_output: its results are not one tensor that is passed on, so that there is no `output` site.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from nncf_ext.graph import INPUT, OUTPUT, Node, Parameter
@@ -29,6 +30,53 @@ def weights(node: Node) -> tuple[Parameter, ...]:
 def has_weight(node: Node) -> bool:
     """Whether the node multiplies with, or looks up in, a weight of its own."""
     return bool(weights(node))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a recurrent operator. kernel, recurrence: (gates * units, inputs) and (gates * units, outputs), or transposed.
+    projection: (outputs, units) of an LSTM whose outputs are not its units."""
+
+    kernel: Parameter
+    recurrence: Parameter
+    projection: Parameter | None = None
+    biases: tuple[Parameter, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Number of hidden units."""
+        reader = self.projection or self.recurrence
+        return 1 if reader.input_axis is None else reader.shape[reader.input_axis]
+
+
+def cells(node: Node) -> tuple[tuple[Cell, ...], ...]:
+    """The cells of every direction of a recurrent operator, in the order in which they run; none where it does not tell."""
+
+    def cell(slots: Iterable[str]) -> Cell:
+        parameters = [parameter for slot in slots if (parameter := node.parameter(slot)) is not None]
+        kernel, recurrence, *projection = [parameter for parameter in parameters if parameter.input_axis is not None]
+        biases = tuple(parameter for parameter in parameters if parameter.input_axis is None)
+        return Cell(kernel, recurrence, next(iter(projection), None), biases)
+
+    return tuple(tuple(cell(slots) for slots in stack) for stack in node.attrs.get("directions", ()))
+
+
+def makers(node: Node) -> tuple[Parameter, ...]:
+    """The weights that make the node's output channels; of those that make the same ones, the first."""
+    if node.op not in RECURRENT:
+        return weights(node)
+    each = (weight for stack in cells(node) for cell in stack for weight in (cell.kernel, cell.projection))
+    return tuple(weight for weight in each if weight is not None)
+
+
+def channels_of(node: Node, weight: Parameter) -> int:
+    """How many output channels a weight of the node makes: of a recurrent operator, hidden units."""
+    for cell in (cell for stack in cells(node) for cell in stack):
+        if weight in (cell.kernel, cell.recurrence):
+            return cell.size
+    if node.op in RECURRENT:
+        return 1 if weight.channel_axis is None else weight.shape[weight.channel_axis]
+    return math.prod(weight.shape[axis] for axis in output_axes(node))
 
 
 def weight_port(node: Node) -> int:

@@ -77,6 +77,12 @@ def attention_sizes(layer: Any) -> dict[str, Any]:
     return sizes
 
 
+def state_sizes(layer: Any) -> dict[str, Any]:
+    """The same for a layer that runs cells, which have changed."""
+    size = layer.cell.state_size
+    return {"state_size": [size] if isinstance(size, int) else list(size)}
+
+
 def head_size(layer: Any) -> int:
     """Size of a head's queries and keys in an attention layer."""
     kernel: Any = layer._query_dense.kernel
@@ -144,6 +150,14 @@ def _group_norm(layer: Any, kept: Kept) -> dict[str, Any]:
     return {"groups": groups_left(of, size + removed, layer.groups)}
 
 
+def _lstm_cell(layer: Any, kept: Kept) -> dict[str, Any]:
+    return {**_cell(layer, kept), "state_size": [layer.recurrent_kernel.shape[0]] * 2}
+
+
+def _cell(layer: Any, kept: Kept) -> dict[str, Any]:
+    return dict.fromkeys(("units", "state_size", "output_size"), layer.recurrent_kernel.shape[0])
+
+
 def _no_sizes(layer: Any, kept: Kept) -> dict[str, Any]:
     return {}
 
@@ -162,6 +176,9 @@ _SIZES: Mapping[Any, Callable[[Any, Kept], dict[str, Any]]] = {
     L.Dense: _dense,
     L.EinsumDense: _einsum_dense,
     L.Embedding: _embedding,
+    L.LSTMCell: _lstm_cell,
+    L.GRUCell: _cell,
+    L.SimpleRNNCell: _cell,
     L.GroupNormalization: _group_norm,
     L.BatchNormalization: _no_sizes,
     L.LayerNormalization: _no_sizes,

@@ -228,7 +228,6 @@ _LAYERS: Mapping[type, str] = {
     L.GlobalMaxPooling3D: "GlobalMaxPool",
     L.Reshape: "Reshape",
     L.Flatten: "Flatten",
-    L.RepeatVector: "Tile",
     L.UpSampling1D: "Resize",
     L.UpSampling2D: "Resize",
     L.UpSampling3D: "Resize",
@@ -471,6 +470,10 @@ def _permute(layer: Any, input_shape: tuple[int | None, ...]) -> list[Stage]:
     return [Stage("Transpose", attrs={"perm": (0, *layer.dims)})]
 
 
+def _repeat_vector(layer: Any, input_shape: tuple[int | None, ...]) -> list[Stage]:
+    return [Stage("Tile", attrs={"axis": 1, "new_axis": 1, "repeats": layer.n})]
+
+
 def _cropping(layer: Any, input_shape: tuple[int | None, ...]) -> list[Stage]:
     widths = [tuple(layer.cropping)] if isinstance(layer, L.Cropping1D) else [tuple(width) for width in layer.cropping]
     spatial = tuple(slice(before, -after or None) for before, after in widths)
@@ -522,6 +525,7 @@ _DESCRIPTIONS: Mapping[Any, Callable[[Any, tuple[int | None, ...]], list[Stage]]
     L.RMSNormalization: _rms_norm,
     L.GroupNormalization: _group_norm,
     L.Permute: _permute,
+    L.RepeatVector: _repeat_vector,
     L.Cropping1D: _cropping,
     L.Cropping2D: _cropping,
     L.Cropping3D: _cropping,

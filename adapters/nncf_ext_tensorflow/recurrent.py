@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers as L
 
 from nncf_ext_tensorflow.keras_private import unpatched_class
@@ -52,6 +54,39 @@ def weights_of(start: str, cell: Any) -> list[Weight]:
     if isinstance(getattr(cell, "bias", None), keras.Variable):
         found.append(Weight(f"{start}bias", "bias", len(cell.bias.shape) - 1, 3))
     return found
+
+
+def flow(layer: Any, cells: Cells, states: Sequence[int], results: int) -> dict[str, Any]:
+    """What `nncf_ext.graph.Node` says of a recurrent operator. states: ports of first states; results: number of its outputs."""
+    stacks, merge = [cells], "concat"
+    if isinstance(layer, L.Bidirectional):
+        split, merge = len(cells_of(layer.forward_layer) or ()), layer.merge_mode
+        stacks = [cells[:split], cells[split:]]
+    ends = tuple((sum(map(len, stacks[: i + 1])) - 1, 0) for i in range(len(stacks)))
+    puts_out = [(-1, (end,)) for end in ends] if merge is None else [(-1 if merge == "concat" else None, ends)]
+    passed = [(-1, ((i, k),)) for i, (_, cell) in enumerate(cells) for k in range(2 if isinstance(cell, L.LSTMCell) else 1)]
+    if len(states) not in (0, len(passed)) or results not in (len(puts_out), len(puts_out) + len(passed)):
+        return {}
+    found = {
+        "directions": tuple(tuple(tuple(weight.slot for weight in weights_of(*each)) for each in stack) for stack in stacks),
+        "states": dict(zip(states, passed, strict=False)),
+        "results": dict(enumerate((*puts_out, *passed)[:results])),
+        "never_zero": not all(_keeps_zero(cell.activation) for _, cell in cells),
+        "stateful": getattr(layer, "stateful", False),
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def is_state(at: Sequence[Any]) -> bool:
+    """Whether what is there among the arguments (args, kwargs) of a call is a first state."""
+    return tuple(at[:2]) in ((0, 1), (1, "initial_state"), (1, "states"))
+
+
+def _keeps_zero(function: Callable[..., Any]) -> bool:
+    """Whether it is one of Keras' own, and zero at zero."""
+    if getattr(keras.activations, getattr(function, "__name__", ""), None) is not function:
+        return False
+    return not np.any(keras.ops.convert_to_numpy(function(keras.ops.zeros((1, 2)))))
 
 
 def _runs(layer: Any, kinds: set[type]) -> bool:

@@ -53,6 +53,8 @@ class Shapes:
 
     def _of_layer(self, layer: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         self._remember_build(layer, args, kwargs)
+        if isinstance(layer, L.RNN | L.Bidirectional) and args:
+            self._remember_cells(layer, args[0])
         self._expect(layer, args)
         graph = keras_private.graph_of(layer)
         if graph is not None:
@@ -105,6 +107,20 @@ class Shapes:
             given = {name: bound.get(name.removesuffix("_shape")) for name in built}
         shapes = {name: _merged(shape, _shapes_in(given[name])) for name, shape in built.items()}
         self._changes.set(layer, "_build_shapes_dict", shapes)
+
+    def _remember_cells(self, layer: Any, x: Any) -> None:
+        """What is run inside of a recurrent layer that reads `x`, a sequence; of a cell, one step."""
+        if isinstance(layer, L.Bidirectional):
+            for direction in (layer.forward_layer, layer.backward_layer):
+                self._remember_build(direction, (x,), {})
+                self._remember_cells(direction, x)
+        elif isinstance(layer, L.RNN):
+            step = keras.KerasTensor((x.shape[0], *x.shape[2:]), x.dtype)
+            self._remember_build(layer.cell, (step,), {})
+            self._remember_cells(layer.cell, step)
+        for cell in layer.cells if isinstance(layer, L.StackedRNNCells) else ():
+            self._remember_build(cell, (x,), {})
+            x = keras.KerasTensor((x.shape[0], getattr(cell, "output_size", None)), x.dtype)
 
     def _expect_anything(self, layer: Any) -> None:
         spec = layer.input_spec

@@ -25,7 +25,14 @@ from nncf_ext_tensorflow.apply import Patch
 from nncf_ext_tensorflow.changes import Changes
 from nncf_ext_tensorflow.comparison import TOLERANCE, largest_difference, outputs_of
 from nncf_ext_tensorflow.example_inputs import made_up_inputs
-from nncf_ext_tensorflow.layer_sizes import attention_sizes, head_size, queries_factor, sizes_in_users_layer, sizes_of
+from nncf_ext_tensorflow.layer_sizes import (
+    attention_sizes,
+    head_size,
+    queries_factor,
+    sizes_in_users_layer,
+    sizes_of,
+    state_sizes,
+)
 from nncf_ext_tensorflow.naming import names_in
 from nncf_ext_tensorflow.operation_sizes import fit_operations
 from nncf_ext_tensorflow.shapes import Shapes
@@ -150,6 +157,9 @@ def _shrink(
         factor = queries_factor(layer, size)
         for variable in layer._query_dense.trainable_variables if factor != 1 else ():
             keras_private.give_new_value(variable, variable * factor, changes)
+    for layer in model._flatten_layers():
+        if isinstance(layer, L.RNN):
+            changes.set_all(layer, state_sizes(layer))
     for layer in keras_private.users_layers(model):
         changes.set_all(layer, sizes_in_users_layer(layer, old_shapes, users_sizes))
     fit_operations(traced, removals, changes)

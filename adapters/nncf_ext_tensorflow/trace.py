@@ -410,8 +410,10 @@ class _Tracer:
         attrs: dict[str, Any] = {"cell": True} if recurrent.is_step(layer) else {}
         if len(outputs) > 1 or attrs:
             attrs["scattered_output"] = True
-        others = range(_FIRST_STATE, _FIRST_STATE + len(tensors))
-        inputs = [(port, tensor) for port, (_, tensor) in zip((0, *others), tensors, strict=False)]
+        ports = (0, *range(_FIRST_STATE, _FIRST_STATE + len(tensors)))
+        inputs = [(port, tensor) for port, (_, tensor) in zip(ports, tensors, strict=False)]
+        states = [port for port, (at, _) in zip(ports, tensors, strict=False) if recurrent.is_state(at)]
+        attrs |= recurrent.flow(layer, cells, states, len(outputs))
         self._add_operator(recurrent.operator_of(cells), name, layer, parameters, attrs, inputs)
         self.places[Site(name, "input:0")] = Place(layer, call, "input", tensors[0][0])
         if len(outputs) == 1:

@@ -64,6 +64,8 @@ def attributes(
         return _convolution(op, arguments)
     if op in RECURRENT:
         return {"cell": True} if name in CELLS else {}
+    if op == "ConstantOfShape":
+        return {"value": 0} if "zeros" in name else {}
     if op in ("Gemm", "MatMul"):
         return {"transB": 1} if "weight" in arguments else {}  # torch.nn.functional.linear: (out, in)
     given = dict(zip(_ARGUMENTS.get(name, "").split(), args, strict=False))
@@ -205,6 +207,7 @@ _DESCRIPTIONS: Mapping[str, Callable[..., dict[str, Any]]] = {
     **dict.fromkeys(("CumSum", "GatherElements"), _axis(None)),
     "TopK": _axis(-1),
     "LpNormalization": _axis(1),
+    "PadSequence": lambda name, args, given: {"value": args[3]},
     "Flatten": lambda name, args, given: {"axis": given.get("start_dim", 0)},
     "Pow": _exponent,
     "Concat": _concatenation,

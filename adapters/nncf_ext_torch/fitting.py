@@ -171,7 +171,7 @@ def _resized(value: Any, resize: Resize) -> Any:
     """A whole number, or a tuple or list with one, that is the old size, with the new one; None for anything else."""
     if type(value) is int:
         return resize.new if value == resize.old else None
-    if type(value) in (tuple, list) and value.count(resize.old) == 1 and all(type(item) is int for item in value):
+    if type(value) in (tuple, list) and all(type(item) is int for item in value) and value.count(resize.old) == 1:
         return type(value)(resize.new if item == resize.old else item for item in value)
     return None
 

@@ -20,6 +20,8 @@ def sizes(module: nn.Module, cuts: Mapping[str, Cut]) -> dict[str, Any]:
     """
     if isinstance(module, nn.MultiheadAttention):
         return _multihead_attention(module)
+    if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+        return _recurrent(module)
     weight = module._parameters.get("weight")
     if weight is None or "weight" not in cuts:
         return {}
@@ -67,6 +69,22 @@ def _multihead_attention(module: nn.MultiheadAttention) -> dict[str, Any]:
     if {*widths, module.out_proj.weight.shape[1]} != {width} or width % module.head_dim:
         raise ValueError("torch's MultiheadAttention has as many channels in its heads as in its queries")
     return {"embed_dim": width, "num_heads": width // module.head_dim, "kdim": inputs[0], "vdim": inputs[1]}
+
+
+def _recurrent(module: nn.RNNBase | nn.RNNCellBase) -> dict[str, Any]:
+    """Of all layers and directions, which have the same sizes."""
+    first = "" if isinstance(module, nn.RNNCellBase) else "_l0"
+    projected = isinstance(module, nn.RNNBase) and module.proj_size > 0
+    kernel, recurrence = module._parameters[f"weight_ih{first}"], module._parameters[f"weight_hh{first}"]
+    reader = module._parameters[f"weight_hr{first}"] if projected else recurrence
+    assert kernel is not None and recurrence is not None and reader is not None
+    sizes = {"input_size": kernel.shape[1], "hidden_size": reader.shape[1]}
+    if projected:
+        sizes["proj_size"] = recurrence.shape[1]
+    others = {p.shape for name, p in module._parameters.items() if p is not None and name.startswith("weight_hh")}
+    if len(others) > 1:
+        raise ValueError("its layers would have different numbers of hidden units")
+    return sizes
 
 
 HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "num_key_value_heads", "num_kv_heads", "n_kv_heads")

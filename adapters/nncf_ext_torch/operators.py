@@ -23,6 +23,8 @@ _NAMES_BY_TYPE = {
     "LSTM": "lstm lstm_cell",
     "GRU": "gru gru_cell",
     "RNN": "rnn_tanh rnn_relu rnn_tanh_cell rnn_relu_cell",
+    "PackSequence": "_pack_padded_sequence",
+    "PadSequence": "_pad_packed_sequence",
     # normalization
     "BatchNormalization": "batch_norm",
     "LayerNormalization": "layer_norm",

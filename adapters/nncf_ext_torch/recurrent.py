@@ -62,6 +62,20 @@ def operands(function: Callable[..., Any], args: Sequence[Any]) -> Operands:
     return Operands([Operand(0, args[0], 0), *first], parameters)
 
 
+def flow(function: Callable[..., Any], args: Sequence[Any], slots: Sequence[str], results: int) -> dict[str, Any]:
+    """What `nncf_ext.graph.Node` says of a recurrent operator. slots: of its parameters; results: number of its outputs."""
+    is_cell = _name(function) in CELLS
+    directions = 2 if not is_cell and args[8 if _is_packed(args) else 7] else 1
+    each = len(slots) // directions
+    ends = [tuple((cell, state) for cell in range(directions)) for state in (0, 1)]
+    outputs = ends if is_cell else [ends[0], *ends]
+    return {
+        "directions": tuple((tuple(slots[i * each : (i + 1) * each]),) for i in range(directions)),
+        "states": {_STATES + state: (0, ends[state]) for state in range(results - (not is_cell))},
+        "results": {port: (-1 if port == 0 else 0, outputs[port]) for port in range(results)},
+    }
+
+
 def projected_layer(model: nn.Module) -> str | None:
     """The name of an LSTM with a projection, which ONNX's LSTM has not."""
     return next((name for name, module in model.named_modules() if isinstance(module, nn.LSTM) and module.proj_size), None)

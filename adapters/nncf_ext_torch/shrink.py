@@ -158,10 +158,11 @@ def _difference(expected: torch.Tensor, found: torch.Tensor) -> float:
 def _failed(model: nn.Module, traced: TorchTrace, cuts: Mapping[torch.Tensor, _Source], run: Forward) -> str:
     assert run.error is not None
     message = str(run.error).strip().partition("\n")[0].rstrip(".")
+    inside = [cut.node for cut in cuts.values() if traced.graph[cut.node].module == (run.running or [""])[-1] != ""]
     return (
         f"{_label(model, run.running[-1] if run.running else '')}: does not run with the channels that are left "
         f"({type(run.error).__name__}: {message}{_line(run.error)}): take sizes from the tensor (`x.flatten(1)`, `x.shape`), or "
-        f"{_advice(_nearest(cuts, end_of(traced, run.ended)))}"
+        f"{_advice(inside[0] if inside else _nearest(cuts, end_of(traced, run.ended)))}"
     )
 
 

@@ -343,9 +343,14 @@ class _Recorder(TorchFunctionMode):
     def _record_recurrent(self, function: Any, args: tuple[Any, ...], output: Any, counts: dict[str, int]) -> Any:
         frame, name = self.stack[-1], self._name(self.stack[-1].name, operators.function_name(function))
         read, ports, parameters = recurrent.operands(function, args), {}, []
+        constants: dict[int, tuple[int, ...]] = {}
+        reads: list[str] = []
         for operand in read.activations:
             ports[operand.port] = Argument(operand.position, item=operand.item)
             self._connect(operand.tensor, name, operand.port)
+            if operand.tensor not in self.producers:
+                constants[operand.port] = tuple(operand.tensor.shape)
+                reads += filter(None, [self.constants.get(operand.tensor)])
         for index, (port, tensor, *_) in enumerate(read.parameters):
             full, shape = self.constants.get(tensor), tuple(tensor.shape)
             if full is None:
@@ -356,6 +361,9 @@ class _Recorder(TorchFunctionMode):
                 parameters.append(Parameter(slot, full, shape, axes[0], port, trained, axes[1], self._made_by(full)))
         op = operators.operator_type(function, {}, args, output)
         attrs = attributes(op, function, {}, args, {}, output)
+        attrs |= {key: value for key, value in {"reads": tuple(reads), "constants": constants}.items() if value}
+        if len({parameter.slot for parameter in parameters}) == len(read.parameters):
+            attrs |= recurrent.flow(function, args, [parameter.slot for parameter in parameters], len(list(leaves(output))))
         node = Node(name, op, frame.name, tuple(parameters), types.MappingProxyType(attrs))
         produced = list(leaves(output))
         # of several results none is passed on alone; and a step of a loop of any length has no place by its number

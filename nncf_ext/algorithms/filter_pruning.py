@@ -31,7 +31,7 @@ from nncf_ext.errors import ConfigError, choose
 from nncf_ext.files.json_text import Unreadable
 from nncf_ext.files.schema import Finite, Share
 from nncf_ext.graph import Graph, Node, Site
-from nncf_ext.ops import RECURRENT, STATISTICS, has_weight, output_axes
+from nncf_ext.ops import STATISTICS, channels_of, has_weight, makers
 from nncf_ext.schedules import Clock, exponential, exponential_with_bias
 from nncf_ext.scopes import MARKER, Inherited, considered, matches, select
 from nncf_ext.sparsity.importance import norm, unit_importance
@@ -39,7 +39,6 @@ from nncf_ext.sparsity.ranking import Coefficients, TrialController, learn_ranki
 
 _NAMED = 10  # layers of which a warning tells
 _NONE = "has no channels that could be pruned"
-_RECURRENT = "is recurrent: its gates, its states and its outputs have as many channels, and none can go alone"
 
 
 class PruningWarning(UserWarning):
@@ -380,17 +379,17 @@ class FilterPruning(FilterPruningConfig, Algorithm):
         weights = {
             weight.name: (node, weight)
             for node in reversed(training.graph.nodes)
-            if has_weight(node) and node.op != "Gather" and (weight := node.parameter("weight")) is not None
+            for weight in reversed(makers(node) if node.op != "Gather" else ())
         }
         axes = {model.parameter(edit.site): _mask_of(edit).axes for edit in training.edits}
         full = current = 0
         layers = []
         for name, (node, weight) in reversed(weights.items()):
-            filters = left = math.prod(weight.shape[axis] for axis in output_axes(node))
+            filters = left = channels_of(node, weight)
             if name in axes:
                 shares = [stays[name, axis].mean() for axis in axes[name]]
                 left = round(filters * math.prod(shares))
-                layers.append(PrunedLayer(node.name, weight.shape, 1 - float(math.prod(shares))))
+                layers.append(PrunedLayer(Site(node.name, weight.slot).label, weight.shape, 1 - float(math.prod(shares))))
             full, current = full + filters, current + left
         return FilterPruningStatistics(
             1 - float(np.concatenate(keep).mean()),
@@ -449,7 +448,7 @@ class FilterPruning(FilterPruningConfig, Algorithm):
         """The groups to prune; and why not, for every node with a weight that has no channel in them."""
         first = graph.first_reached(lambda node: node.op == "Conv")
         groups: list[ChannelGroup] = []
-        refused = {node.name: _RECURRENT if node.op in RECURRENT else _NONE for node in graph.nodes if has_weight(node)}
+        refused = {node.name: _NONE for node in graph.nodes if has_weight(node)}
         chosen: set[str] = set()
         for group in channel_groups(graph):
             nodes = {member.site.node for member in group.members if member.role != "input"}
@@ -563,13 +562,14 @@ class FilterPruning(FilterPruningConfig, Algorithm):
         xp, found = training.xp, []
         for group in model.groups:
             by_layer: dict[str, np.ndarray] = {}
-            makers = {(model.parameter(m.site), m.axis): m for m in reversed(group.members) if m.role == "output"}
-            for member in reversed(makers.values()):
-                weight = training.attached.parameter(member.site)
-                importance = unit_importance(xp, weight, member.axis, member.units, group.size, self.params.filter_importance)
+            made = {(model.parameter(m.site), m.axis): m for m in reversed(group.members) if m.role == "output"}
+            for layer in dict.fromkeys(member.site.node for member in reversed(made.values())):
+                own = [member for member in reversed(made.values()) if member.site.node == layer]
+                made_by = [(training.attached.parameter(member.site), member.axis, member.units) for member in own]
+                importance = unit_importance(xp, made_by, group.size, self.params.filter_importance)
                 if self.params.all_weights and self.params.interlayer_ranking_type == "unweighted_ranking":
-                    importance = importance / norm(xp, weight)
-                by_layer[member.site.node] = training.adapter.to_numpy(importance)
+                    importance = importance / norm(xp, [weight for weight, *_ in made_by])
+                by_layer[layer] = training.adapter.to_numpy(importance)
             found.append(by_layer)
         return found
 

@@ -21,11 +21,13 @@ class Tensor:
 
     ids: the unit that each element belongs to, -1 for none; of the tensor's rank, with size 1 along axes where it does not vary.
     offset: what makes elements differ from zero although all parameters of their unit are zero ("" where they are zero).
+    zeros: the operator that made it, where it is nothing but zeros that the model makes and has laid out since.
     """
 
     shape: Shape
     ids: np.ndarray
     offset: str = ""
+    zeros: str = ""
 
     @property
     def varying(self) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from nncf_ext import ops
 from nncf_ext.channels.flow import STAYS, Labels, NotFollowed, Shape, Step, Tensor, is_zero, known, not_zero, plain
+from nncf_ext.channels.recurrence import recurrent
 from nncf_ext.channels.units import Units, collapsed
 from nncf_ext.graph import INPUT, OUTPUT, Graph, Parameter
 
@@ -35,10 +36,22 @@ def run(graph: Graph, units: Units) -> dict[tuple[str, int], np.ndarray]:
                 raise NotFollowed
         except NotFollowed:
             results = _opaque(step)
+        zeros = _zeros(step)
         for port, tensor in results.items():
-            values[node.name, port] = replace(tensor, ids=collapsed(tensor.ids)) if 0 not in tensor.shape else plain(tensor.shape)
+            one = replace(tensor, ids=collapsed(tensor.ids)) if 0 not in tensor.shape else plain(tensor.shape)
+            values[node.name, port] = replace(one, zeros=zeros)
     units.end()
     return {place: tensor.ids for place, tensor in values.items()}
+
+
+def _zeros(step: Step) -> str:
+    """What made the zeros that an operator makes or lays out; "" for any other operator."""
+    if step.node.op == "ConstantOfShape":
+        return step.node.name if step.node.attrs.get("value") == 0 else ""
+    return step.inputs[0].zeros if step.node.op in _LAYS_OUT and 0 in step.inputs else ""
+
+
+_LAYS_OUT = ("Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Expand", "Tile", "Slice", "Split", "Gather")
 
 
 def _as_traced(x: Tensor, shape: Shape) -> bool:
@@ -65,15 +78,6 @@ def _opaque(step: Step) -> dict[int, Tensor]:
     """Nothing is known of the operator: what reaches it stays."""
     for x in step.inputs.values():
         step.units.block(x.ids, f"{step} may use them in any way")
-    for parameter in step.node.parameters:
-        step.units.keep(parameter.name)
-    return _without_units(step)
-
-
-def _recurrent(step: Step) -> dict[int, Tensor]:
-    """Gates, states and outputs count the same channels, in several parameters and from step to step: all of them stay."""
-    for x in step.inputs.values():
-        step.units.block(x.ids, f"{step} is recurrent, and keeps the channels that it reads")
     for parameter in step.node.parameters:
         step.units.keep(parameter.name)
     return _without_units(step)
@@ -472,6 +476,17 @@ def _pad(step: Step) -> Tensor:
     return Tensor(shape, ids, not_zero(step) if step.node.attrs.get("value") else x.offset)
 
 
+def _packed(step: Step) -> dict[int, Tensor]:
+    """Steps of sequences of several lengths, one after the other and back; the lengths come along."""
+    x, shape = step.x, known(step.shapes[0])
+    last = len(x.shape) - 1
+    x = step.together(x, range(last), "mixes them")
+    if set(x.varying) - {last}:
+        raise NotFollowed
+    ids = x.ids.reshape((1,) * (len(shape) - 1) + (-1,))
+    return {**_without_units(step), 0: Tensor(shape, ids, not_zero(step) if step.node.attrs.get("value") else x.offset)}
+
+
 # Layout -------------------------------------------------------------------------------------------------------------------------
 
 
@@ -540,9 +555,10 @@ def _expand(step: Step) -> Tensor:
 
 
 def _tile(step: Step) -> Tensor:
-    """numpy's tile, or its repeat along one `axis`."""
+    """numpy's tile, or its repeat along one `axis`, which with `new_axis` is not there yet."""
     x, repeats = step.x, step.attr("repeats")
     if "axis" in step.node.attrs:
+        x = _with_axis(x, step.node.attrs["axis"]) if step.node.attrs.get("new_axis") else x
         axis = step.node.attrs["axis"] % len(x.shape)
         ids = np.repeat(x.ids, repeats, axis=axis) if axis in x.varying else x.ids
         return Tensor((*x.shape[:axis], x.shape[axis] * repeats, *x.shape[axis + 1 :]), ids, x.offset)
@@ -673,7 +689,7 @@ _OPERATORS: Mapping[str, Callable[[Step], Tensor | dict[int, Tensor]]] = {
     **dict.fromkeys(("MatMul", "Gemm"), _matmul),
     "Einsum": lambda step: _einsum(step, step.attr("equation")),
     "Attention": _attention,
-    **dict.fromkeys(ops.RECURRENT, _recurrent),
+    **dict.fromkeys(ops.RECURRENT, recurrent),
     "Gather": _gather,
     "BatchNormalization": _batch_norm,
     "InstanceNormalization": _instance_norm,
@@ -683,6 +699,7 @@ _OPERATORS: Mapping[str, Callable[[Step], Tensor | dict[int, Tensor]]] = {
     **dict.fromkeys(("Softmax", "LogSoftmax"), _softmax),
     **dict.fromkeys(("CumSum", "TopK", "GatherElements"), _along),
     **dict.fromkeys(("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Resize"), _pool),
+    **dict.fromkeys(("PackSequence", "PadSequence"), _packed),
     "ReduceMean": _mean,
     **dict.fromkeys(("ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSumExp", "ArgMax", "ArgMin"), _extremum),
     **dict.fromkeys(("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"), _sum),

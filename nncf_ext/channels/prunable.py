@@ -12,7 +12,7 @@ from nncf_ext.channels.costs import Cost, CostModel
 from nncf_ext.channels.groups import ChannelGroup, Member
 from nncf_ext.edits import Removal
 from nncf_ext.graph import Graph, Site
-from nncf_ext.ops import output_axes
+from nncf_ext.ops import channels_of
 
 Keep = Sequence[np.ndarray]  # for each group a boolean per unit: whether it stays
 _MULTIPLE = 8  # widths that processors like
@@ -58,8 +58,10 @@ class PrunableModel:
         numbers = []
         for member in group.members:
             if member.role == "output":
-                shape, axes = self.graph.shape_of(member.site), output_axes(self.graph[member.site.node])
-                numbers.append(member.units.count(0) * math.prod(shape[axis] for axis in axes if axis != member.axis))
+                node = self.graph[member.site.node]
+                weight = node.parameter(member.site.slot)
+                assert weight is not None
+                numbers.append(member.units.count(0) * channels_of(node, weight) // weight.shape[member.axis])
         return min(numbers)
 
     def elements(self, member: Member) -> int:

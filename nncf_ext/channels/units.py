@@ -58,6 +58,14 @@ class Units:
         self._uses.setdefault(key, []).append((Site(node.name, parameter.slot), role))
         return self._numbers[key]
 
+    def made(self, tensor: str, size: int) -> np.ndarray:
+        """Units of a tensor that no parameter makes, by its name: they are those of what it meets."""
+        key = (tensor, (0,))
+        if key not in self._numbers:
+            self._numbers[key] = np.arange(self.number, self.number + size)
+            self.number += size
+        return self._numbers[key]
+
     def keep(self, parameter: str, axes: Iterable[int] | None = None) -> None:
         """The entries of a parameter along `axes` (None: all) stay: no layer that shares it may lose them."""
         self._kept.update([(parameter, None)] if axes is None else [(parameter, axis) for axis in axes])

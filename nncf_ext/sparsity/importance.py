@@ -10,14 +10,16 @@ import numpy as np
 Importance = Literal["L1", "L2", "geometric_median"]
 
 
-def unit_importance(xp: Any, weight: Any, axis: int, units: Sequence[int], size: int, kind: Importance) -> Any:
+def unit_importance(xp: Any, weights: Sequence[tuple[Any, int, Sequence[int]]], size: int, kind: Importance) -> Any:
     """Importance of each of `size` units, shape (size,). A unit is what can be removed by itself: a filter, an attention head.
 
-    units: for every index along `axis` of `weight` the unit that it belongs to, -1 for none.
+    weights: those that make the units, several in recurrent layers: (weight, axis, units), with for every index along the axis
+    the unit that it belongs to, -1 for none.
     L1, L2: norm of all the unit's weights. geometric_median: sum of the L2 distances to the other units, so that the most
     replaceable is the smallest (He et al. 2019, eq. 6).
     """
-    filters = _by_unit(xp, _in_float32(xp, weight), axis, np.asarray(units), size)
+    parts = [_by_unit(xp, _in_float32(xp, weight), axis, np.asarray(units), size) for weight, axis, units in weights]
+    filters = parts[0] if len(parts) == 1 else xp.concatenate(parts, axis=1)
     if kind == "L1":
         return xp.sum(xp.abs(filters), axis=1)
     if kind == "L2":
@@ -31,9 +33,9 @@ def unit_importance(xp: Any, weight: Any, axis: int, units: Sequence[int], size:
     return xp.sum(distances * different, axis=1)
 
 
-def norm(xp: Any, weight: Any) -> Any:
-    """L2 norm of a whole tensor; 1 for one of zeros, so that one may divide by it."""
-    found = xp.sqrt(xp.sum(xp.square(_in_float32(xp, weight))))
+def norm(xp: Any, weights: Sequence[Any]) -> Any:
+    """L2 norm of whole tensors together; 1 where all are zero, so that one may divide by it."""
+    found = xp.sqrt(sum(xp.sum(xp.square(_in_float32(xp, weight))) for weight in weights))
     return xp.where(found > 0, found, xp.ones_like(found))
 
 

@@ -455,3 +455,118 @@ def test_what_removals_leave_of_activations() -> None:
         ("concat", 0): (1, [0, 1, 5]),
     }
     assert channels_left(graph, []) == {}
+
+
+# Recurrent layers ---------------------------------------------------------------------------------------------------------------
+
+
+def recurrent(net: Net, x: tuple[str, int], op: str, gates: int, size: int, name: str, directions: int = 1, **more: Any) -> Any:
+    """As torch has it: the sequence, (batch, length, channels), and the last states, (direction, batch, channels)."""
+    *lead, inputs = net.shapes[x]
+    parameters: list[Parameter] = []
+    stacks = []
+    for direction in ("", "_back")[:directions]:
+        own = (
+            Parameter(f"W{direction}", f"{name}.W{direction}", (gates * size, inputs), 0, 1, input_axis=1),
+            Parameter(f"R{direction}", f"{name}.R{direction}", (gates * size, size), 0, 2, input_axis=1),
+            Parameter(f"B{direction}", f"{name}.B{direction}", (gates * size,), 0, 3),
+        )
+        parameters += own
+        stacks.append((tuple(parameter.slot for parameter in own),))
+    ends = tuple((cell, 0) for cell in range(directions))
+    attrs = {"directions": tuple(stacks), "results": {0: (-1, ends), 1: (0, ends)}, "states": {5: (0, ends)}, **more}
+    first = attrs.pop("first", None)
+    shapes = [(*lead, directions * size), (directions, lead[0], size)]
+    return net.add(op, shapes, {0: x} | ({} if first is None else {5: first}), tuple(parameters), name, **attrs)
+
+
+def test_a_hidden_unit_is_a_row_of_each_gate_and_a_column_of_the_recurrence() -> None:
+    """Two units of an LSTM: unit 1 is rows 1, 3, 5 and 7."""
+    net = Net((1, 4, 3))
+    zeros = net.add("ConstantOfShape", (1, 1, 2), [], value=0)
+    y, _ = recurrent(net, *net.inputs, "LSTM", 4, 2, "lstm", first=zeros)
+    groups = by_name(net.groups(net.linear(y, 2, "fc")))
+    assert (groups["lstm"].size, groups["lstm"].blocked) == (2, None)
+    assert members(groups["lstm"]) == {
+        ("lstm|W", 0): ("output", (0, 1) * 4),
+        ("lstm|R", 0): ("output", (0, 1) * 4),
+        ("lstm|R", 1): ("input", (0, 1)),
+        ("lstm|B", 0): ("follower", (0, 1) * 4),
+        ("fc|weight", 1): ("input", (0, 1)),
+    }
+
+
+def test_two_directions_have_as_many_units_and_put_them_side_by_side() -> None:
+    net = Net((1, 4, 3))
+    y, _ = recurrent(net, *net.inputs, "GRU", 3, 2, "gru", directions=2)
+    found = members(by_name(net.groups(net.linear(y, 2, "fc")))["gru"])
+    assert found["gru|W", 0] == found["gru|R_back", 0] == ("output", (0, 1) * 3)
+    assert found["fc|weight", 1] == ("input", (0, 1, 0, 1))
+
+
+def test_layers_that_begin_with_one_tensor_of_zeros_have_as_many_units() -> None:
+    """Its slices are the first states of both; without it, each has units of its own."""
+    for shared in (True, False):
+        net = Net((1, 4, 3))
+        zeros = net.add("ConstantOfShape", (2, 1, 2), [], value=0)
+        first = [net.add("Slice", (1, 1, 2), [zeros], index=(slice(i, i + 1),)) if shared else None for i in range(2)]
+        x, _ = recurrent(net, *net.inputs, "RNN", 1, 2, "a", first=first[0])
+        x, _ = recurrent(net, x, "RNN", 1, 2, "b", first=first[1])
+        groups = by_name(net.groups(net.linear(x, 2, "fc")))
+        assert ("b" not in groups) == shared
+        assert members(groups["a"])["b|W", 1] == ("input", (0, 1))
+        assert (("b|W", 0) in members(groups["a"])) == shared
+
+
+def test_the_units_of_an_encoder_are_those_of_the_decoder_that_begins_with_its_states() -> None:
+    net = Net((1, 4, 3), (1, 5, 3))
+    _, last = recurrent(net, net.inputs[0], "RNN", 1, 2, "encoder")
+    y, _ = recurrent(net, net.inputs[1], "RNN", 1, 2, "decoder", first=last)
+    found = members(by_name(net.groups(net.linear(y, 2, "fc")))["encoder"])
+    assert found["decoder|R", 1] == ("input", (0, 1)) and found["decoder|W", 0] == ("output", (0, 1))
+
+
+@pytest.mark.parametrize(
+    ("first", "more", "reason"),
+    [
+        ("Input", {}, "begins with a state that has a fixed number of channels"),
+        ("ConstantOfShape", {"value": 1}, "begins with a state that has a fixed number of channels"),
+        ("Sigmoid", {}, "does not make zeros of zeros"),
+        (None, {"stateful": True}, "keeps its states from batch to batch"),
+        (None, {"never_zero": True}, "does not make zeros of zeros"),
+    ],
+)
+def test_units_that_would_not_stay_zero_stay(first: str | None, more: dict[str, Any], reason: str) -> None:
+    net = Net((1, 4, 3), (1, 1, 2))
+    state = None
+    if first == "Input":
+        state = net.inputs[1]
+    elif first == "ConstantOfShape":
+        state = net.add(first, (1, 1, 2), [], **more)
+    elif first == "Sigmoid":
+        state = net.unary(first, net.linear(net.inputs[1], 2, "start"))
+    y, _ = recurrent(net, net.inputs[0], "LSTM", 4, 2, "lstm", first=state, **({} if "value" in more else more))
+    blocked = [group.blocked for group in net.groups(net.linear(y, 2, "fc")) if any("lstm" in str(m.site) for m in group.members)]
+    assert blocked and all(reason in (why or "") for why in blocked)
+
+
+def test_a_projected_lstm_has_units_in_its_memory_and_others_in_its_output() -> None:
+    net = Net((1, 4, 3))
+    own = (
+        Parameter("W", "W", (8, 3), 0, 1, input_axis=1),
+        Parameter("R", "R", (8, 3), 0, 2, input_axis=1),
+        Parameter("P", "P", (3, 2), 0, 2, input_axis=1),
+    )
+    attrs = {"directions": ((("W", "R", "P"),),), "results": {0: (-1, ((0, 0),))}}
+    y = net.add("LSTM", (1, 4, 3), net.inputs, own, "lstm", **attrs)
+    groups = by_name(net.groups(net.linear(y, 2, "fc")))
+    assert members(groups["lstm"]) == {
+        ("lstm|W", 0): ("output", (0, 1) * 4),
+        ("lstm|R", 0): ("output", (0, 1) * 4),
+        ("lstm|P", 1): ("input", (0, 1)),
+    }
+    assert members(groups["lstm#2"]) == {
+        ("lstm|P", 0): ("output", (0, 1, 2)),
+        ("lstm|R", 1): ("input", (0, 1, 2)),
+        ("fc|weight", 1): ("input", (0, 1, 2)),
+    }

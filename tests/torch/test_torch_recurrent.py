@@ -215,34 +215,6 @@ def test_a_parameter_that_is_replaced_is_computed_with_before_and_after_strippin
     assert plain.rnn._flat_weights[0].max() == 0.5
 
 
-class Audio(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.first, self.second = nn.Conv1d(5, 16, 3, padding=1), nn.Conv1d(16, 16, 3, padding=1)
-        self.rnn, self.hidden, self.fc = nn.GRU(16, 8, batch_first=True), nn.Linear(8, 16), nn.Linear(16, 3)
-
-    def forward(self, x):
-        x = torch.relu(self.second(torch.relu(self.first(x.transpose(1, 2)))))
-        return self.fc(torch.relu(self.hidden(self.rnn(x.transpose(1, 2))[0][:, -1])))
-
-
-def test_channels_stop_at_a_recurrent_layer():
-    torch.manual_seed(0)
-    pruning = {
-        "algorithm": "filter_pruning",
-        "pruning_init": 0.5,
-        "params": {"prune_first_conv": True, "schedule": "exponential"},
-    }
-    ctrl, model = compressed(Audio(), pruning)
-    left = dict(ctrl.plan.skipped)
-    assert "recurrent" in left["Audio/GRU[rnn]/gru_0"] and "recurrent" in left["Audio/Conv1d[second]/conv1d_0"]
-    with torch.no_grad():
-        expected = model.eval()(data(1))
-        small = ctrl.strip()
-        torch.testing.assert_close(small(data(1)), expected)
-    assert small.rnn.weight_ih_l0.shape == (24, 16)
-
-
 @pytest.fixture(scope="module")
 def digits():
     read = demo.load_digits()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import shutil
@@ -97,13 +98,17 @@ def _locked_folder(path: Path) -> tuple[Path, IO[bytes]]:
 
 
 def _remove_if_dead(folder: Path) -> None:
+    dead = False
     try:
         with (folder / _LOCK).open("rb+") as file:
-            if _locked(file) is True:
+            dead = _locked(file) is True
+            if dead:
                 shutil.rmtree(folder, ignore_errors=True)
     except OSError:  # killed before it locked; or, where open files cannot be removed, alive
         with suppress(OSError):
             folder.rmdir()
+    if dead:
+        shutil.rmtree(folder, ignore_errors=True)  # and the lock, where open files cannot be removed
 
 
 def _locked(file: IO[bytes]) -> bool | None:
@@ -112,19 +117,24 @@ def _locked(file: IO[bytes]) -> bool | None:
     try:
         import fcntl
     except ImportError:
-        import msvcrt
-
-        try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        except OSError:
-            return False
-        return True
+        return _locked_on_windows(file)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
         return None
+    return True
+
+
+def _locked_on_windows(file: IO[bytes]) -> bool | None:
+    """The byte at the file's position, beyond its end: that is allowed, and a handle's lock is refused to all others."""
+    import msvcrt
+
+    try:
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+    except OSError as error:
+        return False if error.errno in (errno.EACCES, errno.EDEADLK) else None  # locked by another; other errors: see `_locked`
     return True
 
 

@@ -298,8 +298,9 @@ class Adapter(Protocol):
         mixed precision and compiled calls that training puts around it. Afterwards the model is as it was."""
         ...
 
-    def export_marked(self, attached: Any, example: Any, free: Mapping[str, Mapping[int, str]]) -> Any:
-        """The model in inference mode as an `onnx_ir.Model` in which every quantizer is one `nncf_ext::Quantizer` node.
+    def export_marked(self, attached: Any, example: Any, free: Mapping[str, Mapping[int, str]], marked: Collection[str]) -> Any:
+        """The model in inference mode as an `onnx_ir.Model` in which every edit of `marked` (keys) is one `nncf_ext::Quantizer`
+        node.
 
         The node has a string attribute `key` (the edit's). Masks are already multiplied into the weights; weights are float.
         Inputs have the names that `inputs()` gives them, outputs the model's own. free: axes that shall be of any size beside the

@@ -672,7 +672,6 @@ class Controller:
             coded = {
                 edit: {name: self._adapter.to_numpy(value) for name, value in attached.variables(edit).items()}
                 for edit in attached.plan
-                if edit.transform.has_grid or edit.transform.has_codes
             }
             packed_model(path, self._adapter.tensors(self._as_deployed(True, False)), coded, graph, self._adapter.name)
 

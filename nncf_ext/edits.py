@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from nncf_ext import noise, numerics, numpy_xp
+from nncf_ext.encodings import Encoding
 from nncf_ext.files.json_text import Unreadable
 from nncf_ext.graph import Graph, Site
 
@@ -30,12 +31,23 @@ class Var:
 class Range:
     """Smallest and largest values seen at a site, in the quantizer's broadcastable shape (all ones for per-tensor).
 
-    values: (channels, n), evenly spaced ones of those seen, for a transform that `needs_values`.
+    values: (channels, n), evenly spaced ones of those seen, for a transform that asks for them.
     """
 
     low: np.ndarray
     high: np.ndarray
     values: np.ndarray | None = None
+
+
+class Observer(Protocol):
+    """Sees the tensors that pass a site, batch by batch, and makes a range of them. `is_empty`: nothing was seen yet."""
+
+    @property
+    def is_empty(self) -> bool: ...
+
+    def update(self, x: np.ndarray) -> None: ...
+
+    def result(self) -> Range: ...
 
 
 class Transform(BaseModel):
@@ -47,16 +59,15 @@ class Transform(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     kind: str
     stage: ClassVar[int]
-    needs_range: ClassVar[bool] = False
-    needs_values: ClassVar[bool] = False
-    has_grid: ClassVar[bool] = False  # `grid(xp, variables)` tells the values it gives: an export writes them as integers
-    has_codes: ClassVar[bool] = False  # `codebook` and `codes` are its values along `axis`, see `nncf_ext.packed.Product`
     dense_gradients: ClassVar[bool] = False  # `Attached.request_dense_gradients` may be asked for its edits
     looks_on: ClassVar[bool] = False  # leaves the tensor of an activation site as it is, for `Attached.passed`
 
-    def observed(self, x: np.ndarray) -> np.ndarray:
-        """The tensor as its range is to be seen."""
-        return x
+    def observer(
+        self, of_parameter: bool, kind: str = "mixed_min_max", percentiles: tuple[float, float] = (0.1, 99.9)
+    ) -> Observer | None:
+        """What has to see its tensor before training; None where it needs no range. kind: how a range is made of what is seen
+        (`RangeInit.type`), with which percentiles."""
+        return None
 
     def check(self, variables: Mapping[str, np.ndarray]) -> None:
         """Unreadable where values from a file are none of this transform: numbers of codes or rows that are not there, say."""
@@ -79,6 +90,10 @@ class Transform(BaseModel):
             x = np.ones(max((value.shape for value in variables.values()), key=lambda shape: (np.prod(shape), len(shape))))
         masked = self.apply(numpy_xp, x.astype(np.float32), variables, False)
         return f"{1 - np.count_nonzero(masked) / max(masked.size, 1):.1%} zeros of {masked.size:,}"
+
+    def encoded(self, xp: Any, variables: Mapping[str, Any]) -> Encoding | None:
+        """What its values are where files store them in other forms: numbers of a grid as integers, say."""
+        return None
 
     def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:
         raise NotImplementedError

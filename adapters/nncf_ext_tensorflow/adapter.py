@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -243,10 +243,12 @@ class KerasAdapter:
         with keras_private.computing_in_float32(attached.model):
             yield attached
 
-    def export_marked(self, attached: KerasAttached, example: Any, free: Mapping[str, Mapping[int, str]]) -> Any:
+    def export_marked(
+        self, attached: KerasAttached, example: Any, free: Mapping[str, Mapping[int, str]], marked: Collection[str]
+    ) -> Any:
         from nncf_ext_tensorflow.export import export_marked
 
-        return export_marked(attached, example, free)
+        return export_marked(attached, example, free, marked)
 
 
 def _named_variables(model: Any) -> dict[str, keras.Variable]:

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -25,7 +24,6 @@ import tensorflow as tf
 from nncf_ext.edits import Edit
 from nncf_ext.export.constants import add_constant, constant
 from nncf_ext.export.marked import marker
-from nncf_ext.export.recurrent import stays_float
 from nncf_ext.export.rewiring import only_user, replace_node
 from nncf_ext_tensorflow.attach import KerasAttached
 from nncf_ext_tensorflow.fourier import write_fourier
@@ -38,8 +36,8 @@ _END = 500.0  # slope of the LeakyRelu behind a product with numbers for channel
 _WEIGHT = "nncf_ext_weight_"  # names of the inputs that are quantized weights
 
 
-def export_marked(attached: KerasAttached, example: Any, free: Mapping[str, Mapping[int, str]] = MappingProxyType({})) -> Any:
-    """The model in inference mode as an `onnx_ir.Model`; masks are applied, quantizers are markers with their edit's key.
+def export_marked(attached: KerasAttached, example: Any, free: Mapping[str, Mapping[int, str]], marked: Collection[str]) -> Any:
+    """The model in inference mode as an `onnx_ir.Model`; masks are applied, the edits `marked` are markers with their key.
 
     It computes in float32. The batch axis is free, and those in `free` are. Inputs are named as
     `named_inputs` does, outputs as the model's.
@@ -47,8 +45,7 @@ def export_marked(attached: KerasAttached, example: Any, free: Mapping[str, Mapp
     model = attached.model
     _refuse_vocabularies(model)
     inputs, names = _input_specs(model, example, free)
-    graph = attached.traced.graph
-    quantizers = [edit for edit in attached.plan if edit.transform.has_grid and not stays_float(graph, edit)]
+    quantizers = [edit for edit in attached.plan if edit.key in marked]
     weights = _float_weights(attached, quantizers)
     known = _known(attached, quantizers)
     specs = [tf.TensorSpec(value.shape, value.dtype, _WEIGHT + str(number)) for number, value in enumerate(weights.values())]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -204,7 +204,7 @@ class TorchAdapter:
 
         return export.in_float32(attached)
 
-    def export_marked(self, attached: Any, example: Any, free: Mapping[str, Mapping[int, str]]) -> Any:
+    def export_marked(self, attached: Any, example: Any, free: Mapping[str, Mapping[int, str]], marked: Collection[str]) -> Any:
         from nncf_ext_torch import export
 
-        return export.export_marked(attached, example, free)
+        return export.export_marked(attached, example, free, marked)

@@ -15,7 +15,6 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from nncf_ext.export.marked import DOMAIN, MARKER
-from nncf_ext.export.recurrent import stays_float
 from nncf_ext_torch.apply import Applied, TorchAttached, detach, make_plain
 from nncf_ext_torch.arguments import by_argument, call_of, in_order, named_inputs, resized
 from nncf_ext_torch.compiled_models import not_compiled
@@ -30,9 +29,12 @@ _NOISY = ("torch.onnx._internal.exporter._registration", "onnxscript.optimizer._
 
 
 def export_marked(
-    attached: TorchAttached, example: ExampleInput | Callable[[nn.Module], Any], free: Mapping[str, Mapping[int, str]]
+    attached: TorchAttached,
+    example: ExampleInput | Callable[[nn.Module], Any],
+    free: Mapping[str, Mapping[int, str]],
+    marked: Collection[str],
 ) -> Any:
-    """The model in inference mode as an `onnx_ir.Model`; masks are applied, quantizers are markers with their edit's key.
+    """The model in inference mode as an `onnx_ir.Model`; masks are applied, the edits `marked` are markers with their key.
 
     The first axis is the batch and of any size, where all inputs have the same and the model allows it. Inputs are named as
     `named_inputs` does, outputs by their keys; what holds no tensors (a cache) is left out.
@@ -51,7 +53,7 @@ def export_marked(
     outputs: list[str] = []
     axes = _free_axes(model, call, free)
     try:
-        with _marked(attached), _flat_outputs(model, outputs), evaluating(model), torch.no_grad(), _quiet():
+        with _marked(attached, marked), _flat_outputs(model, outputs), evaluating(model), torch.no_grad(), _quiet():
             program = _exported(_Caller(model) if isinstance(model, torch.fx.GraphModule) else model, call, axes)
     except torch.onnx.OnnxExporterError as error:
         _refuse_where_float_fails(attached, call, axes, error)
@@ -187,9 +189,8 @@ def _known(value: torch.Tensor, x: torch.Tensor, training: bool) -> torch.Tensor
 
 
 @contextmanager
-def _marked(attached: TorchAttached) -> Iterator[None]:
+def _marked(attached: TorchAttached, marked: Collection[str]) -> Iterator[None]:
     placed = [attached._of(edit) for edit in attached.plan]
-    marked = {e.key for e in attached.plan if e.transform.has_grid and not stays_float(attached._traced.graph, e)}
     known = _known_values(attached.model, marked)
     try:
         for applied in placed:

@@ -12,10 +12,11 @@ import numpy as np
 from nncf_ext import numerics
 from nncf_ext.algorithm import Outlook, State, Training
 from nncf_ext.algorithms.staged_quantizers import StagedQuantizers
+from nncf_ext.calibration.ranges import RangeCollector
 from nncf_ext.config.binarization import BinarizationConfig
 from nncf_ext.config.initialization import RangeInit
 from nncf_ext.config.quantization import ScopeOverrides
-from nncf_ext.edits import QUANTIZE, Edit, Plan, Range, Transform, Var
+from nncf_ext.edits import QUANTIZE, Edit, Observer, Plan, Range, Transform, Var
 from nncf_ext.graph import Graph, Site
 from nncf_ext.ops import has_weight
 from nncf_ext.quantization.settings import range_inits
@@ -52,10 +53,13 @@ class BinaryActivation(Transform):
 
     kind: Literal["binary_activation"] = "binary_activation"
     stage: ClassVar[int] = QUANTIZE
-    needs_range: ClassVar[bool] = True
-    channel_axis: ClassVar[None] = None  # of the range that is observed: one for the tensor,
-    symmetric: ClassVar[bool] = False  # of whose two ends the upper one counts
     threshold_axis: int
+
+    def observer(
+        self, of_parameter: bool, kind: str = "mixed_min_max", percentiles: tuple[float, float] = (0.1, 99.9)
+    ) -> Observer | None:
+        """One range for the tensor, of which the upper end counts."""
+        return RangeCollector(kind, None, False, of_parameter, percentiles)
 
     def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:
         ones = (1,) * len(shape)
@@ -115,7 +119,7 @@ class Binarization(BinarizationConfig, StagedQuantizers):
         return Plan(tuple(edits), tuple(skipped))
 
     def range_inits(self, graph: Graph, edits: Sequence[Edit]) -> Mapping[str, RangeInit]:
-        activations = {edit.key: edit for edit in edits if edit.transform.needs_range}
+        activations = {edit.key: edit for edit in edits if edit.transform.observer(edit.site.is_parameter) is not None}
         return range_inits(activations, graph, self.initializer.range, ScopeOverrides(), self.where, self.validate_scopes)
 
     def outlook(self, graph: Graph, edits: Sequence[Edit]) -> Outlook:

@@ -24,6 +24,7 @@ from nncf_ext.config.corad import CoradConfig, Weighted
 from nncf_ext.distillation.losses import ValidPositions, check_cache, outputs_loss
 from nncf_ext.distillation.teacher_cache import TeacherCache, write_cache
 from nncf_ext.edits import MASK, Edit, Plan, Range, Transform, Var
+from nncf_ext.encodings import Grid
 from nncf_ext.errors import ConfigError
 from nncf_ext.files.json_text import Unreadable, refused_as, value_in
 from nncf_ext.files.schema import NotNegative
@@ -152,7 +153,7 @@ class Corad(CoradConfig, Algorithm):
 
     def initialize(self, training: Training, state: State) -> State:
         kind = None if self.regularization is None else self.regularization.type
-        if kind == "bit_width" and not any(_quantizers(training, edit) for edit in training.edits):
+        if kind == "bit_width" and not any(_grids(training, edit) for edit in training.edits):
             raise ConfigError(
                 f"{self.where}.regularization.type: bit_width is about learned ranges, expected quantization beside it"
             )
@@ -266,10 +267,9 @@ class Corad(CoradConfig, Algorithm):
         if settings.type == "latency":
             times = [sum(state["latency"].get(site.label, 0.0) for site in edit.sites) for edit in training.edits]
             return regularizers.latency(xp, weights, axes, times, settings.delta)
-        quantized = [(q, edit) for edit in training.edits for q in _quantizers(training, edit)]
-        grids = [q.transform.grid(xp, training.variables(q)) for q, _ in quantized]  # type: ignore[attr-defined]
+        quantized = [(grid, edit) for edit in training.edits for grid in _grids(training, edit)]
         sizes = [math.prod(training.graph.shape_of(edit.site)) for _, edit in quantized]
-        return regularizers.bit_width(xp, [grid.step * grid.intervals for grid in grids], sizes, settings.delta)
+        return regularizers.bit_width(xp, [grid.step * grid.intervals for grid, _ in quantized], sizes, settings.delta)
 
     def _latencies(self, graph: Graph) -> dict[str, float]:
         """By weight (`Site.label`). ConfigError where the table is none, or has no number for a layer that is regularised."""
@@ -304,6 +304,7 @@ def level(term: Weighted | None, epoch: float) -> float:
     return polynomial(0.0, term.weight, epoch - term.warmup_epochs, term.ramp_epochs, power, concave=True)
 
 
-def _quantizers(training: Training, edit: Edit) -> list[Edit]:
-    """Those with learned ranges at the edit's site."""
-    return [each for each in training.attached.plan.at(edit.site) if each.transform.has_grid]
+def _grids(training: Training, edit: Edit) -> list[Grid]:
+    """Of the quantizers at the edit's site."""
+    found = (q.transform.encoded(training.xp, training.variables(q)) for q in training.attached.plan.at(edit.site))
+    return [grid for grid in found if isinstance(grid, Grid)]

@@ -17,6 +17,7 @@ from nncf_ext.coding.product_codes import Layout, code_bits, multiply_adds, prod
 from nncf_ext.coding.response_fit import Moments, fit, in_chunks, patches
 from nncf_ext.config.product_quantization import ProductQuantizationConfig
 from nncf_ext.edits import SHARE, Edit, Plan, Range, Transform, Var, check_codes
+from nncf_ext.encodings import ProductCodes
 from nncf_ext.errors import ConfigError
 from nncf_ext.files.schema import NotNegative
 from nncf_ext.graph import Graph, Node, Parameter, Site
@@ -39,7 +40,6 @@ class ProductQuantizer(Transform):
 
     kind: Literal["product_quantizer"] = "product_quantizer"
     stage: ClassVar[int] = SHARE
-    has_codes: ClassVar[bool] = True
     subvector: int
     codewords: int
     axis: int
@@ -54,6 +54,9 @@ class ProductQuantizer(Transform):
 
     def check(self, variables: Mapping[str, np.ndarray]) -> None:
         check_codes(variables["codes"], self.codewords)
+
+    def encoded(self, xp: Any, variables: Mapping[str, Any]) -> ProductCodes:
+        return ProductCodes(variables["codebook"], variables["codes"], self.axis)
 
     def apply(self, xp: Any, x: Any, variables: Mapping[str, Any], training: bool) -> Any:
         codebook, codes = variables["codebook"], variables["codes"]

@@ -182,7 +182,7 @@ class Quantization(QuantizationConfig, StagedQuantizers):
         return with_bits(prospect.adapter.of_first_rank(bits))
 
     def range_inits(self, graph: Graph, edits: Sequence[Edit]) -> Mapping[str, RangeInit]:
-        quantizers = {edit.key: edit for edit in edits if edit.transform.needs_range}
+        quantizers = {edit.key: edit for edit in edits if edit.transform.observer(edit.site.is_parameter) is not None}
         return range_inits(quantizers, graph, self.initializer.range, self.scope_overrides, self.where, self.validate_scopes)
 
     def outlook(self, graph: Graph, edits: Sequence[Edit]) -> Outlook:

@@ -11,9 +11,9 @@ import numpy as np
 
 from nncf_ext.adapter import Adapter
 from nncf_ext.calibration.initialization import InitializationWarning, running_on_data, samples_wanted, samples_with_progress
-from nncf_ext.calibration.ranges import RangeCollector, widest
+from nncf_ext.calibration.ranges import widest
 from nncf_ext.config.initialization import RangeInit
-from nncf_ext.edits import Edit, Range
+from nncf_ext.edits import Edit, Observer, Range
 from nncf_ext.errors import ConfigError
 from nncf_ext.graph import Site
 
@@ -50,8 +50,8 @@ def ranges_of(
     for edit in edits:
         for site in edit.sites:
             if site.is_parameter:
-                collector = _collector(edit, site, starts[edit.key])
-                collector.update(edit.transform.observed(parameter(site)))
+                collector = _observer(edit, site, starts[edit.key])
+                collector.update(parameter(site))
                 if not collector.is_empty:
                     found.setdefault(edit.key, []).append(collector.result())
     looked_at = [edit for edit in edits if wanted[edit.key] and not edit.of_parameters]
@@ -70,13 +70,13 @@ def _of_activations(
     batch_statistics: BatchStatistics,
     batches: Batches,
 ) -> dict[str, list[Range]]:
-    def collected(samples: Mapping[str, int]) -> tuple[dict[str, list[RangeCollector]], dict[Site, float]]:
-        collectors: dict[str, list[RangeCollector]] = {}
-        at_site: dict[Site, list[tuple[RangeCollector, int]]] = {}
+    def collected(samples: Mapping[str, int]) -> tuple[dict[str, list[Observer]], dict[Site, float]]:
+        collectors: dict[str, list[Observer]] = {}
+        at_site: dict[Site, list[tuple[Observer, int]]] = {}
         for edit in edits:
             for site in edit.sites:
                 if not site.is_parameter:
-                    collector = _collector(edit, site, starts[edit.key])
+                    collector = _observer(edit, site, starts[edit.key])
                     collectors.setdefault(edit.key, []).append(collector)
                     at_site.setdefault(site, []).append((collector, samples[edit.key]))
         return collectors, _collect(adapter, observe, at_site, batches)
@@ -112,7 +112,7 @@ def _warn_of_statistics(apart: list[Site], in_inference: Mapping[Site, float], i
 
 
 def _collect(
-    adapter: Adapter, observe: Observe, at_site: Mapping[Site, list[tuple[RangeCollector, int]]], batches: Batches
+    adapter: Adapter, observe: Observe, at_site: Mapping[Site, list[tuple[Observer, int]]], batches: Batches
 ) -> dict[Site, float]:
     """Show the collectors at each site as many samples as they want. The largest magnitudes in the first `_COMPARED` ones."""
     not_finite: list[Site] = []
@@ -144,13 +144,8 @@ def _collect(
     return largest
 
 
-def _collector(edit: Edit, site: Site, start: RangeInit) -> RangeCollector:
-    transform: Any = edit.transform
-    return RangeCollector(
-        start.type,
-        transform.channel_axis,
-        transform.symmetric,
-        site.is_parameter,
-        (start.params.min_percentile, start.params.max_percentile),
-        transform.needs_values,
-    )
+def _observer(edit: Edit, site: Site, start: RangeInit) -> Observer:
+    percentiles = (start.params.min_percentile, start.params.max_percentile)
+    found = edit.transform.observer(site.is_parameter, start.type, percentiles)
+    assert found is not None, edit
+    return found

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from nncf_ext.edits import Range
-
-RangeType = Literal["min_max", "mixed_min_max", "mean_min_max", "threesigma", "percentile", "mean_percentile"]
 
 _FEW = 1 << 12  # values kept of one batch of activations beside their range
 _SAMPLE = 1 << 16  # values kept of one tensor per batch where all of them are needed (evenly spaced), to bound memory
@@ -18,13 +16,13 @@ _SAMPLE = 1 << 16  # values kept of one tensor per batch where all of them are n
 class RangeCollector:
     """Collects over batches for one quantizer.
 
-    kind: range type. channel_axis: None for per-tensor. symmetric: the range is used by its largest magnitude only.
+    kind: `RangeInit.type`. channel_axis: None for per-tensor. symmetric: the range is used by its largest magnitude only.
     is_weight: the tensor is no batch, so "per sample" means the whole of it. keeps_values: the result has values too.
     """
 
     def __init__(
         self,
-        kind: RangeType,
+        kind: str,
         channel_axis: int | None,
         symmetric: bool,
         is_weight: bool,

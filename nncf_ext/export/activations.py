@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
+from nncf_ext import numpy_xp
 from nncf_ext.export.constants import add_constant, constant
-from nncf_ext.export.marked import FloatGrid, Grid, grid_of, is_marker, key_of
+from nncf_ext.export.marked import FloatLevels, Levels, grid_of, is_marker, key_of
 from nncf_ext.export.rewiring import bypass, only_user, replace_node
 
 _SIGNED_ZERO = 128  # zero point of symmetric signed grids: ONNX Runtime keeps convolutions of int8 activations in float
@@ -16,7 +17,7 @@ _MOVE = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity", 
 _SELECT = ("Gather", "Slice")
 
 
-def lower_activations(graph: ir.Graph, grids: Mapping[str, Grid | FloatGrid]) -> None:
+def lower_activations(graph: ir.Graph, grids: Mapping[str, Levels | FloatLevels]) -> None:
     """Replace every marker that is left. A Relu or Clip in front of one is moved behind the rounding, onto the codes."""
     first: dict[tuple[ir.Value | None, str], ir.Node] = {}
     for node in list(graph):
@@ -28,7 +29,7 @@ def lower_activations(graph: ir.Graph, grids: Mapping[str, Grid | FloatGrid]) ->
     for node in list(graph):
         if is_marker(node):
             grid = grid_of(node, grids)
-            if isinstance(grid, FloatGrid):
+            if isinstance(grid, FloatLevels):
                 _lower_float(graph, node, grid)
             else:
                 _lower(graph, node, grid)
@@ -60,14 +61,14 @@ def _repeat_behind_selection(graph: ir.Graph, node: ir.Node) -> None:
     node.replace_input_with(0, dequantize.outputs[0])
 
 
-def _lower(graph: ir.Graph, node: ir.Node, grid: Grid) -> None:
+def _lower(graph: ir.Graph, node: ir.Node, grid: Levels) -> None:
     if np.size(grid.step) > 1 or _is_read_inside(graph, node.outputs[0]):
         _lower_in_float(graph, node, grid)
         return
     x, y = node.inputs[0], node.outputs[0]
     assert x is not None
-    first = _SIGNED_ZERO - grid.zero if grid.is_symmetric else np.zeros_like(grid.zero)  # code of the grid's low end
-    zero, step = (grid.zero + first).reshape(()), np.asarray(grid.step, np.float32).reshape(())
+    first = _SIGNED_ZERO - grid.zero_code if grid.is_symmetric else np.zeros_like(grid.zero_code)  # code of the grid's low end
+    zero, step = (grid.zero_code + first).reshape(()), np.asarray(grid.step, np.float32).reshape(())
     low, high = int(first.item()), int(first.item()) + grid.intervals
     if (
         low == 1 and not grid.cuts
@@ -98,7 +99,7 @@ def _is_read_inside(graph: ir.Graph, value: ir.Value) -> bool:
     return False
 
 
-def _lower_in_float(graph: ir.Graph, node: ir.Node, grid: Grid) -> None:
+def _lower_in_float(graph: ir.Graph, node: ir.Node, grid: Levels) -> None:
     """Steps by channel, and what a loop reads: rounding in floating point. ONNX Runtime 1.32 would take a QuantizeLinear and a
     DequantizeLinear of the first into the integer operators beside, which then refuse to run with zero points by channel; and it
     aborts where it moves them to a node that has a body."""
@@ -108,7 +109,13 @@ def _lower_in_float(graph: ir.Graph, node: ir.Node, grid: Grid) -> None:
         shape[_axis(node, grid.step)] = -1
     step = np.asarray(grid.step, np.float32)
     value, new = node.inputs[0], []
-    for op, operand in (("Div", step), ("Round", None), ("Max", -grid.zero), ("Min", grid.intervals - grid.zero), ("Mul", step)):
+    for op, operand in (
+        ("Div", step),
+        ("Round", None),
+        ("Max", -grid.zero_code),
+        ("Min", grid.intervals - grid.zero_code),
+        ("Mul", step),
+    ):
         operands = []
         if operand is not None:
             array = np.broadcast_to(operand, step.shape).astype(np.float32).reshape(shape)
@@ -120,7 +127,7 @@ def _lower_in_float(graph: ir.Graph, node: ir.Node, grid: Grid) -> None:
     replace_node(node, new[-1])
 
 
-def _lower_float(graph: ir.Graph, node: ir.Node, grid: FloatGrid) -> None:
+def _lower_float(graph: ir.Graph, node: ir.Node, grid: FloatLevels) -> None:
     """To a number of the type and back. QuantizeLinear cuts at the type's largest number.
 
     A Relu in front is moved behind, which is the same, for numbers have a sign: ONNX Runtime 1.32 drops it where it takes a
@@ -134,7 +141,7 @@ def _lower_float(graph: ir.Graph, node: ir.Node, grid: FloatGrid) -> None:
     else:
         x = relu.inputs[0]
         assert x is not None
-    scale = np.asarray(grid.scale_of(np.zeros(())), np.float32)
+    scale = np.asarray(grid.scale_of(numpy_xp, np.zeros(())), np.float32)
     attributes = {} if scale.size == 1 else {"axis": _axis(node, scale)}
     shape = () if scale.size == 1 else (scale.size,)
     zero = np.zeros(shape, grid.type.numpy())

@@ -12,14 +12,14 @@ from nncf_ext.export.activations import lower_activations
 from nncf_ext.export.bias import integer_biases
 from nncf_ext.export.constants import constant, fold_constants
 from nncf_ext.export.fold import fold_batchnorm
-from nncf_ext.export.marked import DOMAIN, FloatGrid, Grid, is_marker, key_of
+from nncf_ext.export.marked import DOMAIN, FloatLevels, Levels, is_marker, key_of
 from nncf_ext.export.rewiring import bypass
 from nncf_ext.export.straight_through import drop_straight_through
 from nncf_ext.export.summed_scales import float_where_scales_are_summed_over
 from nncf_ext.export.weights import lower_weights
 
 
-def lower(model: ir.Model, grids: Mapping[str, Grid | FloatGrid]) -> ir.Model:
+def lower(model: ir.Model, grids: Mapping[str, Levels | FloatLevels]) -> ir.Model:
     """Change `model` in place: markers to QuantizeLinear/DequantizeLinear, BatchNorm folded, biases int32. Returns it.
 
     grids: by marker key. ValueError where a quantizer is inside a branch or loop, which no pass reaches.

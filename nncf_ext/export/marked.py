@@ -10,57 +10,45 @@ import numpy as np
 import onnx_ir as ir
 
 from nncf_ext import numerics, numpy_xp
+from nncf_ext.encodings import FloatGrid, Grid
 
 DOMAIN, MARKER = "nncf_ext", "Quantizer"
 
 
 @dataclass(frozen=True)
-class Grid:
-    """The levels of one quantizer: low + k * step, k = 0..intervals, as `numerics.fake_quantize` takes them.
+class Levels(Grid):
+    """A quantizer's grid in numpy, as `numerics.fake_quantize` takes it, for a tensor of the same rank: step > 0.
 
-    low, step: float arrays of the quantized tensor's rank in the framework (all ones but for the channels), step > 0.
-    block, cuts: see the quantizers' own `Grid`.
-    rounded: what the quantizer makes of a weight, where it does more than round to the
-    grid (a tanh before it, levels that are left out).
+    rounded: what the quantizer makes of a weight, where it does more than round to the grid (a tanh before it, levels that are
+    left out).
     """
 
-    low: np.ndarray
-    step: np.ndarray
-    intervals: int
-    block: int | None = None
-    cuts: bool = False
     rounded: Callable[[np.ndarray], np.ndarray] | None = None
 
     @cached_property
-    def zero(self) -> np.ndarray:
-        """Integer code of the value zero."""
+    def zero_code(self) -> np.ndarray:
+        """The k of the value zero."""
         return np.asarray(numerics.zero_point(numpy_xp, np.asarray(self.low), np.asarray(self.step))).astype(np.int64)
 
     @property
     def is_symmetric(self) -> bool:
         """As many levels below zero as above it, but for at most one."""
-        return bool(np.all((self.zero == self.intervals // 2) | (self.zero == (self.intervals + 1) // 2)))
+        return bool(np.all((self.zero_code == self.intervals // 2) | (self.zero_code == (self.intervals + 1) // 2)))
 
     def codes(self, x: np.ndarray) -> np.ndarray:
         """Signed integers q with fake_quantize(x) == q * step, bit for bit."""
         x = x if self.rounded is None else self.rounded(x)
-        return np.asarray(numerics.quantize_codes(numpy_xp, x, self.low, self.step, self.intervals)).astype(np.int64) - self.zero
+        codes = numerics.quantize_codes(numpy_xp, x, self.low, self.step, self.intervals)
+        return np.asarray(codes).astype(np.int64) - self.zero_code
 
 
 @dataclass(frozen=True)
-class FloatGrid:
-    """The numbers of an 8-bit floating point type times a scale.
-
-    format: the type's name in numpy. largest: its largest number. scale_of: the scale for a tensor.
-    """
-
-    format: str
-    largest: float
-    scale_of: Callable[[np.ndarray], np.ndarray]
+class FloatLevels(FloatGrid):
+    """The same of a floating-point format."""
 
     def codes(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(numbers of the type as float32, scale)."""
-        scale = np.asarray(self.scale_of(x), np.float32)
+        """(numbers of the format as float32, scale)."""
+        scale = np.asarray(self.scale_of(numpy_xp, x), np.float32)
         return numpy_xp.rounded_to(np.clip(x / scale, -self.largest, self.largest), self.format), scale
 
     @property
@@ -82,7 +70,7 @@ def marker(x: ir.Value, key: str, axis: int | None = None) -> ir.Node:
     return ir.node(MARKER, [x], {"key": key} if axis is None else {"key": key, "axis": axis}, domain=DOMAIN, version=1)
 
 
-def grid_of(node: ir.Node, grids: Mapping[str, Grid | FloatGrid]) -> Grid | FloatGrid:
+def grid_of(node: ir.Node, grids: Mapping[str, Levels | FloatLevels]) -> Levels | FloatLevels:
     """KeyError in words where the plan has no such quantizer."""
     key = key_of(node)
     if key not in grids:

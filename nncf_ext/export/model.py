@@ -16,17 +16,17 @@ import onnx_ir as ir
 from nncf_ext import numpy_xp
 from nncf_ext.adapter import Adapter, Attached
 from nncf_ext.edits import Edit
+from nncf_ext.encodings import FloatGrid, Grid
 from nncf_ext.export.bias import move_biases, step_of
 from nncf_ext.export.free_axes import FreeAxes, free_axes, name_axes, other_sizes
 from nncf_ext.export.lower import lower
-from nncf_ext.export.marked import FloatGrid, Grid
+from nncf_ext.export.marked import FloatLevels, Levels
 from nncf_ext.export.parity import ExportWarning, Own, Parity, float_outputs, parity, session
-from nncf_ext.export.recurrent import in_integers, steps_of
+from nncf_ext.export.recurrent import in_integers, stays_float, steps_of
 from nncf_ext.export.weights import opset_of
 from nncf_ext.files.finite import refuse_nan
 from nncf_ext.files.onnx_file import replacing_model, save
 from nncf_ext.graph import Graph
-from nncf_ext.quantization.quantizers import float8
 
 _MOVES = 4  # of the biases: whether one value more is rounded to the other side is chance, in a small model
 _FLOAT8 = 8  # levels below its largest number at the distance of the two largest ones (e5m2)
@@ -65,12 +65,13 @@ def export_onnx(
     if free and batches:
         batch, answer = _at_other_sizes(adapter, reference, batches[0], free)
         batches, answers = [*batches, batch], [*answers, answer]
-    model = adapter.export_marked(attached, example, free)
+    levels = grids(adapter, attached)
+    marked = {edit.key for edit in attached.plan if edit.key in levels and not stays_float(graph, edit)}
+    model = adapter.export_marked(attached, example, free, marked)
     name_axes(model.graph, free)
     own = [str(value.name) for value in model.graph.inputs]
     _rename("input_names", model.graph.inputs, input_names)
     _rename("output_names", model.graph.outputs, output_names)
-    levels = grids(adapter, attached)
     model = lower(model, levels)
     needed = opset_of(model.graph)
     if opset is not None and opset < needed:
@@ -88,7 +89,7 @@ def export_onnx(
     references = [_arrays(adapter, answer) for answer in answers]
     inputs = [_inputs(adapter, attached.model, batch, own) for batch in batches]
     of_activations = [levels[edit.key] for edit in attached.plan if edit.key in levels and not edit.site.is_parameter]
-    fewest = min((_FLOAT8 if isinstance(grid, FloatGrid) else grid.intervals for grid in of_activations), default=None)
+    fewest = min((_FLOAT8 if isinstance(grid, FloatLevels) else grid.intervals for grid in of_activations), default=None)
     with replacing_model(path) as file:
         save(model, file)
         biases = _outputs_by_biases(file, inputs)
@@ -180,18 +181,17 @@ def in_opset(model: ir.Model, opset: int) -> ir.Model:
     return ir.from_proto(proto)
 
 
-def grids(adapter: Adapter, attached: Attached) -> dict[str, Grid | FloatGrid]:
+def grids(adapter: Adapter, attached: Attached) -> dict[str, Levels | FloatLevels]:
     """The grid of every quantizer of the plan, by edit key."""
-    found: dict[str, Grid | FloatGrid] = {}
+    found: dict[str, Levels | FloatLevels] = {}
     for edit in attached.plan:
-        if edit.transform.has_grid:
-            variables = {name: adapter.to_numpy(value) for name, value in attached.variables(edit).items()}
-            grid: Any = edit.transform.grid(numpy_xp, variables)  # type: ignore[attr-defined]
-            if isinstance(grid, float8.FloatGrid):
-                found[edit.key] = FloatGrid(grid.format, grid.largest, partial(grid.scale_of, numpy_xp))
-            else:
-                rounded = partial(_rounded, adapter, attached, edit)
-                found[edit.key] = Grid(grid.low, grid.step, grid.intervals, grid.block, grid.cuts, rounded)
+        variables = {name: adapter.to_numpy(value) for name, value in attached.variables(edit).items()}
+        grid = edit.transform.encoded(numpy_xp, variables)
+        if isinstance(grid, FloatGrid):
+            found[edit.key] = FloatLevels(grid.format, grid.scale, grid.channel_axis)
+        elif isinstance(grid, Grid):
+            rounded = partial(_rounded, adapter, attached, edit)
+            found[edit.key] = Levels(grid.low, grid.step, grid.intervals, grid.block, grid.cuts, rounded=rounded)
     return found
 
 

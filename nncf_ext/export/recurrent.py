@@ -12,7 +12,7 @@ from onnx_ir.passes import common
 
 from nncf_ext.edits import Edit
 from nncf_ext.export.constants import add_constant, constant
-from nncf_ext.export.marked import FloatGrid, Grid
+from nncf_ext.export.marked import FloatLevels, Levels
 from nncf_ext.graph import Graph
 from nncf_ext.ops import RECURRENT
 
@@ -25,12 +25,12 @@ def stays_float(graph: Graph, edit: Edit) -> bool:
     return any(site.is_parameter and graph[site.node].op in RECURRENT for site in edit.sites)
 
 
-def steps_of(graph: Graph, edits: Iterable[Edit], grids: Mapping[str, Grid | FloatGrid]) -> list[np.ndarray]:
+def steps_of(graph: Graph, edits: Iterable[Edit], grids: Mapping[str, Levels | FloatLevels]) -> list[np.ndarray]:
     """For the quantizers of LSTMs' weights their steps: one, or one for each row of (gates * channels), in ONNX's order."""
     found = []
     for edit in edits:
         grid = grids.get(edit.key)
-        if not isinstance(grid, Grid) or not stays_float(graph, edit) or graph[edit.site.node].op != "LSTM":
+        if not isinstance(grid, Levels) or not stays_float(graph, edit) or graph[edit.site.node].op != "LSTM":
             continue
         step = np.asarray(grid.step, np.float32).reshape(-1)
         found.append(np.concatenate([np.split(step, 4)[gate] for gate in _GATES]) if step.size > 1 else step)

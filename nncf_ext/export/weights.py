@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from nncf_ext.export.constants import add_constant, constant, evaluate
-from nncf_ext.export.marked import FloatGrid, Grid, grid_of, is_marker
+from nncf_ext.export.marked import FloatLevels, Levels, grid_of, is_marker
 
 BLOCKS = (128, 64, 32)  # sizes of blocks, as configs have them
 _FLOAT8 = (ir.DataType.FLOAT8E4M3FN, ir.DataType.FLOAT8E5M2)
@@ -28,7 +28,7 @@ class Quantized(NamedTuple):
         return (self.codes.astype(np.float32) - self.zero) * self.step
 
 
-def lower_weights(graph: ir.Graph, grids: Mapping[str, Grid | FloatGrid]) -> None:
+def lower_weights(graph: ir.Graph, grids: Mapping[str, Levels | FloatLevels]) -> None:
     """Replace every marker of a constant; the codes are those of `fake_quantize`, bit for bit.
 
     Operators that only move elements (a transposed kernel) are applied to the codes at once, so that the DequantizeLinear is
@@ -39,18 +39,18 @@ def lower_weights(graph: ir.Graph, grids: Mapping[str, Grid | FloatGrid]) -> Non
         weight = constant(value)
         if value is not None and weight is not None:
             grid, name = grid_of(node, grids), str(value.name)
-            if isinstance(grid, FloatGrid):
+            if isinstance(grid, FloatLevels):
                 numbers, scale = grid.codes(weight)
                 whole = Quantized(numbers, np.zeros_like(numbers), np.broadcast_to(scale, numbers.shape))
                 _move(graph, node.outputs[0], whole, name, grid.type)
-            elif grid.intervals > 255 or np.any(grid.zero < 0) or np.any(grid.zero > grid.intervals):
+            elif grid.intervals > 255 or np.any(grid.zero_code < 0) or np.any(grid.zero_code > grid.intervals):
                 _move(graph, node.outputs[0], Quantized(*_float(weight, grid)), name, ir.DataType.FLOAT)
             else:
                 _move(graph, node.outputs[0], quantize(weight, grid), name, _packed(grid))
             graph.remove(node, safe=True)
 
 
-def quantize(weight: np.ndarray, grid: Grid) -> Quantized:
+def quantize(weight: np.ndarray, grid: Levels) -> Quantized:
     """int8 with zero point 0 where the codes fit (every symmetric grid), else uint8 from the grid's low end. In blocks, the
     codes of 4 bits and fewer fit int4 or uint4 in the same way.
 
@@ -58,7 +58,7 @@ def quantize(weight: np.ndarray, grid: Grid) -> Quantized:
     step of input times weight, and would be coarse beside a coarse weight.
     """
     spread = _spread(grid) if grid.block is None else 1
-    codes, zero, highest = grid.codes(weight) * spread, grid.zero * spread, (grid.intervals - grid.zero) * spread
+    codes, zero, highest = grid.codes(weight) * spread, grid.zero_code * spread, (grid.intervals - grid.zero_code) * spread
     below, above = (8, 7) if _is_narrow(grid) else (128, 127)
     if np.all(zero <= below) and np.all(highest <= above):
         zero, dtype = np.zeros_like(zero), np.int8
@@ -68,24 +68,24 @@ def quantize(weight: np.ndarray, grid: Grid) -> Quantized:
     return Quantized(codes.astype(dtype), *(np.broadcast_to(a, codes.shape) for a in (zero.astype(dtype), step)))
 
 
-def _spread(grid: Grid) -> int:
+def _spread(grid: Levels) -> int:
     """The largest power of two by which the grid's codes may be multiplied and stay in 7 bits."""
-    largest = max(int(np.max(grid.zero)), int(np.max(grid.intervals - grid.zero)) + 1)
+    largest = max(int(np.max(grid.zero_code)), int(np.max(grid.intervals - grid.zero_code)) + 1)
     return max(64 >> (largest - 1).bit_length(), 1)
 
 
-def _packed(grid: Grid) -> ir.DataType | None:
+def _packed(grid: Levels) -> ir.DataType | None:
     """The type of the codes in blocks, which no integer operator reads: 4 bits where that is enough."""
     if not _is_narrow(grid):
         return None
-    return ir.DataType.INT4 if np.all(grid.zero <= 8) and np.all(grid.intervals - grid.zero <= 7) else ir.DataType.UINT4
+    return ir.DataType.INT4 if np.all(grid.zero_code <= 8) and np.all(grid.intervals - grid.zero_code <= 7) else ir.DataType.UINT4
 
 
-def _is_narrow(grid: Grid) -> bool:
+def _is_narrow(grid: Levels) -> bool:
     return grid.block is not None and grid.intervals <= 15
 
 
-def _float(weight: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _float(weight: np.ndarray, grid: Levels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     values = (grid.codes(weight) * np.asarray(grid.step, np.float32)).astype(np.float32)
     return values, np.zeros_like(values), np.ones_like(values)
 

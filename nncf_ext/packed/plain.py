@@ -10,6 +10,7 @@ import numpy as np
 
 from nncf_ext import numpy_xp
 from nncf_ext.edits import Edit
+from nncf_ext.encodings import Encoding, Grid, ProductCodes
 from nncf_ext.graph import Graph
 from nncf_ext.packed.coding import coded as shortest
 from nncf_ext.packed.writer import PackedWriter, Product, Scaled
@@ -22,14 +23,13 @@ def packed_model(
     graph: Graph,
     framework: str,
 ) -> None:
-    """coded: quantizers and product codes with their variables, of which those at parameters are looked at."""
+    """coded: edits with their variables, of which those at parameters are looked at."""
     shorter: dict[str, Scaled | Product] = {}
     for edit, variables in coded.items():
         for site in edit.sites:
             parameter = graph[site.node].parameter(site.slot)
             if parameter is not None and parameter.name in tensors:
-                own = _as_integers if edit.transform.has_grid else _as_codes
-                found = own(edit, variables, tensors[parameter.name])
+                found = _shorter(edit.transform.encoded(numpy_xp, variables), tensors[parameter.name])
                 if found is not None:
                     shorter[parameter.name] = found
     with PackedWriter(path) as file:
@@ -38,9 +38,15 @@ def packed_model(
         file.metadata = {"source": framework}
 
 
-def _as_integers(edit: Edit, variables: Mapping[str, np.ndarray], values: np.ndarray) -> Scaled | None:
+def _shorter(encoding: Encoding | None, values: np.ndarray) -> Scaled | Product | None:
+    if isinstance(encoding, Grid):
+        return _as_integers(encoding, values)
+    return _as_codes(encoding, values) if isinstance(encoding, ProductCodes) else None
+
+
+def _as_integers(grid: Grid, values: np.ndarray) -> Scaled | None:
     """The same values, bit for bit but for -0.0; None where they are no whole numbers of steps."""
-    step = np.asarray(edit.transform.grid(numpy_xp, variables).step, np.float32)  # type: ignore[attr-defined]
+    step = np.asarray(grid.step, np.float32)
     if step.ndim not in (0, values.ndim) or any(n not in (1, m) for n, m in zip(step.shape, values.shape, strict=False)):
         return None
     if 8 * step.size > values.size:
@@ -52,13 +58,13 @@ def _as_integers(edit: Edit, variables: Mapping[str, np.ndarray], values: np.nda
     return Scaled(codes, step) if (codes.astype(np.float32) * step == values).all() else None
 
 
-def _as_codes(edit: Edit, variables: Mapping[str, np.ndarray], values: np.ndarray) -> Product | None:
+def _as_codes(found: ProductCodes, values: np.ndarray) -> Product | None:
     """The same values, bit for bit but for -0.0; None where they are others, or no longer by themselves."""
-    codebook, codes = variables["codebook"], variables["codes"]
+    codebook, codes = found.codebook, found.codes
     if values.dtype != np.float32 or (codes < 0).any():
         return None
     kind = np.uint8 if codebook.shape[1] <= 1 << 8 else np.uint16
-    product = Product(codebook, codes.astype(kind), values.shape, edit.transform.axis)  # type: ignore[attr-defined]
+    product = Product(codebook, codes.astype(kind), values.shape, found.axis)
     if not (product.decoded() == values).all():
         product = replace(product, kept=values != 0)
     if not (product.decoded() == values).all():

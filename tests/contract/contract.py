@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from nncf_ext import NNCFConfig
-from nncf_ext.calibration.ranges import RangeCollector
 from nncf_ext.edits import Edit
 from nncf_ext.quantization.quantizers import Quantizing
 from tests.contract.cases import Case
@@ -164,12 +163,10 @@ def check_ranges(driver: Driver, controller: Any, reference: Reference, case: Ca
         plain.forward(data(batch)[0], False, tensors[-1])
     for role, edits in reference.net.edits.items():
         for transform in (edit.transform for edit in edits):
-            if not isinstance(transform, Quantizing) or not transform.needs_range:
-                continue
             is_weight = role.endswith("weight")
-            axis, symmetric = transform.channel_axis, transform.symmetric  # type: ignore[attr-defined]
-            kind = dict(case.ranges).get(role) or settings[0].type
-            collector = RangeCollector(kind, axis, symmetric, is_weight, keeps_values=transform.needs_values)
+            collector = transform.observer(is_weight, dict(case.ranges).get(role) or settings[0].type)
+            if not isinstance(transform, Quantizing) or collector is None:
+                continue
             for seen in tensors[:1] if is_weight else tensors:
                 collector.update(seen[role])
             calibrated, values = transform.calibrate(tensors[0][role].shape, collector.result())

@@ -14,7 +14,7 @@ SHARED = ("__init__", "code_book", "learned_sparsity", "sparsity", "staged_quant
 ALGORITHMS = sorted(path for path in (ROOT / "nncf_ext" / "algorithms").glob("*.py") if path.stem not in SHARED)
 # The core's rooms (packages, and modules of their own), from the ground up: a room imports from those below it, and itself.
 LAYERS = (
-    ("errors", "graph", "noise", "numpy_xp", "schedules", "text_table", "forward_loss", "nncf2"),
+    ("errors", "graph", "noise", "numpy_xp", "schedules", "encodings", "text_table", "forward_loss", "nncf2"),
     ("files", "numerics", "ops", "scopes", "data", "step_watch"),
     ("config", "edits"),
     ("adapter", "channels", "checkpoint", "drawing", "untouched"),

@@ -14,7 +14,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from nncf_ext import numerics, numpy_xp
-from nncf_ext.export import Grid, lower
+from nncf_ext.export import Levels, lower
 from nncf_ext.export.parity import run, session
 from nncf_ext.files.onnx_file import write
 
@@ -33,18 +33,18 @@ def build(text: str, **constants: np.ndarray) -> ir.Model:
     return ir.from_onnx_text(f"{SIGNATURE}{head}<{declared}> {{{body}")
 
 
-def symmetric(weight: np.ndarray, axis: int) -> Grid:
+def symmetric(weight: np.ndarray, axis: int) -> Levels:
     scale = np.abs(weight).max(tuple(a for a in range(weight.ndim) if a != axis), keepdims=True) / np.float32(127)
     scale = np.maximum(scale, np.float32(1e-6))
-    return Grid(-127 * scale, scale, 254)
+    return Levels(-127 * scale, scale, 254)
 
 
-def grid(low: float, step: float, intervals: int = 255, rank: int = 4) -> Grid:
+def grid(low: float, step: float, intervals: int = 255, rank: int = 4) -> Levels:
     shape = (1,) * rank
-    return Grid(np.full(shape, low, np.float32), np.full(shape, step, np.float32), intervals)
+    return Levels(np.full(shape, low, np.float32), np.full(shape, step, np.float32), intervals)
 
 
-def expected(model: ir.Model, grids: dict[str, Grid], x: np.ndarray) -> np.ndarray:
+def expected(model: ir.Model, grids: dict[str, Levels], x: np.ndarray) -> np.ndarray:
     """What the marked model computes, by ONNX's reference implementation; to be called before `lower` changes the model."""
 
     class Quantizer(OpRun):
@@ -53,7 +53,9 @@ def expected(model: ir.Model, grids: dict[str, Grid], x: np.ndarray) -> np.ndarr
         def _run(self, x, key=None):
             found = grids[key]
             return (
-                np.asarray(numerics.quantize_codes(numpy_xp, x, found.low, found.step, found.intervals) - found.zero, np.float32)
+                np.asarray(
+                    numerics.quantize_codes(numpy_xp, x, found.low, found.step, found.intervals) - found.zero_code, np.float32
+                )
                 * found.step,
             )
 
@@ -71,7 +73,7 @@ def exact_session(path, optimize: bool) -> ort.InferenceSession:
 
 
 def check(
-    model: ir.Model, grids: dict[str, Grid], x: np.ndarray, folder, step: float = 0.0, tolerance: float = 1e-5, of=exact_session
+    model: ir.Model, grids: dict[str, Levels], x: np.ndarray, folder, step: float = 0.0, tolerance: float = 1e-5, of=exact_session
 ) -> ir.Model:
     """Lower, run in ONNX Runtime with its optimisations off and on, compare: one `step`, else rounding errors."""
     wanted = expected(model, grids, x)
@@ -146,7 +148,7 @@ def test_hand_worked_fold(tmp_path):
     step = np.array([2, 1], np.float32).reshape(2, 1, 1, 1) / 127
     check(
         model,
-        {"x": grid(0, 0.5), "w": Grid(-127 * step, step, 254)},
+        {"x": grid(0, 0.5), "w": Levels(-127 * step, step, 254)},
         np.full((1, 1, 1, 1), 3, np.float32),
         tmp_path,
         tolerance=1e-3,
@@ -182,7 +184,7 @@ def test_minus_128_has_no_mirror_image_so_that_the_batchnorm_stays(tmp_path):
     constants = conv_constants(np.array([1, -1, 1, 1]))
     constants["w"][1, 0, 0, 0] = -8
     step = np.full((4, 1, 1, 1), 1 / 16, np.float32)
-    grids = {"x": grid(-4, 1 / 32), "w": Grid(-128 * step, step, 255), "y": grid(0, 1 / 16)}
+    grids = {"x": grid(-4, 1 / 32), "w": Levels(-128 * step, step, 255), "y": grid(0, 1 / 16)}
     model = check(build(CONV, **constants), grids, rng.normal(size=(1, 3, 6, 6)).astype(np.float32), tmp_path, step=1 / 16)
     assert operators(model)["BatchNormalization"] == 1
 
@@ -191,7 +193,7 @@ def test_asymmetric_weights_are_uint8_and_flip_with_their_zero_point(tmp_path):
     constants = conv_constants(np.array([1, -1, 0.5, -2]))
     low, high = constants["w"].min((1, 2, 3), keepdims=True), constants["w"].max((1, 2, 3), keepdims=True)
     low, high = np.asarray(numerics.grid_through_zero(numpy_xp, low, high - low, 255))
-    grids = {"x": grid(-4, 1 / 32), "w": Grid(low, high / np.float32(255), 255), "y": grid(0, 1 / 16)}
+    grids = {"x": grid(-4, 1 / 32), "w": Levels(low, high / np.float32(255), 255), "y": grid(0, 1 / 16)}
     model = check(build(CONV, **constants), grids, rng.normal(size=(1, 3, 6, 6)).astype(np.float32), tmp_path, step=1 / 16)
     assert "BatchNormalization" not in operators(model)
     assert [a for a in initializers(model, ir.DataType.UINT8) if a.ndim == 4]
@@ -303,7 +305,7 @@ def test_relu_and_clip_in_front_act_on_the_codes(tmp_path, front, found, left):
 def test_activation_steps_per_channel_are_rounded_in_floating_point(tmp_path, intervals):
     step = np.array([[0.01, 0.1, 1]], np.float32)
     x = np.linspace(-20, 40, 300, dtype=np.float32).reshape(100, 3)
-    model = check(build(ACTIVATION % ("", "x")), {"y": Grid(0 * step, step, intervals)}, x, tmp_path)
+    model = check(build(ACTIVATION % ("", "x")), {"y": Levels(0 * step, step, intervals)}, x, tmp_path)
     assert operators(model)["Round"] == 1 and "QuantizeLinear" not in operators(model)
 
 
@@ -351,7 +353,7 @@ def test_bias_codes_by_hand(tmp_path):
     w, b = np.array([[1.0], [0.25]], np.float32), np.array([1, -1], np.float32)
     step = np.array([[0.5], [0.125]], np.float32)
     model = build(LINEAR.format("y = Gemm <transB = 1> (xq, wq, b)").replace("N,5", "N,1").replace("N,3", "N,2"), w=w, b=b)
-    check(model, {"x": grid(0, 0.25, rank=2), "w": Grid(-127 * step, step, 254)}, np.ones((2, 1), np.float32), tmp_path)
+    check(model, {"x": grid(0, 0.25, rank=2), "w": Levels(-127 * step, step, 254)}, np.ones((2, 1), np.float32), tmp_path)
     assert [a.tolist() for a in initializers(model, ir.DataType.INT32) if a.any()] == [[8, -32]]
 
 

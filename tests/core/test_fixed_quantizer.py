@@ -118,4 +118,9 @@ def test_float8_activations_stay():
 def test_codes():
     assert Affine(1, 0, -127, 127).clips and not Affine(1, 0, -128, 127).clips and not Affine(1, 7, 0, 255).clips
     assert Affine(0.5, 128, 0, 255).ends == (-64, 63.5)
-    assert FixedQuantizer(lowest=0, highest=255).has_grid
+    assert (
+        FixedQuantizer(lowest=0, highest=255).encoded(
+            numpy_xp, {"scale": np.ones(1, np.float32), "zero_point": np.zeros(1, np.int32)}
+        )
+        is not None
+    )

@@ -48,7 +48,7 @@ def test_asymmetric_range_is_shifted_onto_zero():
     """3 intervals. -0.1..1: zero would be level 0.27, so low becomes 0. -0.4..1: level 0.86 becomes 1, and low -0.5 to keep 1."""
     for low, grid_low, step in ((-0.1, 0.0, 1 / 3), (-0.4, -0.5, 0.5)):
         transform, variables = quantizer(low, 1.0, bits=2, symmetric=False)
-        grid = transform.grid(xp, variables)
+        grid = transform.encoded(xp, variables)
         assert (grid.low[0], grid.step[0]) == pytest.approx((grid_low, step))
         assert numerics.zero_point(xp, grid.low, grid.step) * grid.step == pytest.approx(-grid.low)
         assert transform.apply(xp, np.zeros(1, np.float32), variables, True) == 0
@@ -64,7 +64,7 @@ def test_sign_comes_from_the_data_unless_it_is_fixed():
 def test_invariants(x, bits, symmetric, signed, high, below):
     transform, variables = quantizer(-below if signed else 0.0, high, bits=bits, symmetric=symmetric)
     y = transform.apply(xp, x, variables, False)
-    grid = transform.grid(xp, variables)
+    grid = transform.encoded(xp, variables)
     step, tolerance = float(grid.step[0]), 1e-5 * (1 + abs(x))
     assert len(np.unique(np.round(y / step))) <= 2**bits
     assert transform.apply(xp, y, variables, False) == pytest.approx(y, abs=1e-6)  # idempotent
@@ -78,7 +78,7 @@ def test_invariants(x, bits, symmetric, signed, high, below):
 @given(values, bits)
 def test_codes_and_values_agree(x, bits):
     transform, variables = quantizer(-1, 3, bits=bits, symmetric=False)
-    grid = transform.grid(xp, variables)
+    grid = transform.encoded(xp, variables)
     codes = numerics.quantize_codes(xp, x, grid.low, grid.step, grid.intervals)
     assert codes.min() >= 0 and codes.max() <= grid.intervals
     assert (codes - numerics.zero_point(xp, grid.low, grid.step)) * grid.step == pytest.approx(

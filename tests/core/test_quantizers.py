@@ -67,7 +67,7 @@ def test_lsq_plus_starts_activations_where_the_squared_error_is_least():
     """One value in 200 is far out: the range does not go all the way."""
     x = np.concatenate([np.linspace(-0.5, 1, 199), [9]]).astype(np.float32)
     transform, variables = made(LSQPlus(bits=4, symmetric=False, elements=200), x)
-    grid = transform.grid(xp, variables)
+    grid = transform.encoded(xp, variables)
     low, high = float(grid.low[0]), float((grid.low + grid.step * 15)[0])
     assert -0.8 < low < -0.3 and high < 8.5
     error = np.square(transform.apply(xp, x, variables, False) - x).sum()
@@ -139,11 +139,11 @@ def test_groups_are_ranges_of_their_own(axis, symmetric):
     rng = np.random.default_rng(0)
     w = rng.normal(size=(64, 64)).astype(np.float32) * np.linspace(0.1, 2, 64, dtype=np.float32)
     groups = GroupQuantizer(bits=4, symmetric=symmetric, group_size=32, axis=axis)
-    low_high = [f(groups.observed(w), axis=1, keepdims=True) for f in (np.min, np.max)]
+    low_high = [f(groups.grouped(w), axis=1, keepdims=True) for f in (np.min, np.max)]
     groups, found = groups.calibrate(w.shape, Range(*low_high))
     variables = {name: var.value for name, var in found.items()}
     y = groups.apply(xp, w, variables, False)
-    grid = groups.grid(xp, variables)
+    grid = groups.encoded(xp, variables)
     assert (numerics.fake_quantize(xp, w, grid.low, grid.step, grid.intervals) == y).all()
     for part in (slice(0, 32), slice(32, 64)):
         piece = w[part] if axis == 0 else w[:, part]
@@ -176,7 +176,7 @@ def test_few_levels_in_order(name, x):
     y = transform.apply(xp, x, variables, False)
     assert len(set(y.round(6).tolist())) <= 2**transform.bits
     assert (np.diff(y) >= -1e-6).all()
-    grid = transform.grid(xp, variables)
+    grid = transform.encoded(xp, variables)
     codes = np.asarray(y / grid.step)
     np.testing.assert_allclose(codes, np.round(codes), atol=1e-3)
     if name not in ("dorefa_weight", "stretched"):

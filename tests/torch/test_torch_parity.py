@@ -8,7 +8,7 @@ from torch import nn
 from nncf_ext import NNCFConfig
 from nncf_ext.export import ExportWarning
 from nncf_ext.export import model as export
-from nncf_ext.export.marked import Grid
+from nncf_ext.export.marked import Levels
 
 
 class Stochastic(nn.Module):
@@ -50,7 +50,7 @@ def test_a_file_with_other_weights_is_told_and_the_model_stays(tmp_path, monkeyp
         found = grids(adapter, attached)
         key = next(edit.key for edit in attached.plan if edit.site.is_parameter)
         low, step = found[key].low, found[key].step
-        return {**found, key: Grid(low, step / 2, found[key].intervals)}  # cuts what is beyond a half
+        return {**found, key: Levels(low, step / 2, found[key].intervals)}  # cuts what is beyond a half
 
     monkeypatch.setattr(export, "grids", narrower)
     with pytest.warns(ExportWarning, match="worse than the model itself .* does not compute what the model computes"):

@@ -14,9 +14,9 @@ from nncf_ext.quantization.quantizers.groups import GroupQuantizer
 from nncf_ext.quantization.quantizers.lsq import LSQ, LSQPlus
 from nncf_ext.quantization.quantizers.pact import PACT
 from nncf_ext.quantization.quantizers.stretched_elastic import StretchedElastic
-from nncf_ext.quantization.quantizers.uniform import Grid, Place, Quantizer, Quantizing, Uniform
+from nncf_ext.quantization.quantizers.uniform import Place, Quantizer, Quantizing, Uniform
 
-__all__ = ["GROUPED", "QUANTIZERS", "TRANSFORMS", "Choice", "Grid", "Place", "Quantizer", "Quantizing", "Uniform"]
+__all__ = ["GROUPED", "QUANTIZERS", "TRANSFORMS", "Choice", "Place", "Quantizer", "Quantizing", "Uniform"]
 
 
 @dataclass(frozen=True)

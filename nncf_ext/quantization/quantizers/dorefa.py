@@ -9,8 +9,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from nncf_ext import numerics
-from nncf_ext.edits import Range, Transform, Var
-from nncf_ext.quantization.quantizers.uniform import Grid, Place, Quantizing, Uniform
+from nncf_ext.edits import Observer, Range, Transform, Var
+from nncf_ext.encodings import Grid
+from nncf_ext.quantization.quantizers.uniform import Place, Quantizing, Uniform
 
 
 class DoReFaWeight(Quantizing):
@@ -21,8 +22,6 @@ class DoReFaWeight(Quantizing):
     """
 
     kind: Literal["dorefa_weight"] = "dorefa_weight"
-    needs_range: ClassVar[bool] = False
-    has_grid: ClassVar[bool] = True
     mode: ClassVar[Literal["symmetric", "asymmetric"] | None] = "symmetric"
     symmetric: ClassVar[bool] = True
     channel_axis: ClassVar[None] = None
@@ -34,6 +33,11 @@ class DoReFaWeight(Quantizing):
     def at(cls, place: Place) -> Quantizing:
         return cls(bits=place.bits)
 
+    def observer(
+        self, of_parameter: bool, kind: str = "mixed_min_max", percentiles: tuple[float, float] = (0.1, 99.9)
+    ) -> Observer | None:
+        return None
+
     @property
     def words(self) -> str:
         return f"int{self.bits} of tanh per tensor, no zero"
@@ -41,7 +45,7 @@ class DoReFaWeight(Quantizing):
     def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:
         return self, {}
 
-    def grid(self, xp: Any, variables: Any) -> Grid:
+    def encoded(self, xp: Any, variables: Any) -> Grid:
         n = 2**self.bits - 1
         step = np.float32(1) / np.float32(n)
         return Grid(-n * step, step, 2 * n, zero=n)
@@ -82,7 +86,7 @@ class DoReFaActivation(Uniform):
     def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:
         return self.known(seen), {}
 
-    def grid(self, xp: Any, variables: Any) -> Grid:
+    def encoded(self, xp: Any, variables: Any) -> Grid:
         lowest, highest = self.levels
         step = np.float32(1) / np.float32(highest)
         return Grid(lowest * step, step, highest - lowest, cuts=True, zero=-lowest)

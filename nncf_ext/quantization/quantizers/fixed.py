@@ -11,7 +11,7 @@ import numpy as np
 
 from nncf_ext import numerics
 from nncf_ext.edits import QUANTIZE, Edit, Transform, Var
-from nncf_ext.quantization.quantizers.uniform import Grid
+from nncf_ext.encodings import Grid
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def affine(xp: Any, transform: Transform, variables: Mapping[str, Any], of_weigh
     """
     if isinstance(transform, FixedQuantizer):
         return Affine(variables["scale"], variables["zero_point"], transform.lowest, transform.highest)
-    grid: Any = transform.grid(xp, variables) if transform.has_grid else None  # type: ignore[attr-defined]
+    grid = transform.encoded(xp, variables)
     if not isinstance(grid, Grid) or grid.block is not None or grid.intervals > 255:
         return None
     if sum(size != 1 for size in grid.step.shape) > 1:
@@ -70,12 +70,11 @@ class FixedQuantizer(Transform):
 
     kind: Literal["fixed_quantizer"] = "fixed_quantizer"
     stage: ClassVar[int] = QUANTIZE
-    has_grid: ClassVar[bool] = True
     lowest: int
     highest: int
     channel_axis: int | None = None
 
-    def grid(self, xp: Any, variables: Mapping[str, Any]) -> Grid:
+    def encoded(self, xp: Any, variables: Mapping[str, Any]) -> Grid:
         scale, point = variables["scale"], variables["zero_point"]
         zero = -self.lowest if self.lowest else point  # no zero point but 0 with codes that do not begin at 0
         low = (self.lowest - xp.cast_like(point, scale)) * scale
@@ -86,7 +85,7 @@ class FixedQuantizer(Transform):
         return self, {"scale": Var(np.ones(size, np.float32)), "zero_point": Var(np.zeros(size, np.int32))}
 
     def apply(self, xp: Any, x: Any, variables: Mapping[str, Any], training: bool) -> Any:
-        grid = self.grid(xp, variables)
+        grid = self.encoded(xp, variables)
         return numerics.fake_quantize(xp, x, grid.low, grid.step, grid.intervals)
 
 

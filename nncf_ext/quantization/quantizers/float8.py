@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
@@ -11,26 +10,8 @@ import numpy as np
 
 from nncf_ext import numerics
 from nncf_ext.edits import Range, Transform, Var
+from nncf_ext.encodings import LARGEST, FloatFormat, FloatGrid
 from nncf_ext.quantization.quantizers.uniform import Place, Quantizing, at_least
-
-Format = Literal["float8_e4m3fn", "float8_e5m2"]
-LARGEST: Mapping[Format, float] = MappingProxyType({"float8_e4m3fn": 448.0, "float8_e5m2": 57344.0})
-
-
-@dataclass(frozen=True)
-class FloatGrid:
-    """The numbers of a format times `scale`; None for a weight's own largest magnitude over the format's, by `channel_axis`."""
-
-    format: Format
-    scale: Any
-    channel_axis: int | None = None
-
-    @property
-    def largest(self) -> float:
-        return LARGEST[self.format]
-
-    def scale_of(self, xp: Any, x: Any) -> Any:
-        return _own_scale(xp, x, self.format, self.channel_axis) if self.scale is None else self.scale
 
 
 class Float8(Quantizing):
@@ -42,7 +23,6 @@ class Float8(Quantizing):
     """
 
     kind: Literal["float8"] = "float8"
-    has_grid: ClassVar[bool] = True
     bits_are_free: ClassVar[bool] = False
     mode: ClassVar[Literal["symmetric", "asymmetric"] | None] = "symmetric"
     symmetric: ClassVar[bool] = True
@@ -51,7 +31,7 @@ class Float8(Quantizing):
     )
 
     bits: int = 8
-    format: Format
+    format: FloatFormat
     of_weight: bool
     channel_axis: int | None = None
 
@@ -77,20 +57,13 @@ class Float8(Quantizing):
         largest = at_least(np.maximum(np.abs(seen.low), np.abs(seen.high))).reshape(size)
         return self, {"scale": Var((largest / LARGEST[self.format]).astype(np.float32))}
 
-    def grid(self, xp: Any, variables: Any) -> FloatGrid:
+    def encoded(self, xp: Any, variables: Any) -> FloatGrid:
         return FloatGrid(self.format, variables.get("scale"), self.channel_axis)
 
     def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
         x0 = xp.stop_gradient(x)
-        scale = xp.stop_gradient(self.grid(xp, variables).scale_of(xp, x0))
+        scale = xp.stop_gradient(self.encoded(xp, variables).scale_of(xp, x0))
         v = x0 / scale
         cut = xp.clip(v, -LARGEST[self.format], LARGEST[self.format])
         inside = x if self.of_weight else xp.where(cut == v, x, xp.zeros_like(x))
         return numerics.straight_through(xp, xp.rounded_to(cut, self.format) * scale, inside)
-
-
-def _own_scale(xp: Any, x: Any, format: Format, channel_axis: int | None) -> Any:
-    rank = len(x.shape)
-    kept = None if channel_axis is None else channel_axis % rank
-    largest = xp.max(xp.abs(x), axis=tuple(a for a in range(rank) if a != kept), keepdims=True)
-    return xp.maximum(largest, 1e-30) / LARGEST[format]

@@ -9,8 +9,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from nncf_ext import numerics
-from nncf_ext.edits import Range, Transform, Var
-from nncf_ext.quantization.quantizers.uniform import Grid, Place, Quantizing, at_least
+from nncf_ext.calibration.ranges import RangeCollector
+from nncf_ext.edits import Observer, Range, Transform, Var
+from nncf_ext.encodings import Grid
+from nncf_ext.quantization.quantizers.uniform import Place, Quantizing, at_least
 
 
 class GroupQuantizer(Quantizing):
@@ -20,9 +22,8 @@ class GroupQuantizer(Quantizing):
     """
 
     kind: Literal["group_quantizer"] = "group_quantizer"
-    has_grid: ClassVar[bool] = True
     bits_are_free: ClassVar[bool] = False
-    channel_axis: ClassVar[int] = 0  # of what `observed` gives
+    channel_axis: ClassVar[int] = 0  # not one range for the tensor: per channel, in the devices' tables
     takes: ClassVar[Mapping[str, tuple[Any, ...]]] = MappingProxyType(
         {"levels": (), "logarithm_scale": (False,), "per_channel": (True,), "signed": (True,)}
     )
@@ -48,7 +49,12 @@ class GroupQuantizer(Quantizing):
     def levels(self) -> tuple[int, int]:
         return (-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1) if self.symmetric else (0, 2**self.bits - 1)
 
-    def observed(self, x: np.ndarray) -> np.ndarray:
+    def observer(
+        self, of_parameter: bool, kind: str = "mixed_min_max", percentiles: tuple[float, float] = (0.1, 99.9)
+    ) -> Observer | None:
+        return _ByGroup(kind, 0, self.symmetric, of_parameter, percentiles, of=self)
+
+    def grouped(self, x: np.ndarray) -> np.ndarray:
         """(groups of all outputs, values of each)."""
         grouped = x.reshape(self._grouped(x.shape))
         return np.moveaxis(grouped, self.axis + 1, -1).reshape(-1, self.group_size)
@@ -62,7 +68,7 @@ class GroupQuantizer(Quantizing):
         low, high = np.minimum(low, 0), np.maximum(high, 0)
         return self, {"low": Var(low.astype(np.float32), trainable=True), "span": Var(at_least(high - low), trainable=True)}
 
-    def grid(self, xp: Any, variables: Any) -> Grid:
+    def encoded(self, xp: Any, variables: Any) -> Grid:
         """Of numpy arrays: in the weight's shape."""
         grid = self._grid(xp, variables)
         low, step = (
@@ -93,3 +99,14 @@ class GroupQuantizer(Quantizing):
     def _grouped(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         a = self.axis
         return (*shape[:a], shape[a] // self.group_size, self.group_size, *shape[a + 1 :])
+
+
+class _ByGroup(RangeCollector):
+    """Every group is a channel."""
+
+    def __init__(self, *settings: Any, of: GroupQuantizer):
+        super().__init__(*settings)
+        self._of = of
+
+    def update(self, x: np.ndarray) -> None:
+        super().update(self._of.grouped(x))

@@ -11,8 +11,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from nncf_ext import numerics, numpy_xp
-from nncf_ext.edits import Range, Transform, Var
-from nncf_ext.quantization.quantizers.uniform import SMALLEST_SHARE, Grid, Place, Quantizing, Uniform, at_least
+from nncf_ext.calibration.ranges import RangeCollector
+from nncf_ext.edits import Observer, Range, Transform, Var
+from nncf_ext.encodings import Grid
+from nncf_ext.quantization.quantizers.uniform import SMALLEST_SHARE, Place, Quantizing, Uniform, at_least
 
 _SHARES = 80  # shares of either end of the range that LSQ+ tries
 
@@ -31,7 +33,6 @@ class LSQ(Uniform):
     """
 
     kind: Literal["lsq"] = "lsq"
-    needs_values: ClassVar[bool] = True
     mode: ClassVar[Literal["symmetric", "asymmetric"] | None] = "symmetric"
     takes: ClassVar[Mapping[str, tuple[Any, ...]]] = MappingProxyType({**Quantizing.takes, "mode": ("symmetric",)})
 
@@ -54,6 +55,12 @@ class LSQ(Uniform):
         """For weights LSQ+ has another start, and nothing else."""
         return cls.at(place).model_copy(update={"start": "three_sigma"})
 
+    def observer(
+        self, of_parameter: bool, kind: str = "mixed_min_max", percentiles: tuple[float, float] = (0.1, 99.9)
+    ) -> Observer | None:
+        """It keeps values too."""
+        return RangeCollector(kind, self.channel_axis, self.symmetric, of_parameter, percentiles, keeps_values=True)
+
     @property
     def words(self) -> str:
         return f"{super().words}, learned step"
@@ -70,7 +77,7 @@ class LSQ(Uniform):
             step = np.maximum(np.abs(mean - spread), np.abs(mean + spread)) / (highest + 1)
         return known, {"step": Var(at_least(step, floor=1e-8).reshape(size), trainable=bool(known.learned))}
 
-    def grid(self, xp: Any, variables: Any) -> Grid:
+    def encoded(self, xp: Any, variables: Any) -> Grid:
         lowest, highest = self.levels
         ends = numerics.symmetric_grid(xp, variables["step"] * highest, lowest, highest)
         return Grid(*ends, highest - lowest, zero=-lowest)
@@ -91,7 +98,6 @@ class LSQPlus(Uniform):
     """
 
     kind: Literal["lsq_plus"] = "lsq_plus"
-    needs_values: ClassVar[bool] = True
     mode: ClassVar[Literal["symmetric", "asymmetric"] | None] = "asymmetric"
     takes: ClassVar[Mapping[str, tuple[Any, ...]]] = MappingProxyType({**Quantizing.takes, "mode": ("asymmetric",), "signed": ()})
 
@@ -107,6 +113,12 @@ class LSQPlus(Uniform):
             learned=place.learned,
             elements=place.elements,
         )
+
+    def observer(
+        self, of_parameter: bool, kind: str = "mixed_min_max", percentiles: tuple[float, float] = (0.1, 99.9)
+    ) -> Observer | None:
+        """It keeps values too."""
+        return RangeCollector(kind, self.channel_axis, self.symmetric, of_parameter, percentiles, keeps_values=True)
 
     @property
     def words(self) -> str:
@@ -124,7 +136,7 @@ class LSQPlus(Uniform):
         step = at_least((high - low) / highest, SMALLEST_SHARE, 1e-8)
         return known, {"step": Var(step, trainable=learned), "offset": Var(low, trainable=learned)}
 
-    def grid(self, xp: Any, variables: Any) -> Grid:
+    def encoded(self, xp: Any, variables: Any) -> Grid:
         highest = self.levels[1]
         span = (xp.abs(variables["step"]) + numerics.SMALLEST) * highest
         low, span = numerics.grid_through_zero(xp, variables["offset"], span, highest)
@@ -132,7 +144,7 @@ class LSQPlus(Uniform):
 
     def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
         g = gradient_scale(self.elements, self.levels[1])
-        grid = self.grid(xp, {name: numerics.scale_gradient(xp, value, g) for name, value in variables.items()})
+        grid = self.encoded(xp, {name: numerics.scale_gradient(xp, value, g) for name, value in variables.items()})
         return numerics.fake_quantize(xp, x, grid.low, grid.step, grid.intervals)
 
 

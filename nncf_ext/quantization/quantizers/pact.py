@@ -10,7 +10,8 @@ import numpy as np
 
 from nncf_ext import numerics
 from nncf_ext.edits import Range, Transform, Var
-from nncf_ext.quantization.quantizers.uniform import Grid, Place, Quantizing, Uniform, at_least
+from nncf_ext.encodings import Grid
+from nncf_ext.quantization.quantizers.uniform import Place, Quantizing, Uniform, at_least
 
 
 class PACT(Uniform):
@@ -49,7 +50,7 @@ class PACT(Uniform):
             clip = np.maximum(clip, -np.asarray(seen.low, np.float32))
         return known, {"clip": Var(at_least(clip).reshape(size), trainable=bool(known.learned))}
 
-    def grid(self, xp: Any, variables: Any) -> Grid:
+    def encoded(self, xp: Any, variables: Any) -> Grid:
         lowest, highest = self.levels
         ends = numerics.symmetric_grid(xp, variables["clip"], lowest, highest)
         return Grid(*ends, highest - lowest, cuts=True, zero=-lowest)

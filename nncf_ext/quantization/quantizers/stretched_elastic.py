@@ -10,8 +10,9 @@ import numpy as np
 
 from nncf_ext import numerics
 from nncf_ext.edits import Range, Transform, Var
+from nncf_ext.encodings import Grid
 from nncf_ext.quantization.quantizers.lsq import gradient_scale
-from nncf_ext.quantization.quantizers.uniform import Grid, Place, Quantizing, at_least
+from nncf_ext.quantization.quantizers.uniform import Place, Quantizing, at_least
 
 _END = 0.99  # values are cut there before rounding, so that the outermost level is that of the last interval
 
@@ -25,7 +26,6 @@ class StretchedElastic(Quantizing):
     """
 
     kind: Literal["stretched_elastic"] = "stretched_elastic"
-    has_grid: ClassVar[bool] = True
     bits_are_free: ClassVar[bool] = False
     mode: ClassVar[Literal["symmetric", "asymmetric"] | None] = "symmetric"
     symmetric: ClassVar[bool] = True
@@ -55,14 +55,14 @@ class StretchedElastic(Quantizing):
         scale = at_least(np.maximum(np.abs(seen.low), np.abs(seen.high)))
         return self, {"scale": Var(scale.reshape(size), trainable=True)}
 
-    def grid(self, xp: Any, variables: Any) -> Grid:
+    def encoded(self, xp: Any, variables: Any) -> Grid:
         highest, unit = (1, 2 / 3) if self.levels == 3 else (3, 1 / 4)
         step = (xp.abs(variables["scale"]) + numerics.SMALLEST) * unit
         return Grid(step * -highest, step, 2 * highest, zero=highest)
 
     def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
         scale = numerics.scale_gradient(xp, variables["scale"], gradient_scale(self.elements, 1))
-        grid = self.grid(xp, {"scale": scale})
+        grid = self.encoded(xp, {"scale": scale})
         unit = 2 / 3 if self.levels == 3 else 1 / 4
         x0, step, step0 = xp.stop_gradient(x), grid.step, xp.stop_gradient(grid.step)
         v = x0 / (step0 / unit)

@@ -10,26 +10,11 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from nncf_ext import numerics
-from nncf_ext.edits import QUANTIZE, Range, Transform, Var
+from nncf_ext.calibration.ranges import RangeCollector
+from nncf_ext.edits import QUANTIZE, Observer, Range, Transform, Var
+from nncf_ext.encodings import Grid
 
 SMALLEST_SHARE = 0.01  # no channel's range is below this share of the widest channel's
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The numbers a quantizer can represent: low + k * step, k = 0..intervals. Arrays in the quantizer's broadcastable shape.
-
-    block: how many elements of a weight that follow each other share a step; then the arrays have the weight's shape.
-    cuts: values beyond the ends are common.
-    zero: the k of the value zero where it is known without a division, an int where the settings alone say it.
-    """
-
-    low: Any
-    step: Any
-    intervals: int
-    block: int | None = None
-    cuts: bool = False
-    zero: Any = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +47,6 @@ class Quantizing(Transform):
     """
 
     stage: ClassVar[int] = QUANTIZE
-    needs_range: ClassVar[bool] = True
     takes: ClassVar[Mapping[str, tuple[Any, ...]]] = MappingProxyType(
         {"group_size": (), "levels": (), "logarithm_scale": (False,)}
     )
@@ -73,6 +57,12 @@ class Quantizing(Transform):
     @classmethod
     def at(cls, place: Place) -> Quantizing:
         raise NotImplementedError
+
+    def observer(
+        self, of_parameter: bool, kind: str = "mixed_min_max", percentiles: tuple[float, float] = (0.1, 99.9)
+    ) -> Observer | None:
+        own: Any = self  # these two are fields in some of them, and the same for all of a class in others
+        return RangeCollector(kind, own.channel_axis, own.symmetric, of_parameter, percentiles)
 
     @property
     def words(self) -> str:
@@ -94,8 +84,6 @@ class Uniform(Quantizing):
     channel_axis: axis with a range per index; None for one range per tensor.
     learned: whether training moves the bounds. None: only if no data tells what they are.
     """
-
-    has_grid: ClassVar[bool] = True
 
     symmetric: bool
     signed: bool | None = None
@@ -177,7 +165,7 @@ class Quantizer(Uniform):
             values = {name: np.log(value) if name.startswith("log_") else value for name, value in values.items()}
         return known, {name: Var(value, trainable=bool(known.learned)) for name, value in values.items()}
 
-    def grid(self, xp: Any, variables: Any) -> Grid:
+    def encoded(self, xp: Any, variables: Any) -> Grid:
         lowest, highest = self.levels
         if self.symmetric:
             ends = numerics.symmetric_grid(xp, self._size(xp, variables), lowest, highest)
@@ -189,7 +177,7 @@ class Quantizer(Uniform):
     def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
         if self.symmetric:
             return numerics.fake_quantize_symmetric(xp, x, self._size(xp, variables), *self.levels)
-        grid = self.grid(xp, variables)
+        grid = self.encoded(xp, variables)
         return numerics.fake_quantize(xp, x, grid.low, grid.step, grid.intervals)
 
     def _size(self, xp: Any, variables: Any) -> Any:

@@ -18,7 +18,7 @@ def _vjp(
     transform: Quantizer, x: np.ndarray, variables: Mapping[str, Any], g: np.ndarray
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     assert transform.learned is not None
-    grid = transform.grid(xp, variables)
+    grid = transform.encoded(xp, variables)
     v, zero = x / grid.step, numerics.zero_point(xp, grid.low, grid.step)
     below, above = v < -zero, v > grid.intervals - zero
     inside = ~(below | above)

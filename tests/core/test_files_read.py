@@ -210,7 +210,7 @@ def test_a_checkpoint_whose_state_is_damaged_is_inspected_and_averaged(tmp_path,
 
 def test_a_state_that_is_whole(tmp_path):
     save_checkpoint(tmp_path / "a.safetensors", {"m": np.array([True, False])}, state_with())
-    assert [cell for column in describe(tmp_path / "a.safetensors")[1].columns for cell in column.cells][-1] == "50.0% zeros of 2"
+    assert describe(tmp_path / "a.safetensors")[1].rows[-1][-1] == "50.0% zeros of 2"
 
 
 def test_metadata_that_is_large_or_deep(tmp_path):

@@ -266,6 +266,10 @@ class Adapter(Protocol):
         """
         ...
 
+    def unsaid(self, model: Any) -> str:
+        """A sentence for who saves a model that channels have left, where what it is built from does not say so; else ""."""
+        ...
+
     def tensors(self, model: Any) -> dict[str, np.ndarray]:
         """All weights, statistics and transform variables of the model by name, for a checkpoint."""
         ...

@@ -23,7 +23,7 @@ from nncf_ext.algorithm import Algorithm, CompressionStage, State, Training
 from nncf_ext.calibration.initialization import adapt_batchnorm
 from nncf_ext.channels.removal import joint, remaining
 from nncf_ext.checkpoint import CheckpointError, first_difference, load_checkpoint, plan_in, save_checkpoint
-from nncf_ext.distillation.losses import difference_of
+from nncf_ext.distillation.losses import difference_of, of_samples
 from nncf_ext.distillation.outputs import Outputs
 from nncf_ext.distillation.teacher_cache import TeacherCache
 from nncf_ext.edits import MASK, QUANTIZE, Edit, Plan, Removal
@@ -576,7 +576,12 @@ class Controller:
         """
         with _ALONE:
             self._warn_of_shortfalls()
-            return self._as_deployed(do_copy, quantizers)
+            first = self._stripped is None
+            model = self._as_deployed(do_copy, quantizers)
+            unsaid = self._adapter.unsaid(model)
+            if unsaid and first:
+                warnings.warn(unsaid, stacklevel=2)
+            return model
 
     def _as_deployed(self, do_copy: bool, quantizers: bool) -> Any:
         if self._stripped is not None and not do_copy:
@@ -747,8 +752,8 @@ class Controller:
         def after_forward(inputs: Any, outputs: Any) -> None:
             answers, seen = answer(inputs)
             self._outputs[threading.get_ident()] = Outputs(
-                adapter.flatten(outputs),
-                answers,
+                of_samples(adapter.flatten(outputs)),
+                of_samples(answers),
                 partial(adapter.inputs, self.model, inputs),
                 {edit.key: (attached.passed(edit), seen[sites[edit.key]]) for edit in looking},
             )
@@ -758,6 +763,11 @@ class Controller:
     def _check_outputs_of(self, teacher: Any) -> None:
         """ConfigError where the teacher does not run on the model's example, or has other outputs."""
         ours = self._adapter.output_shapes(self.model, self._example)
+        if ours and not any(ours.values()):
+            raise ConfigError(
+                f"teacher: the model's outputs ({', '.join(ours)}) are numbers without axes, a loss say, from which nothing is "
+                "learned: expected a forward that returns what it says of each sample too"
+            )
         if isinstance(teacher, TeacherCache):
             for algorithm in self._algorithms:
                 algorithm.check_cache(teacher)

@@ -14,7 +14,7 @@ import numpy as np
 
 from nncf_ext.errors import ConfigError
 
-TARGETS = ("labels", "label", "target", "targets")  # entries of a mapping that the loss takes, not the model
+_TARGETS = ("labels", "label", "target", "targets", "start_positions", "end_positions")
 BATCH_SIZE = 32  # where data come as samples
 _EXPECTED = (
     "a loader or dataset, an array, (x, y) or a dict of arrays, a list of batches, or a generator function that gives batches"
@@ -44,12 +44,13 @@ class ModelInputs:
     """What a model is called with, as far as is known without running it.
 
     required: what it has to get, in order; None where it does not say. optional: what it may get besides, in order. by: how
-    it takes several.
+    it takes several. made: of the entries of a mapping, those that the model gets besides, for training makes them of the labels.
     """
 
     required: tuple[Input, ...] | None = None
     optional: tuple[Input, ...] = ()
     by: Literal["either", "name", "order"] = "either"
+    made: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda entries: {}
 
     def __str__(self) -> str:
         if self.required is None:
@@ -69,6 +70,16 @@ class ModelInputs:
         if not len(self.required) <= len(items) <= len(known):
             return None
         return [(x, each) for item, each in zip(items, known, strict=False) for x in arrays(item)]
+
+
+def target_in(batch: Mapping[str, Any]) -> Any:
+    """What the loss takes of a mapping; None where it has nothing for it."""
+    return next((batch[key] for key in _TARGETS if key in batch), None)
+
+
+def _is_target(name: Any) -> bool:
+    """Whether an entry of a mapping is for the loss, which models may compute themselves; the names are Hugging Face's too."""
+    return name in _TARGETS or "label" in str(name)
 
 
 class Framework(Protocol):
@@ -217,7 +228,7 @@ class Data:
         """(inputs, target) as arrays, sequences and mappings."""
         batch = _plain(batch)
         if isinstance(batch, Mapping):
-            return self._by_name(batch, expected), next((batch[key] for key in TARGETS if key in batch), None)
+            return self._by_name(batch, expected), target_in(batch)
         if not isinstance(batch, tuple | list):
             return batch, None
         if not batch:
@@ -241,7 +252,8 @@ class Data:
     def _by_name(self, entries: Mapping[str, Any], expected: ModelInputs) -> Any:
         """What of a mapping goes to the model: all but the target and what has another name than any argument."""
         required = [each.name for each in expected.required or ()]
-        given = {name: value for name, value in entries.items() if name not in TARGETS or name in required}
+        entries = {**entries, **expected.made(entries)}
+        given = {name: value for name, value in entries.items() if not _is_target(name) or name in required}
         if expected.required is None:
             return given
         missing = [name for name in required if name not in given]

@@ -53,7 +53,6 @@ class KerasAdapter:
         return expected_inputs(model, example)
 
     def batches(self, model: keras.Model, data: Any, argument: str) -> Iterable[Any]:
-        data = list(data) if isinstance(data, tuple) else data  # nobody needs targets here
         return Batches(Data(data, KerasData(), argument), expected=expected_inputs(model))()
 
     def parameter(self, model: keras.Model, traced: Any, site: Site) -> np.ndarray:
@@ -206,6 +205,10 @@ class KerasAdapter:
     def remove_channels(self, model: keras.Model, removals: Sequence[Removal], traced: Any) -> keras.Model:
         refuse_compressed(model)
         return remove_channels(model, removals, traced, self._registered)
+
+    def unsaid(self, model: keras.Model) -> str:
+        """Nothing: `.keras` files of such a model have what was removed."""
+        return ""
 
     def tensors(self, model: keras.Model) -> dict[str, np.ndarray]:
         return {name: self.to_numpy(variable) for name, variable in _named_variables(model).items()}

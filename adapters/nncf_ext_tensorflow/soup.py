@@ -18,7 +18,7 @@ def make_soup(
     method: str = "uniform",
     *,
     evaluate: Callable[[Any], float] | None = None,
-    batches: Callable[[], Iterable[Any]] | None = None,
+    batches: Any = None,
     masks: Masks = "refuse",
     alpha: float = 0.5,
     loss: Callable[[Any, Any], Any] | None = None,
@@ -30,7 +30,7 @@ def make_soup(
     ingredients: at least two checkpoints, safetensors files, folders with one, or arrays by name. method: `uniform`; `greedy`,
     with evaluate(model), a score on held-out data; `learned`, with that, loss(outputs, target) and data(), the held-out batches,
     by_layer for shares per layer; `wise-ft`, (1 - alpha) * first + alpha * second.
-    batches(): model inputs from the training data. With them BatchNorm statistics are estimated anew after every merge.
+    batches: training data as people have it (docs/data.md). With them BatchNorm statistics are estimated anew after every merge.
     masks: what to do where the ingredients' masks differ: `refuse`, `union`, `intersection`.
     Raises SoupError for models that cannot be averaged, before anything is evaluated.
 

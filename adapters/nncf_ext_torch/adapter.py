@@ -21,6 +21,7 @@ from nncf_ext_torch import apply, arguments, batchnorm, hessian, observe, shrink
 from nncf_ext_torch.computed_weights import computed_in, copied, weight
 from nncf_ext_torch.data import TorchData, expected_inputs
 from nncf_ext_torch.gradients import loss_gradients
+from nncf_ext_torch.hub_config import unsaid
 from nncf_ext_torch.sharding import of_first_rank, overwrite, to_numpy
 from nncf_ext_torch.sites import parameter_name
 from nncf_ext_torch.trace import ExampleInput, TorchTrace, evaluating, leaves
@@ -40,7 +41,6 @@ class TorchAdapter:
         return expected_inputs(model, example)
 
     def batches(self, model: nn.Module, data: Any, argument: str) -> Iterable[ExampleInput]:
-        data = list(data) if isinstance(data, tuple) else data  # nobody needs targets here
         return Batches(Data(data, TorchData(), argument), expected=expected_inputs(model))()
 
     def parameter(self, model: nn.Module, traced: TorchTrace, site: Site) -> np.ndarray:
@@ -175,6 +175,9 @@ class TorchAdapter:
 
     def remove_channels(self, model: nn.Module, removals: Sequence[Removal], traced: TorchTrace) -> nn.Module:
         return shrink.remove_channels(model, removals, traced)
+
+    def unsaid(self, model: nn.Module) -> str:
+        return unsaid(model)
 
     def tensors(self, model: nn.Module) -> dict[str, np.ndarray]:
         return {name: self.to_numpy(value) for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
 from nncf_ext.calibration.initialization import pieces
-from nncf_ext.data import TARGETS, Input, ModelInputs
+from nncf_ext.data import Input, ModelInputs, target_in
 from nncf_ext_torch.arguments import by_argument
 from nncf_ext_torch.trace import ExampleInput, leaves
 
@@ -69,7 +69,7 @@ def expected_inputs(model: nn.Module, example: Any = None) -> ModelInputs:
     model = getattr(model, "_orig_mod", model)  # of torch.compile
     parameters = list(inspect.signature(model.forward).parameters.values())
     if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
-        return ModelInputs()
+        return ModelInputs(made=_decoder_inputs(model))
     ranks: dict[str, int] = {}
     if isinstance(example, ExampleInput):
         try:
@@ -81,14 +81,28 @@ def expected_inputs(model: nn.Module, example: Any = None) -> ModelInputs:
         return tuple(Input(name, ((None,) * ranks[name],) if ranks.get(name) else ()) for name in names)
 
     return ModelInputs(
-        told(p.name for p in parameters if p.default is p.empty), told(p.name for p in parameters if p.default is not p.empty)
+        told(p.name for p in parameters if p.default is p.empty),
+        told(p.name for p in parameters if p.default is not p.empty),
+        made=_decoder_inputs(model),
     )
+
+
+def _decoder_inputs(model: nn.Module) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
+    """What Hugging Face's models with a decoder make of labels: they do not run without it."""
+    prepare: Any = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+
+    def made(entries: Mapping[str, Any]) -> Mapping[str, Any]:
+        if prepare is None or "labels" not in entries or "decoder_input_ids" in entries:
+            return {}
+        return {"decoder_input_ids": prepare(torch.as_tensor(entries["labels"]))}
+
+    return made
 
 
 def target_of(batch: Any) -> Any:
     """What the loss compares the outputs with, in one batch of a loader."""
     if isinstance(batch, Mapping):
-        return next((batch[key] for key in TARGETS if key in batch), None)
+        return target_in(batch)
     return batch[1] if isinstance(batch, tuple | list) and len(batch) > 1 else None
 
 

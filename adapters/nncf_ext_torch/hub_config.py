@@ -22,21 +22,37 @@ from nncf_ext_torch.layer_sizes import HEADS
 
 _DERIVED = ("n_inner", "intermediate_size", "ffn_dim", "d_ff")  # widths that configs may leave to be computed, as None
 
+_UNSAID = "_nncf_ext_unsaid_sizes"  # in the `__dict__` of a model: its config does not say the sizes that are left
+
 Entry = tuple[tuple[str, ...], str, int]  # where the section is, the name in it, and the new value
 
 
 def fit_config(model: nn.Module, resizes: Sequence[Resize], changes: Changes, right: Callable[[], bool]) -> None:
     """Change `model.config` where a model that is built from it then is like `model`, which stays `right`."""
     config = getattr(model, "config", None)
-    if not hasattr(config, "to_dict") or not resizes:
-        return
+    if hasattr(config, "to_dict") and resizes:
+        vars(model)[_UNSAID] = not _fit(model, config, resizes, changes, right)
+
+
+def unsaid(model: nn.Module) -> str:
+    """What somebody has to know who saves a model that channels have left, where its config stayed as it was."""
+    if not vars(model).get(_UNSAID):
+        return ""
+    return (
+        f"{type(model).__name__}: its config cannot say which channels or heads are left, so from_pretrained will not load what "
+        "save_pretrained writes: save it with nncf_ext_torch.save_pruned(controller.strip(quantizers=False), path), load it "
+        "with load_pruned, or put the queries of its attention into ignored_scopes where only heads are in the way"
+    )
+
+
+def _fit(model: nn.Module, config: Any, resizes: Sequence[Resize], changes: Changes, right: Callable[[], bool]) -> bool:
     for start in ((), tuple(_sizes_of_heads(model, config))):
         chosen = _fitting(model, config, start, resizes)
         built = None if chosen is None else _built(model, config, chosen)
         if chosen is not None and built is not None:
             break
     else:
-        return
+        return False
     before = len(changes)
     for path, name, value in chosen:
         changes.attribute(_section(config, path), name, value)
@@ -45,8 +61,10 @@ def fit_config(model: nn.Module, resizes: Sequence[Resize], changes: Changes, ri
         module = modules.get(path)
         if module is not None and vars(module).get(name, value) != value:
             changes.attribute(module, name, value)
-    if not right():
-        changes.undo(before)
+    if right():
+        return True
+    changes.undo(before)
+    return False
 
 
 def _fitting(model: nn.Module, config: Any, start: Sequence[Entry], resizes: Sequence[Resize]) -> Sequence[Entry] | None:

@@ -123,6 +123,7 @@ class Corad(CoradConfig, Algorithm):
         """Run the teacher once over `batches` (any kind in docs/data.md) and write its answers for `TeacherCache`."""
         if self.distillation is None:
             raise ConfigError("corad: the key 'distillation' is missing, expected with a teacher")
+        batches = list(batches) if isinstance(batches, tuple) else batches  # nobody needs targets here
         given = training.adapter.batches(training.teacher, batches, "cache_teacher")
         write_cache(path, training.adapter, training.teacher, given, top_k, self.distillation.temperature)
         return state

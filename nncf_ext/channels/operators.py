@@ -622,6 +622,7 @@ def _concat(step: Step) -> Tensor:
     constants = {port: plain(known(shape)) for port, shape in step.node.attrs.get("constants", {}).items()}
     own = {parameter.port or 0: step.own(parameter) for parameter in step.node.parameters}
     parts = [part for _, part in sorted({**constants, **own, **step.inputs}.items())]
+    parts = [x for x in parts if x.shape != (0,)] or parts[:1]  # an empty cache, which torch joins with tensors of any rank
     if not parts:
         return plain(step.shape())
     rank = len(parts[0].shape) + bool(step.node.attrs.get("new_axis"))

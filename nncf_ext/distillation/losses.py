@@ -105,6 +105,11 @@ def _mean(xp: Any, values: Any, valid: Any) -> Any:
     return xp.sum(xp.where(valid, values, xp.zeros_like(values))) / xp.maximum(count, 1.0)
 
 
+def of_samples(outputs: Sequence[Any]) -> list[Any]:
+    """What a model says of its samples: without numbers that have no axis, a loss that it computes of labels."""
+    return [output for output in outputs if len(output.shape)]
+
+
 def outputs_loss(xp: Any, matching: OutputMatching, seen: Outputs | None, registered: ValidPositions | None, name: str) -> Any:
     """Sum of the differences of all outputs of a training forward, `seen`; None where the model has none.
 

@@ -28,7 +28,7 @@ from nncf_ext.files.finite import refuse_nan
 from nncf_ext.files.onnx_file import replacing_model, save
 from nncf_ext.graph import Graph
 
-_MOVES = 4  # of the biases: whether one value more is rounded to the other side is chance, in a small model
+_MOVES = 4  # of the biases, for each draw: whether one value more is rounded to the other side is chance, in a small model
 _FLOAT8 = 8  # levels below its largest number at the distance of the two largest ones (e5m2)
 _DRAWS = 4  # of moved weights, at most: where rounding grows through a network, its size is a matter of chance
 
@@ -92,8 +92,9 @@ def export_onnx(
     fewest = min((_FLOAT8 if isinstance(grid, FloatLevels) else grid.intervals for grid in of_activations), default=None)
     with replacing_model(path) as file:
         save(model, file)
-        biases = _outputs_by_biases(file, inputs)
+        biases: list[list[tuple[list[np.ndarray], list[np.ndarray]]]] = []
         for draw in range(_DRAWS):
+            biases += _outputs_by_biases(file, inputs, range(draw * _MOVES, (draw + 1) * _MOVES))
             itself = replace(_differences_to_itself(adapter, reference, batches, fewest, draw), biases=biases)
             found = parity(file, inputs, references, step, itself)
             if found.exact:
@@ -127,18 +128,20 @@ def _differences_to_itself(adapter: Adapter, model: Any, batches: Sequence[Any],
     return Own(moved, again, levels)
 
 
-def _outputs_by_biases(file: Path, batches: Sequence[Sequence[np.ndarray]]) -> list[tuple[list[np.ndarray], list[np.ndarray]]]:
+def _outputs_by_biases(
+    file: Path, batches: Sequence[Sequence[np.ndarray]], seeds: Sequence[int]
+) -> list[list[tuple[list[np.ndarray], list[np.ndarray]]]]:
     """For `Own.biases`; empty where the file has no int32 biases."""
     plain, found = session(file, optimize=False), []
     answers = [float_outputs(plain, inputs) for inputs in batches]
     with tempfile.TemporaryDirectory() as folder:
-        for seed in range(_MOVES):
+        for seed in seeds:
             model = ir.load(file)
             if not move_biases(model.graph, np.random.default_rng(seed)):
                 return []
             save(model, Path(folder) / file.name)
             moved = session(Path(folder) / file.name, optimize=False)
-            found += [(answer, float_outputs(moved, inputs)) for answer, inputs in zip(answers, batches, strict=True)]
+            found.append([(answer, float_outputs(moved, inputs)) for answer, inputs in zip(answers, batches, strict=True)])
     return found
 
 

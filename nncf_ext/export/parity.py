@@ -28,13 +28,13 @@ class Own:
     levels: the fewest that activations are rounded to, so that the last place of one number may decide about a whole step of
     another; None where none are rounded.
     biases: the file's outputs for a batch, and those of the same file with its int32 biases moved by up to half a step: integer
-    arithmetic has no finer ones, and that is much more than the last place of a float. For each batch, and several moves.
+    arithmetic has no finer ones, and that is much more than the last place of a float. For each of several moves, and batch.
     """
 
     moved: Sequence[Sequence[np.ndarray]]
     again: Sequence[np.ndarray]
     levels: int | None
-    biases: Sequence[tuple[Sequence[np.ndarray], Sequence[np.ndarray]]] = ()
+    biases: Sequence[Sequence[tuple[Sequence[np.ndarray], Sequence[np.ndarray]]]] = ()
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class _Differences:
         self.largest, self.squares, self.count = 0.0, 0.0, 0
 
     def add(self, found: np.ndarray, expected: np.ndarray) -> None:
-        found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
+        found, expected = np.atleast_1d(np.asarray(found, np.float64)), np.atleast_1d(np.asarray(expected, np.float64))
         same = (found == expected) | (np.isnan(found) & np.isnan(expected))  # infinite ones (masks) too
         apart = np.abs(np.where(same, 0, found) - np.where(same, 0, expected))
         apart[np.isnan(apart)] = np.inf
@@ -123,7 +123,7 @@ def parity(
     optimized, plain = session(path), session(path, optimize=False)
     by_file = {runner: [_Differences() for _ in outputs] for runner in (optimized, plain)}
     by_model = [_Differences() for _ in outputs]
-    by_biases = [_Differences() for _ in outputs]
+    by_biases = [[_Differences() for _ in outputs] for _ in (() if own is None else own.biases)]  # the file is one rounding too
     for index, (inputs, expected) in enumerate(zip(samples, references, strict=True)):
         for runner, differences in by_file.items():
             found = float_outputs(runner, inputs)
@@ -135,9 +135,10 @@ def parity(
         if own is not None:
             for i in set(outputs) - set(random):
                 by_model[i].add(own.moved[index][i], expected[i])
-    for before, after in () if own is None else own.biases:
-        for i in set(outputs) - set(random):
-            by_biases[i].add(after[i], before[i])
+    for differences, answers in zip(by_biases, () if own is None else own.biases, strict=True):
+        for before, after in answers:
+            for i in set(outputs) - set(random):
+                differences[i].add(after[i], before[i])
     compared = [i for i in outputs if i not in random]
     if step is None:
         step = max((_span([r[i] for r in references]) for i in compared or outputs), default=0.0) / 255 or 1.0
@@ -148,7 +149,7 @@ def parity(
     if own is None:
         return Parity(worst[0], worst[1], float(step), count)
     floor = step * (_FLOAT if own.levels is None else max(255 / own.levels, 1))
-    yardsticks = [(by_model[i], by_biases[i]) for i in outputs]
+    yardsticks = [(by_model[i], *(differences[i] for differences in by_biases)) for i in outputs]
     exact = [all(_is_exact(differences[i], yardsticks[i], floor) for i in compared) for differences in by_file.values()]
     difference_of_model = max(yardstick.largest for i in compared for yardstick in yardsticks[i])
     return Parity(worst[0], worst[1], float(step), count, difference_of_model, exact[1], random, exact[0])

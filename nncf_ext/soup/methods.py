@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,14 +52,20 @@ class Soup:
 class Trial:
     """The model in which soups are tried.
 
-    evaluate(model): a score on held-out data, the higher the better. batches(): model inputs from the training data, on which
+    evaluate(model): a score on held-out data, the higher the better. batches: training data (see `nncf_ext.data`), on which
     BatchNorm statistics are estimated anew after every merge; None: they are averaged like weights.
     """
 
     adapter: Adapter
     model: Any
     evaluate: Callable[[Any], float] | None = None
-    batches: Callable[[], Iterable[Any]] | None = None
+    batches: Any = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.batches, Iterator):
+            raise SoupError(
+                "batches: found what can be read once, expected data that every merge reads anew, or a function of it"
+            )
 
     def expect(self, source: Ingredient) -> None:
         """SoupError where the model cannot take the ingredient's tensors."""
@@ -76,7 +82,7 @@ class Trial:
     def load(self, tensors: Mapping[str, np.ndarray], merged: bool) -> None:
         self.adapter.load_tensors(self.model, tensors)
         if merged and self.batches is not None:
-            self.adapter.adapt_batchnorm(self.model, self.batches())
+            self.adapter.adapt_batchnorm(self.model, self.adapter.batches(self.model, self.batches, "batches"))
 
     def score(self, what: str) -> float:
         """Of the model as it is."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,16 +40,16 @@ class WeightAverage:
         self.updates += 1
 
     @contextmanager
-    def applied(self, batches: Iterable[Any] | None = None) -> Iterator[Any]:
+    def applied(self, batches: Any = None) -> Iterator[Any]:
         """The model with the average in it: to evaluate, save, strip or export. Afterwards it has its own weights again.
 
-        batches: model inputs from the training data, on which BatchNorm statistics are estimated anew.
+        batches: training data (see `nncf_ext.data`), on which BatchNorm statistics are estimated anew.
         """
         before = self._present()
         try:
             self._adapter.load_tensors(self._model, self.tensors)
             if batches is not None:
-                self._adapter.adapt_batchnorm(self._model, batches)
+                self._adapter.adapt_batchnorm(self._model, self._adapter.batches(self._model, batches, "batches"))
             yield self._model
         finally:
             self._adapter.load_tensors(self._model, before)

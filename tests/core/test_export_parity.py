@@ -53,12 +53,13 @@ def test_the_rounding_of_int32_biases_is_part_of_the_yardstick(path):
     x = np.linspace(0, 100, 200, dtype=np.float32).reshape(100, 2)
     y = 2 * x
 
-    def against(expected, moved_biases):
-        own = Own([[expected]], [expected], 255, [([y], [moved_biases])])
+    def against(expected, *moved_biases):
+        own = Own([[expected]], [expected], 255, [[([y], [moved])] for moved in moved_biases])
         return parity(path, [[x]], [[expected]], step=1.0, own=own)
 
     assert (found := against(y + 3, y + 2)).exact and found.own == pytest.approx(2)
     assert not against(y + 5, y + 2).exact and not against(y + 3, y).exact
+    assert against(y + 3, y, y + 2, y).exact, "the file is one rounding, and is compared with single ones"
 
 
 def test_int32_biases_move_by_up_to_half_a_step():

@@ -343,6 +343,9 @@ class Arrays:
         for name, value in tensors.items():
             model[name][...] = value
 
+    def batches(self, model, data, argument):
+        return data()
+
     def adapt_batchnorm(self, model, batches):
         self.adapted += list(batches)
 
@@ -362,6 +365,11 @@ def trial(score, adapter=None, **more):
 
 def near(target):
     return lambda model: -float(np.abs(model["w"] - target).sum())
+
+
+def test_data_that_can_be_read_once_are_refused():
+    with pytest.raises(SoupError, match="^batches: found what can be read once, expected data that every merge reads anew"):
+        trial(near([1, 1]), batches=iter(["batch"]))
 
 
 def test_greedy_by_hand():

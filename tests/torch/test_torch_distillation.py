@@ -52,6 +52,37 @@ def of_tokens(model):
     return 4 * nn.functional.kl_div(*both, reduction="batchmean", log_target=True)
 
 
+class WithLoss(nn.Module):
+    """As models of Hugging Face: given labels, it computes its own loss, and returns it first."""
+
+    def __init__(self, alone: bool = False):
+        super().__init__()
+        self.head, self.alone = nn.Linear(4, 3), alone
+
+    def forward(self, x, labels=None):
+        scores = self.head(x)
+        if self.alone:
+            return {"loss": scores.square().mean()}
+        return {"scores": scores} if labels is None else {"loss": nn.functional.cross_entropy(scores, labels), "scores": scores}
+
+
+@pytest.mark.parametrize("kind", ["softmax", "mse"])
+def test_a_loss_that_the_model_computes_of_labels_is_not_compared(kind):
+    entry = {"compression": {"algorithm": "knowledge_distillation", "type": kind}}
+    settings = NNCFConfig.from_dict({"input_info": {"sample_size": [2, 4]}, **entry})
+    torch.manual_seed(0)
+    teacher, (ctrl, model) = WithLoss(), create_compressed_model(WithLoss(), settings)
+    ctrl.set_teacher(teacher)
+    x = torch.linspace(-1, 1, 8).reshape(2, 4)
+    losses = []
+    for given in ({}, {"labels": torch.tensor([0, 2])}):
+        model.train()(x, **given)
+        losses.append(float(ctrl.loss().detach()))
+    assert losses[0] == losses[1] > 0
+    with pytest.raises(ConfigError, match=r"outputs \(loss\) are numbers without axes"):
+        create_compressed_model(WithLoss(alone=True), settings)
+
+
 @pytest.mark.parametrize("by", ["tokens", "mask", "further", "function"])
 def test_padding_does_not_count(by):
     registered = [ValidPositions(lambda inputs, outputs: inputs["tokens"] > 0)] if by == "function" else []

@@ -56,6 +56,19 @@ class Tied(nn.Module):
         return self.head(torch.relu(self.inner(self.table(ids))))
 
 
+class Cached(nn.Module):
+    """A cache that begins as Hugging Face's do, with a vector of nothing; and an output without axes."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 16), nn.Linear(16, 2)
+
+    def forward(self, x):
+        held = torch.cat([torch.tensor([]), self.first(x)], dim=-2)
+        scores = self.last(torch.relu(held))
+        return scores, scores.sum()
+
+
 class Bag(nn.Module):
     def __init__(self):
         super().__init__()
@@ -114,3 +127,11 @@ def test_channels_that_are_chosen_by_position_stay():
     config = NNCFConfig.from_dict({"input_info": {"sample_size": [1, 4]}, "compression": config})
     with pytest.raises(ConfigError, match="first.*Gather WholeNumbers/__getitem___0 takes some of them, by position"):
         create_compressed_model(WholeNumbers(), config)
+
+
+def test_what_is_joined_with_a_vector_of_nothing_loses_filters_and_numbers_without_axes_are_compared(tmp_path):
+    pruning = {"algorithm": "filter_pruning", "pruning_init": 0.5, "params": {"pruning_target": 0.5, "prune_first_conv": True}}
+    settings = NNCFConfig.from_dict({"compression": [{"algorithm": "quantization"}, pruning]})
+    ctrl, _ = create_compressed_model(Cached(), register_default_init_args(settings, [(X, 0)]))
+    assert ctrl.export_model(tmp_path / "m.onnx").exact
+    assert ctrl.strip().first.weight.shape == (8, 4)

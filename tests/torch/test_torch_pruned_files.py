@@ -1,6 +1,7 @@
 """Pruned models in files: a config that says the new sizes, or a file that does."""
 
 import copy
+import warnings
 
 import pytest
 import safetensors.torch
@@ -14,6 +15,7 @@ from nncf_ext import NNCFConfig
 from nncf_ext.checkpoint import CheckpointError
 from tests.torch.test_torch_shrink import Constants, Residual, lively, outputs
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*its config cannot say which channels or heads are left:UserWarning")
 TOKENS = ExampleInput((), {"input_ids": torch.tensor([[1, 2, 3, 4]])})
 WORDS = {"sample_size": [1, 4], "type": "long", "filler": "ones", "keyword": "input_ids"}
 SMALL = {"vocab_size": 50, "num_hidden_layers": 2, "max_position_embeddings": 16}
@@ -71,7 +73,9 @@ def test_a_config_that_fits_loads_what_was_saved(name, tmp_path):
     build, keys, sizes = CASES[name]
     model = build()
     before = copy.deepcopy(model.config)
-    smaller = pruned(model, WORDS, **keys)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        smaller = pruned(model, WORDS, **keys)
     assert {key: getattr(smaller.config, key) for key in sizes} == sizes
     assert model.config.to_dict() == before.to_dict(), "the compressed model still has its channels"
     smaller.save_pretrained(tmp_path)
@@ -80,7 +84,9 @@ def test_a_config_that_fits_loads_what_was_saved(name, tmp_path):
 
 def test_a_config_that_cannot_say_it_stays_and_the_file_does(tmp_path):
     """BERT's heads are as wide as its hidden states are divided by their number."""
-    smaller = pruned(bert(), WORDS)
+    with pytest.warns(UserWarning, match=r"^BertModel: its config cannot say .* from_pretrained .*save_pruned\(") as told:
+        smaller = pruned(bert(), WORDS)
+    assert len(told) == 1
     assert smaller.config.num_attention_heads == 4
     assert smaller.encoder.layer[0].attention.self.num_attention_heads == 2
     save_pruned(smaller, tmp_path / "pruned.safetensors")

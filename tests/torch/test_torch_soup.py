@@ -100,6 +100,17 @@ def test_uniform_with_fresh_statistics(pretrained, plain):
     assert soup.score == accuracy(model) > 0.5
 
 
+def test_statistics_are_taken_of_data_as_people_have_them(pretrained, plain):
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(IMAGES, LABELS), 128)
+    expected, *found = (
+        make_soup(copy.deepcopy(pretrained), plain[:2], batches=batches).tensors["stem.1.running_var"]
+        for batches in (inputs, BATCHES, loader, (IMAGES, LABELS))
+    )
+    np.testing.assert_array_equal(found[0], expected)
+    np.testing.assert_array_equal(found[1], expected)
+    np.testing.assert_allclose(found[2], expected, rtol=0.2)  # in other batches
+
+
 def test_a_linear_model_computes_the_mean_of_the_outputs():
     x = torch.randn(4, 64)
     models = [nn.Linear(64, 10) for _ in range(3)]

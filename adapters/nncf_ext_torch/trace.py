@@ -254,7 +254,7 @@ class _Recorder(TorchFunctionMode):
         if id(module) in self.makers:
             self.making -= 1
             self._made(output, self.makers[id(module)])
-        if len(frame.operators) == 1 and isinstance(output, torch.Tensor):
+        if len(frame.operators) == 1 and isinstance(output, torch.Tensor) and _is_torchs_own(module):
             only = frame.operators[0]
             same = only.node.module == frame.name and only.output_id == id(output)
             if same and only.output == () and set(only.module_inputs) == set(only.inputs):
@@ -555,6 +555,11 @@ def _inputs(
             found[port + offset] = (Argument(where.position, where.name, path), tensor, None)
         port += max(1, len(tensors))
     return found, kwargs
+
+
+def _is_torchs_own(module: nn.Module) -> bool:
+    """Whether its forward runs the same operators in training and for all arguments: one of a user's may branch on anything."""
+    return "forward" not in vars(module) and str(type(module).forward.__module__).startswith("torch.")
 
 
 def _module_arguments(

@@ -160,6 +160,37 @@ def test_what_cannot_be_told_apart_is_refused():
     assert torch.equal(seen(Alike().eval(), tracing.ExampleInput((x,)), {"Alike/__mul___0": 5.0}, x), torch.full((2,), 5.0))
 
 
+class OneInInference(nn.Module):
+    """Runs one operator in inference, and others behind it in training or where a second argument is given."""
+
+    def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
+        y = self.before(x).relu()
+        if factor is not None:
+            y = y * factor
+        return y - 3 if self.training else y
+
+    def before(self, x: Tensor) -> Tensor:
+        return x
+
+
+class OtherInput(OneInInference):
+    def before(self, x: Tensor) -> Tensor:
+        return x + 1 if self.training else x
+
+
+def test_a_module_that_runs_one_operator_when_traced_is_edited_there_alone():
+    x = torch.ones(2)
+    for training, expected in ((False, 10.0), (True, 7.0)):
+        model = nn.Sequential(OneInInference(), nn.Identity()).train(training)
+        found = seen(model, tracing.ExampleInput((x,)), {"Sequential/OneInInference[0]/relu_0": 10.0}, x)
+        assert torch.equal(found, torch.full((2,), expected))
+    model, example = OneInInference().eval(), tracing.ExampleInput((x,))
+    found = seen(model, example, {"OneInInference/relu_0": 10.0}, x, factor=torch.tensor(2.0))
+    assert torch.equal(found, torch.full((2,), 20.0))
+    with pytest.raises(RuntimeError, match="OtherInput calls relu in training in other places than when it was traced"):
+        seen(OtherInput().train(), example, {"OtherInput/relu_0": 10.0}, x)
+
+
 class Counted(nn.Module):
     """As many multiplications in both modes, but not the same ones."""
 

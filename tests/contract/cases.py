@@ -3,7 +3,8 @@
 The reference net is two linear layers. What therefore has no row is tested on both adapters elsewhere: `binarization`, which is
 of convolutions (tests/binarization_reference.py, `test_*_binarization`); FLOPs of convolutions, learned ranking, attention heads
 and residual groups (`test_*_filter_pruning`, `test_*_movement_sparsity`, `test_*_channels`); `hawq` and `autoq`
-(tests/contract/precision.py); unified scales (`test_*_two_inputs`); `accuracy_aware_training` (`test_*_accuracy_aware`).
+(tests/contract/precision.py); hidden units of recurrent layers (tests/recurrent_reference.py, `test_*_pruned_recurrent`); unified
+scales (`test_*_two_inputs`); `accuracy_aware_training` (`test_*_accuracy_aware`).
 """
 
 from __future__ import annotations

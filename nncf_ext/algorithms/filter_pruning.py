@@ -157,9 +157,11 @@ class PlannedPruning:
 
 
 class FilterPruningState(Remembered):
-    """level_by_group: where the user gave one for each; ranking: scale and shift by layer."""
+    """level_by_group: where the user gave one for each; pruned: share of the units that went at this level; ranking: scale and
+    shift by layer."""
 
     level: Share
+    pruned: Share
     level_by_group: dict[str, Share]
     frozen: bool
     scheduled: bool
@@ -233,7 +235,7 @@ class FilterPruning(FilterPruningConfig, Algorithm):
         return Outlook(self._at_sites(model, keep, cost is not None), report, self._by_data())
 
     def start(self) -> State:
-        return {"level": 0.0, "level_by_group": {}, "frozen": False, "scheduled": True, "ranking": {}}
+        return {"level": 0.0, "pruned": 0.0, "level_by_group": {}, "frozen": False, "scheduled": True, "ranking": {}}
 
     def initialize(self, training: Training, state: State) -> State:
         if self.params.interlayer_ranking_type == "learned_ranking":
@@ -274,6 +276,9 @@ class FilterPruning(FilterPruningConfig, Algorithm):
         return ("epoch_step",) if rises else ()
 
     def shortfall(self, training: Training, clock: Clock, state: State) -> str | None:
+        found = _share_pruned(self._kept(training, self._model(training))) if state["pruned"] else 0.0
+        if found < state["pruned"] - 1e-6:  # weights were loaded after the schedule had gone on
+            return f"found masks of an earlier epoch, with {found:.1%} of the filters pruned, expected {state['pruned']:.1%}"
         if not self.awaits(clock, state):
             return None
         rising = 0 if self.params.schedule == "baseline" else self.params.pruning_steps - 1
@@ -392,7 +397,7 @@ class FilterPruning(FilterPruningConfig, Algorithm):
                 layers.append(PrunedLayer(Site(node.name, weight.slot).label, weight.shape, 1 - float(math.prod(shares))))
             full, current = full + filters, current + left
         return FilterPruningStatistics(
-            1 - float(np.concatenate(keep).mean()),
+            _share_pruned(keep),
             state["level"],
             model.full.flops,
             now.flops,
@@ -621,12 +626,14 @@ class FilterPruning(FilterPruningConfig, Algorithm):
         model = self._model(training)
         scores = self._scores(training, model, state["ranking"])
         if not isinstance(level, Mapping):
-            self._assign(training, model, self._chosen(model, scores, level))
-            return {**state, "level": level, "level_by_group": {}}
-        self._assign(training, model, by_share(model, scores, [level[group.name] for group in model.groups]))
+            keep = self._chosen(model, scores, level)
+            self._assign(training, model, keep)
+            return {**state, "level": level, "pruned": _share_pruned(keep), "level_by_group": {}}
+        keep = by_share(model, scores, [level[group.name] for group in model.groups])
+        self._assign(training, model, keep)
         weights = [sum(model.elements(m) for m in group.members if m.role == "output") for group in model.groups]
         mean = float(np.average([level[group.name] for group in model.groups], weights=weights))
-        return {**state, "level": mean, "level_by_group": dict(level)}
+        return {**state, "level": mean, "pruned": _share_pruned(keep), "level_by_group": dict(level)}
 
     def _assign(self, training: Training, model: PrunableModel, keep: Keep) -> None:
         stays = model.kept(keep)
@@ -665,6 +672,10 @@ def _needs(size: int, step: int) -> str:
     """Of `size` units that go in steps: from which level on some do (see `by_share`)."""
     most = (math.ceil(size / step) - 1) * step
     return f"{size}: from {1 - most / size:.4g} on" if most else f"{size}: never"
+
+
+def _share_pruned(keep: Sequence[Any]) -> float:
+    return 1 - float(np.concatenate(keep).mean())
 
 
 def _mask_of(edit: Edit) -> FilterMask:

@@ -205,6 +205,25 @@ def test_masks_of_an_earlier_epoch_are_told_at_the_end():
         ctrl.strip()
 
 
+def test_filter_masks_of_an_earlier_epoch_are_told():
+    entry = {"algorithm": "filter_pruning", "params": {"pruning_target": 0.5, "pruning_steps": 2, "all_weights": True}}
+    ctrl, model = compressed({**entry, "params": {**entry["params"], "prune_first_conv": True, "num_init_steps": 1}})
+    early, state = copy.deepcopy(model.state_dict()), ctrl.get_state()
+    for _ in range(4):
+        ctrl.scheduler.epoch_step()
+    late = copy.deepcopy(model.state_dict())
+    ctrl.strip()
+    model.load_state_dict(early)
+    with pytest.warns(UserWarning, match="found masks of an earlier epoch, with 0.0% of the filters pruned, expected 50.0%"):
+        ctrl.strip()
+    model.load_state_dict(late)
+    ctrl.strip()
+    model.load_state_dict(early)
+    ctrl.load_state(state)
+    with pytest.warns(UserWarning, match="found 0.0% of the filters pruned"):
+        ctrl.strip()
+
+
 def test_no_hook_stays_behind():
     gc.collect()
     ctrl, model = compressed(SPARSE)

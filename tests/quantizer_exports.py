@@ -25,6 +25,7 @@ EXPORTS: dict[str, dict[str, Any]] = {
     "pact": _quantization(weights={"bits": 4}, activations={"quantizer": "pact"}),
     "dorefa": _quantization(weights={"quantizer": "dorefa", "bits": 3}, activations={"quantizer": "dorefa"}),
     "dorefa_float_weights": _both(quantizer="dorefa"),
+    "apot": _quantization(weights={"quantizer": "apot", "bits": 5}),
     "ternary": _quantization(weights={"quantizer": "stretched_elastic", "levels": 3}),
     "two_bits_stretched": _quantization(weights={"quantizer": "stretched_elastic", "bits": 2}),
     "groups": _by_group(group_size=32),

@@ -242,15 +242,9 @@ class Quantization(QuantizationConfig, StagedQuantizers):
             if found is not None and found not in allowed:
                 expected = f"expected {' or '.join(map(shown, allowed))}" if allowed else "which has no such key"
                 raise ConfigError(f"{wish.where(key)}: found {shown(found)} for {site} and quantizer {shown(name)}, {expected}")
-        if name == "stretched_elastic" and {wish.value("bits"), wish.value("levels")} not in (
-            {2, None},
-            {3, None},
-            {4, None},
-            {2, 4},
-        ):
-            raise ConfigError(
-                f'{wish.where("quantizer")}: found no number of levels for {site}, expected "levels": 3 or "bits": 2'
-            )
+        missing = choice.kind.missing({key: wish.value(key) for key in ("bits", "levels")})
+        if missing:
+            raise ConfigError(f"{wish.where('quantizer')}: found no number of levels for {site}, expected {missing}")
         if size is not None:
             axis = _input_axis(graph, placement)
             inputs = None if axis is None else graph.shape_of(site)[axis]

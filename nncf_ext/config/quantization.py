@@ -43,7 +43,7 @@ class QuantizationSettings(ScopedConfig):
     """Learn the logarithm of the scale (or span) in its place: it changes in proportion to itself, and stays positive."""
 
 
-WeightQuantizer = Literal["nncf", "lsq", "lsq_plus", "dorefa", "stretched_elastic", "fp8_e4m3", "fp8_e5m2"]
+WeightQuantizer = Literal["nncf", "lsq", "lsq_plus", "dorefa", "stretched_elastic", "apot", "fp8_e4m3", "fp8_e5m2"]
 ActivationQuantizer = Literal["nncf", "lsq", "lsq_plus", "pact", "dorefa", "fp8_e4m3", "fp8_e5m2"]
 GroupSize = Annotated[Literal[32, 64, 128], BeforeValidator(whole)]
 Levels = Annotated[Literal[3, 4], BeforeValidator(whole)]
@@ -54,7 +54,7 @@ class WeightQuantizationSettings(QuantizationSettings):
 
     quantizer: WeightQuantizer = "nncf"
     """nncf: learned range; lsq, lsq_plus: learned step; dorefa: tanh of the weights between fixed bounds; stretched_elastic: 3
-    or 4 levels; fp8_e4m3, fp8_e5m2: floating point of 8 bits."""
+    or 4 levels; apot: sums of powers of two, of 2 to 5 bits; fp8_e4m3, fp8_e5m2: floating point of 8 bits."""
 
     levels: Levels | None = None
     """stretched_elastic: number of levels; 3 is ternary (1.58 bits), 4 is the same as "bits": 2."""

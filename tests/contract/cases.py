@@ -217,6 +217,8 @@ CASES = (
     Case("dorefa", _by({"quantizer": "dorefa", "bits": 3}, {"quantizer": "dorefa", "bits": 4})),
     Case("dorefa_signed", _by({"quantizer": "dorefa", "bits": 2}, {"quantizer": "dorefa", "bits": 3, "signed": True})),
     Case("ternary", _by({"quantizer": "stretched_elastic", "levels": 3})),
+    Case("apot", _by({"quantizer": "apot", "bits": 4}, _LSQ)),
+    Case("apot_per_tensor", _by({"quantizer": "apot", "bits": 3, "per_channel": False})),
     Case("two_bits_stretched", _by({"quantizer": "stretched_elastic", "bits": 2}, _LSQ)),
     Case("two_bits_stretched_per_tensor", _by({"quantizer": "stretched_elastic", "levels": 4, "per_channel": False})),
     Case("fp8_e4m3", _by(_E4M3, _E4M3)),

@@ -15,6 +15,7 @@ from nncf_ext import ConfigError, numerics
 from nncf_ext import numpy_xp as xp
 from nncf_ext.edits import Range
 from nncf_ext.graph import Node, Parameter
+from nncf_ext.quantization.quantizers.apot import APoT
 from nncf_ext.quantization.quantizers.dorefa import DoReFaActivation, DoReFaWeight
 from nncf_ext.quantization.quantizers.float8 import LARGEST, Float8
 from nncf_ext.quantization.quantizers.groups import GroupQuantizer
@@ -105,6 +106,28 @@ def test_stretched_elastic_by_hand(levels, units):
     assert not (off & inner & (np.abs(x) > 1e-3) & (np.abs(np.abs(x) - 1) > 1e-3)).any()
 
 
+@pytest.mark.parametrize(
+    "bits, magnitudes",
+    [
+        (2, (0, 1)),
+        (3, (0, 1, 2, 4)),
+        (4, (0, 1, 2, 3, 4, 6, 8, 10)),
+        (5, (0, 1, 2, 3, 4, 6, 8, 9, 12, 16, 18, 24, 32, 33, 36, 48)),
+    ],
+)
+def test_apot_by_hand(bits, magnitudes):
+    """Sums of {0, 1/2, 1/4, 1/16} and {0, 1/8}, say, in sixteenths, for 4 bits; the bounds are 3 standard deviations."""
+    transform, variables = made(APoT(bits=bits), np.array([-1, 1], np.float32))
+    assert transform.magnitudes == magnitudes
+    assert variables["scale"] == [3]
+    x = np.linspace(-4, 4, 81, dtype=np.float32)
+    levels = 3 * np.array(magnitudes) / magnitudes[-1]
+    levels = np.concatenate([-levels[:0:-1], levels])
+    found = transform.apply(xp, x, variables, True)
+    np.testing.assert_allclose(np.abs(found - x), np.abs(x[:, None] - levels).min(1), atol=1e-5)
+    assert set(found.round(4)) <= set(levels.astype(np.float32).round(4))
+
+
 @pytest.mark.parametrize("name", LARGEST)
 def test_float8_is_the_nearest_of_all_256_codes(name):
     """Every number of the format, the middles between neighbours, and what is beyond the largest."""
@@ -163,6 +186,7 @@ ALL = {
     "dorefa_weight": DoReFaWeight(bits=3),
     "ternary": StretchedElastic(levels=3, elements=8),
     "stretched": StretchedElastic(levels=4, elements=8),
+    "apot": APoT(bits=4),
 }
 
 
@@ -218,6 +242,8 @@ def lenet():
         ({"activations": {"quantizer": "pact", "per_channel": True}}, "activations.per_channel: found true .* expected false"),
         ({"weights": {"quantizer": "dorefa", "logarithm_scale": True}}, "weights.logarithm_scale: found true .* expected false"),
         ({"weights": {"quantizer": "stretched_elastic"}}, 'weights.quantizer: .* expected "levels": 3 or "bits": 2'),
+        ({"weights": {"quantizer": "apot"}}, 'weights.quantizer: .* expected "bits": 2, 3, 4 or 5'),
+        ({"weights": {"quantizer": "apot", "bits": 6}}, "weights.bits: found 6 .* expected 2 or 3 or 4 or 5"),
         ({"weights": {"quantizer": "stretched_elastic", "bits": 4}}, "weights.bits: found 4 .* expected 2"),
         ({"weights": {"quantizer": "stretched_elastic", "bits": 2, "levels": 3}}, 'expected "levels": 3 or "bits": 2'),
         ({"weights": {"levels": 3}}, 'weights.levels: found 3 for .* "nncf", which has no such key'),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from nncf_ext.quantization.quantizers.apot import APoT
 from nncf_ext.quantization.quantizers.dorefa import DoReFaActivation, DoReFaWeight
 from nncf_ext.quantization.quantizers.fixed import FixedQuantizer
 from nncf_ext.quantization.quantizers.float8 import Float8
@@ -43,6 +44,7 @@ QUANTIZERS: Mapping[str, Mapping[str, Choice]] = MappingProxyType(
             "lsq_plus": Choice(LSQ, LSQ.of_lsq_plus),
             "dorefa": _of(DoReFaWeight),
             "stretched_elastic": _of(StretchedElastic),
+            "apot": _of(APoT),
             "fp8_e4m3": _E4M3,
             "fp8_e5m2": _E5M2,
         },
@@ -65,6 +67,7 @@ TRANSFORMS: tuple[type[Any], ...] = (
     DoReFaWeight,
     DoReFaActivation,
     StretchedElastic,
+    APoT,
     GroupQuantizer,
     Float8,
     FixedQuantizer,

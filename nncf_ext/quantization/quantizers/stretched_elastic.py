@@ -43,6 +43,11 @@ class StretchedElastic(Quantizing):
         levels: Literal[3, 4] = 3 if place.levels == 3 else 4
         return cls(levels=levels, channel_axis=place.channel_axis, elements=place.elements)
 
+    @classmethod
+    def missing(cls, asked: Mapping[str, Any]) -> str | None:
+        told = {asked.get("bits"), asked.get("levels")} in ({2, None}, {3, None}, {4, None}, {2, 4})
+        return None if told else '"levels": 3 or "bits": 2'
+
     @property
     def words(self) -> str:
         return f"{self.levels} levels, stretched, per {'tensor' if self.channel_axis is None else 'channel'}"

@@ -58,6 +58,11 @@ class Quantizing(Transform):
     def at(cls, place: Place) -> Quantizing:
         raise NotImplementedError
 
+    @classmethod
+    def missing(cls, asked: Mapping[str, Any]) -> str | None:
+        """What the config has to say for this quantizer and does not, as it would be written there. asked: `bits`, `levels`."""
+        return None
+
     def observer(
         self, of_parameter: bool, kind: str = "mixed_min_max", percentiles: tuple[float, float] = (0.1, 99.9)
     ) -> Observer | None:

@@ -69,6 +69,26 @@ def _dorefa_weight(transform: Any, x: np.ndarray, variables: Any, g: np.ndarray)
     return g * (1 - squashed**2) / np.abs(squashed).max(), {}
 
 
+# By bits: sums of two terms, over the largest of them; written out from Li et al. 2020, eq. 5.
+_APOT = {
+    2: [0, 1],
+    3: [0, 1 / 4, 1 / 2, 1],
+    4: [0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1],
+    5: [n / 48 for n in (0, 1, 2, 3, 4, 6, 8, 9, 12, 16, 18, 24, 32, 33, 36, 48)],
+}
+
+
+def _apot(transform: Any, x: np.ndarray, variables: Any, g: np.ndarray) -> Result:
+    """Li et al. 2020, eq. 8."""
+    scale = np.abs(variables["scale"])
+    v = x / scale
+    levels = np.array(_APOT[transform.bits])
+    level = np.sign(v) * levels[np.abs(np.abs(v)[..., None] - levels).argmin(-1)]
+    inside = np.abs(v) <= 1
+    by_scale = np.where(inside, level - v, np.sign(v))
+    return g * inside, {"scale": np.sign(variables["scale"]) * _total(g * by_scale, scale)}
+
+
 def _stretched_elastic(transform: Any, x: np.ndarray, variables: Any, g: np.ndarray) -> Result:
     """The levels as they are, by their number, and the derivative of scale * level(w / scale)."""
     scale = np.abs(variables["scale"])
@@ -94,5 +114,6 @@ VJPS = {
     "dorefa": _dorefa,
     "dorefa_weight": _dorefa_weight,
     "stretched_elastic": _stretched_elastic,
+    "apot": _apot,
     "float8": _float8,
 }

@@ -24,7 +24,7 @@ test-all: check
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/contract/test_contract_torch.py tests/torch tests/core
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/contract/test_contract_tensorflow.py tests/tensorflow
 
-# 156,000 damaged files, configs and states, 200 kills; writes docs/reliability.md. Ten minutes on two cores: FUZZ="--scale 0.1" is a tenth.
+# 159,000 damaged files, configs and states, 200 kills; writes docs/reliability.md. Ten minutes on two cores: FUZZ="--scale 0.1" is a tenth.
 fuzz: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(FUZZ)
 

@@ -149,6 +149,10 @@ class Controller:
         adapter.add_loss(self.model, self.forward_loss, self._weight_of_task)
         self._end_watch: Callable[[], None] = lambda: None
 
+    def __deepcopy__(self, memo: Any) -> Controller:
+        """Itself: a copy of what holds it (Lightning's averaging copies a LightningModule) is of the training that goes on."""
+        return self
+
     @property
     def model(self) -> Any:
         return self._attached.model if self._stripped is None else self._stripped

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
 from nncf_ext.controller import Controller
 from nncf_ext.training.best_model import Waiting
+from nncf_ext_torch.apply import PREFIX
 
 callbacks: Any = import_module("lightning.pytorch.callbacks" if find_spec("lightning") else "pytorch_lightning.callbacks")
 
@@ -33,6 +34,7 @@ class CompressionCallback(callbacks.Callback):
         self._resumed = True
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self._refuse_averaged_masks(trainer.callbacks)
         self._epochs_before = 0 if self._resumed else max(self._controller.clock.epoch + 1 - trainer.current_epoch, 0)
         self._resumed, self._steps = False, None
         judges = [
@@ -58,3 +60,14 @@ class CompressionCallback(callbacks.Callback):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._controller.settle()
+
+    def _refuse_averaged_masks(self, others: Sequence[Any]) -> None:
+        """ValueError where a callback will average masks or codes as numbers, and put them into the model when training ends."""
+        averages = [type(other).__name__ for other in others if getattr(other, "_use_buffers", False)]
+        masks = [
+            name for name, buffer in self._controller.model.named_buffers() if PREFIX in name and not buffer.is_floating_point()
+        ]
+        if averages and masks:
+            raise ValueError(
+                f"{averages[0]}: averages buffers, {masks[0]} among them, which is no number: expected use_buffers=False"
+            )

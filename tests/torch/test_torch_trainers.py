@@ -1,5 +1,6 @@
 """The callbacks for other libraries' trainers, under small trainers with the same protocols."""
 
+import copy
 import json
 import sys
 from types import SimpleNamespace
@@ -234,3 +235,17 @@ def test_lightning_steps_resumes_and_judges(lightning, accumulate):
     trainer.current_epoch, trainer.global_step = 2, 8 // accumulate
     trainer.fit(4)
     assert other.get_state() == ctrl.get_state()
+
+
+def test_lightnings_averages_copy_what_holds_the_controller_and_leave_masks_alone(lightning):
+    ctrl, _ = compressed()
+    assert copy.deepcopy({"module": ctrl})["module"] is ctrl
+
+    class WeightAveraging(lightning.Callback):
+        _use_buffers = True
+
+    averaging = WeightAveraging()
+    with pytest.raises(ValueError, match="^WeightAveraging: averages buffers, .*mask among them.*expected use_buffers=False"):
+        Lightning([lightning_callback(ctrl), averaging]).fit(1)
+    averaging._use_buffers = False
+    Lightning([lightning_callback(ctrl), averaging]).fit(1)

@@ -16,6 +16,8 @@ from nncf_ext.graph import Graph, Site
 from nncf_ext.step_watch import StepWatch
 
 Values = Mapping[str, Mapping[str, Var]]  # edit key -> variable name -> first value
+Looks = Mapping[Site, Callable[[Any], Any]]  # what to make of the tensor that passes an activation site
+Inference = Callable[[Any], tuple[Any, dict[Site, Any]]]  # model inputs -> outputs, what was made of tensors
 
 
 class Traced(Protocol):
@@ -29,10 +31,14 @@ class Traced(Protocol):
 
 
 class Attached(Protocol):
-    """A plan that lives in a model: the model computes with the transforms, and this reads and writes their variables."""
+    """A plan that lives in a model: the model computes with the transforms, and this reads and writes their variables.
+
+    traced: of the model when it was plain.
+    """
 
     model: Any
     plan: Plan
+    traced: Any
 
     def variables(self, edit: Edit) -> Mapping[str, Any]:
         """The edit's variables as arrays of the framework, attached to its autodiff."""
@@ -69,13 +75,6 @@ class Attached(Protocol):
 
     def set_enabled(self, edit: Edit, enabled: bool) -> None:
         """Switch one edit off (its transform becomes the identity) or on again, in compiled functions too."""
-        ...
-
-    def observe(
-        self, sites: Iterable[Site], batches: Iterable[Any], visit: Callable[[Site, Any], None], off: Collection[Edit]
-    ) -> None:
-        """`Adapter.observe` at activation sites of the compressed model, with the edits `off` off. Where an edit that stays on
-        has its site, the tensor may be the one before it or the one after it."""
         ...
 
     def enabled(self, edit: Edit) -> bool: ...
@@ -147,10 +146,15 @@ class Adapter(Protocol):
         """Place `plan` in `model`, in place. On any error the model is as it was."""
         ...
 
-    def observe(
-        self, model: Any, traced: Any, sites: Iterable[Site], batches: Iterable[Any], visit: Callable[[Site, Any], None]
-    ) -> None:
-        """Run `batches` (model inputs) in inference mode; call `visit(site, array)` for every tensor that passes a site."""
+    def inference(self, model: Any, traced: Any = None, sites: Looks | None = None, off: Collection[Edit] = ()) -> Inference:
+        """The function inputs -> (outputs, what `sites` make of the tensors that pass these activations meanwhile), in inference
+        mode and without gradients. It may be called any number of times; in between the model is as it was.
+
+        traced: the model's, or of a compressed one `Attached.traced`, where sites or `off` are given. A site has the function
+        that gets its tensor as it passes: a later operator may write into that. inputs: as a batch or `tap` gives them, or what
+        the model is traced with. off: edits of a compressed model that do nothing meanwhile. Where an edit that stays on has its
+        site, the tensor may be the one before it or the one after it.
+        """
         ...
 
     def batch_statistics(self, model: Any) -> AbstractContextManager[int]:
@@ -213,18 +217,6 @@ class Adapter(Protocol):
         and of weights loaded into it. Returns what ends that; so does letting go of it."""
         ...
 
-    def infer(self, model: Any, inputs: Any) -> Any:
-        """Outputs of `model` for `inputs` as `tap` or a batch gives them, in inference mode, without gradients."""
-        ...
-
-    def watching(self, model: Any, traced: Any, sites: Sequence[Site]) -> Callable[[Any], tuple[Any, dict[Site, Any]]]:
-        """The function inputs -> (`infer(model, inputs)`, the tensors that pass activation sites meanwhile)."""
-        ...
-
-    def output_shapes(self, model: Any, example: Any) -> dict[str, tuple[int, ...]]:
-        """Shapes of the arrays that `flatten` gives of the outputs for what the model was traced with, by their names."""
-        ...
-
     def inputs(self, model: Any, inputs: Any) -> dict[str, Any]:
         """The arrays in `inputs` as `tap` gives them, or in what the model was traced with, by name: of the argument, the key
         or the input layer."""
@@ -243,8 +235,8 @@ class Adapter(Protocol):
         """Number of samples in one batch of model inputs."""
         ...
 
-    def flatten(self, outputs: Any) -> list[Any]:
-        """The floating-point arrays in a model's (nested) outputs, in a fixed order."""
+    def flatten(self, outputs: Any) -> list[tuple[str, Any]]:
+        """The floating-point arrays in a model's (nested) outputs, in a fixed order, with their names there."""
         ...
 
     def copied(self, attached: Any) -> Attached:

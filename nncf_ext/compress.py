@@ -86,8 +86,8 @@ def compress(
             starts |= (own := algorithm.range_inits(traced.graph, edits))
             of_data = {edit.key: own[edit.key] for edit in edits if edit.key in own and not edit.of_parameters}
             check_registered(algorithm, of_data, extras)
-        parameter, observe = partial(adapter.parameter, model, traced), partial(adapter.observe, model, traced)
-        ranges = ranges_of(adapter, plan, starts, parameter, observe, partial(adapter.batch_statistics, model), range_batches)
+        parameter, inference = partial(adapter.parameter, model, traced), partial(adapter.inference, model, traced)
+        ranges = ranges_of(adapter, plan, starts, parameter, inference, partial(adapter.batch_statistics, model), range_batches)
 
         def teacher_graph() -> Graph:
             return adapter.trace(teacher, example).graph

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from nncf_ext.adapter import Adapter, Attached
+from nncf_ext.adapter import Adapter, Attached, Inference
 from nncf_ext.algorithm import Algorithm, CompressionStage, State, Training
 from nncf_ext.calibration.initialization import adapt_batchnorm
 from nncf_ext.channels.removal import joint, remaining
@@ -745,18 +745,14 @@ class Controller:
             traced = adapter.trace(teacher, self._example)
             for algorithm in self._algorithms:
                 sites |= algorithm.teacher_sites(self.plan.of(algorithm.algorithm), self._graph, traced.graph)
-            watched = adapter.watching(teacher, traced, tuple(sites.values()))
-
-            def answer(inputs: Any) -> tuple[list[Any], Mapping[Site, Any]]:
-                outputs, seen = watched(inputs)
-                return adapter.flatten(outputs), seen
+            answer = self._answering(adapter.inference(teacher, traced, {site: lambda x: x for site in sites.values()}))
         else:
-            answer = lambda inputs: (adapter.flatten(adapter.infer(teacher, inputs)), {})  # noqa: E731
+            answer = self._answering(adapter.inference(teacher))
 
         def after_forward(inputs: Any, outputs: Any) -> None:
             answers, seen = answer(inputs)
             self._outputs[threading.get_ident()] = Outputs(
-                of_samples(adapter.flatten(outputs)),
+                of_samples([output for _, output in adapter.flatten(outputs)]),
                 of_samples(answers),
                 partial(adapter.inputs, self.model, inputs),
                 {edit.key: (attached.passed(edit), seen[sites[edit.key]]) for edit in looking},
@@ -764,9 +760,16 @@ class Controller:
 
         adapter.tap(self.model, after_forward)
 
+    def _answering(self, infer: Inference) -> Callable[[Any], tuple[list[Any], Mapping[Site, Any]]]:
+        def answer(inputs: Any) -> tuple[list[Any], Mapping[Site, Any]]:
+            outputs, seen = infer(inputs)
+            return [output for _, output in self._adapter.flatten(outputs)], seen
+
+        return answer
+
     def _check_outputs_of(self, teacher: Any) -> None:
         """ConfigError where the teacher does not run on the model's example, or has other outputs."""
-        ours = self._adapter.output_shapes(self.model, self._example)
+        ours = self._output_shapes(self.model)
         if ours and not any(ours.values()):
             raise ConfigError(
                 f"teacher: the model's outputs ({', '.join(ours)}) are numbers without axes, a loss say, from which nothing is "
@@ -777,14 +780,18 @@ class Controller:
                 algorithm.check_cache(teacher)
             theirs = {str(index): (None, *shape) for index, shape in enumerate(teacher.shapes)}
         else:
-            theirs = self._output_shapes_of(teacher)
+            theirs = self._output_shapes_of_teacher(teacher)
         mismatch = difference_of([*ours.values()], [*theirs.values()], ([*ours], [*theirs]))
         if mismatch:
             raise ConfigError(f"teacher: {mismatch}; expected the same")
 
-    def _output_shapes_of(self, teacher: Any) -> Mapping[str, Any]:
+    def _output_shapes(self, model: Any) -> Mapping[str, Any]:
+        outputs, _ = self._adapter.inference(model)(self._example)
+        return {name: tuple(output.shape) for name, output in self._adapter.flatten(outputs)}
+
+    def _output_shapes_of_teacher(self, teacher: Any) -> Mapping[str, Any]:
         try:
-            return self._adapter.output_shapes(teacher, self._example)
+            return self._output_shapes(teacher)
         except Exception as error:
             raise ConfigError(f"teacher: it does not run on the model's inputs: {error}") from error
 

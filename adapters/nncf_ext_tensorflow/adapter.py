@@ -11,21 +11,20 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from nncf_ext.adapter import Values
+from nncf_ext.adapter import Inference, Looks, Values
 from nncf_ext.data import Batches, Data, ModelInputs
-from nncf_ext.edits import Plan, Removal
+from nncf_ext.edits import Edit, Plan, Removal
 from nncf_ext.forward_loss import ForwardLoss
 from nncf_ext.graph import Site
 from nncf_ext.step_watch import StepWatch
 from nncf_ext_tensorflow import keras_private, xp
-from nncf_ext_tensorflow.apply import Patch
-from nncf_ext_tensorflow.attach import KerasAttached, attach, visiting
+from nncf_ext_tensorflow.attach import KerasAttached, attach
 from nncf_ext_tensorflow.batchnorm import adapt_batchnorm, batch_statistics
 from nncf_ext_tensorflow.copies import Registered, check_copyable, copy_of, refresh_state
 from nncf_ext_tensorflow.data import KerasData, expected_inputs
-from nncf_ext_tensorflow.example_inputs import no_inputs, running_inputs
 from nncf_ext_tensorflow.gradients import loss_gradients
 from nncf_ext_tensorflow.hessian import hessian_products
+from nncf_ext_tensorflow.inference import inference
 from nncf_ext_tensorflow.naming import named_inputs, names_in
 from nncf_ext_tensorflow.saving import attached_to, refuse_compressed
 from nncf_ext_tensorflow.shrunk_model import remove_channels
@@ -61,26 +60,11 @@ class KerasAdapter:
     def apply(self, model: keras.Model, traced: Any, plan: Plan, values: Values) -> KerasAttached:
         return attach(model, plan, values, traced)
 
-    def observe(
-        self,
-        model: keras.Model,
-        traced: Any,
-        sites: Iterable[Site],
-        batches: Iterable[Any],
-        visit: Callable[[Site, Any], None],
-    ) -> None:
-        """Eager forwards. A parameter site is visited once."""
-        patch = Patch(model, traced)
-        try:
-            for site in sites:
-                if site.is_parameter:
-                    visit(site, keras.ops.convert_to_tensor(traced.variables[site][2]))
-                else:
-                    patch.at_place(site, visiting(site, visit))
-            for batch in batches:
-                model(batch, training=False)
-        finally:
-            patch.remove()
+    def inference(
+        self, model: keras.Model, traced: Any = None, sites: Looks | None = None, off: Collection[Edit] = ()
+    ) -> Inference:
+        """Eager forwards."""
+        return inference(model, traced, sites or {}, off, self._registered)
 
     def batch_statistics(self, model: keras.Model) -> AbstractContextManager[int]:
         return batch_statistics(names_in(model).batch_norms)
@@ -129,30 +113,6 @@ class KerasAdapter:
     def watch_training(self, model: keras.Model, watch: StepWatch) -> TrainingWatch:
         return attached_to(model).watch_training(watch)
 
-    def infer(self, model: keras.Model, inputs: Any) -> Any:
-        return keras.tree.map_structure(keras.ops.stop_gradient, model(inputs, training=False))
-
-    def watching(self, model: keras.Model, traced: Any, sites: Sequence[Site]) -> Callable[[Any], tuple[Any, dict[Site, Any]]]:
-        def watched(inputs: Any) -> tuple[Any, dict[Site, Any]]:
-            seen: dict[Site, Any] = {}
-            patch = Patch(model, traced)
-            try:
-                for site in sites:
-                    patch.at_place(site, visiting(site, lambda site, x: seen.update({site: keras.ops.stop_gradient(x)})))
-                return self.infer(model, inputs), seen
-            finally:
-                patch.remove()
-
-        return watched
-
-    def output_shapes(self, model: keras.Model, example: Any) -> dict[str, tuple[int, ...]]:
-        if example is None:
-            example = running_inputs(model, None, self._registered, samples=1)
-        if example is None:
-            raise ValueError(no_inputs(model))
-        outputs = keras.tree.flatten_with_path(self.infer(model, example))
-        return {".".join(map(str, path)): tuple(x.shape) for path, x in outputs if keras.backend.is_float_dtype(x.dtype)}
-
     def inputs(self, model: keras.Model, inputs: Any) -> dict[str, Any]:
         return named_inputs(model, inputs)
 
@@ -168,8 +128,9 @@ class KerasAdapter:
     def batch_size(self, inputs: Any) -> int:
         return int(keras.tree.flatten(inputs)[0].shape[0])
 
-    def flatten(self, outputs: Any) -> list[Any]:
-        return [x for x in keras.tree.flatten(outputs) if keras.ops.is_tensor(x) and keras.backend.is_float_dtype(x.dtype)]
+    def flatten(self, outputs: Any) -> list[tuple[str, Any]]:
+        found = [(path, x) for path, x in keras.tree.flatten_with_path(outputs) if keras.ops.is_tensor(x)]
+        return [(".".join(map(str, path)), x) for path, x in found if keras.backend.is_float_dtype(x.dtype)]
 
     def copied(self, attached: KerasAttached) -> KerasAttached:
         """ValueError where the model cannot be built from its config."""

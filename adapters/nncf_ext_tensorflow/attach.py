@@ -18,7 +18,7 @@ from nncf_ext.quantization.quantizers.fixed import fixed
 from nncf_ext.saved_plan import plan_from_json
 from nncf_ext.step_watch import StepWatch
 from nncf_ext_tensorflow import keras_private, xp
-from nncf_ext_tensorflow.apply import Patch
+from nncf_ext_tensorflow.apply import Function, Patch
 from nncf_ext_tensorflow.dense_gradients import DenseGradients
 from nncf_ext_tensorflow.framework_operators import is_exporting, operators_of
 from nncf_ext_tensorflow.naming import names_in
@@ -26,16 +26,6 @@ from nncf_ext_tensorflow.saving import attached_to, example_like, input_specs, r
 from nncf_ext_tensorflow.trace import KerasTrace, trace
 from nncf_ext_tensorflow.training_watch import TrainingWatch
 from nncf_ext_tensorflow.variables import HOLDER, TransformVariables, to_numpy
-
-
-def visiting(site: Site, visit: Callable[[Site, Any], None]) -> Callable[[Any], Any]:
-    """A function of one tensor that shows it and passes it on."""
-
-    def pass_on(x: Any) -> Any:
-        visit(site, x)
-        return x
-
-    return pass_on
 
 
 def attach(model: Any, plan: Plan, values: Values, traced: KerasTrace | None = None, example: Any = None) -> KerasAttached:
@@ -236,15 +226,11 @@ class KerasAttached:
         states = self._gradients.states_of(self._variable(site))
         return next((keras.ops.convert_to_tensor(state) for state in states if state.name.endswith("velocity")), None)
 
-    def observe(
-        self, sites: Iterable[Site], batches: Iterable[Any], visit: Callable[[Site, Any], None], off: Collection[Edit]
-    ) -> None:
-        with (
-            self.replaced(off, lambda edit: lambda x, variable: x),
-            self._patch.also({site: visiting(site, visit) for site in sites}),
-        ):
-            for batch in batches:
-                self.model(batch, training=False)
+    @contextmanager
+    def observed(self, functions: Mapping[Site, Function], off: Collection[Edit]) -> Iterator[None]:
+        """With `functions` at activation sites besides what is there, and `off` doing nothing."""
+        with self.replaced(off, lambda edit: lambda x, variable: x), self._patch.also(functions):
+            yield
 
     @contextmanager
     def replaced(self, edits: Collection[Edit], stand_in: Callable[[Edit], Callable[[Any, Any], Any]]) -> Iterator[None]:

@@ -11,20 +11,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from nncf_ext.adapter import Attached, Values
+from nncf_ext.adapter import Attached, Inference, Looks, Values
 from nncf_ext.data import Batches, Data, ModelInputs
-from nncf_ext.edits import Plan, Removal
+from nncf_ext.edits import Edit, Plan, Removal
 from nncf_ext.forward_loss import ForwardLoss
 from nncf_ext.graph import Site
 from nncf_ext.step_watch import StepWatch
-from nncf_ext_torch import apply, arguments, batchnorm, hessian, observe, shrink, trace, xp
+from nncf_ext_torch import apply, arguments, batchnorm, hessian, shrink, trace, xp
 from nncf_ext_torch.computed_weights import computed_in, copied, weight
 from nncf_ext_torch.data import TorchData, expected_inputs
 from nncf_ext_torch.gradients import loss_gradients
 from nncf_ext_torch.hub_config import unsaid
+from nncf_ext_torch.inference import inference
 from nncf_ext_torch.sharding import of_first_rank, overwrite, to_numpy
 from nncf_ext_torch.sites import parameter_name
-from nncf_ext_torch.trace import ExampleInput, TorchTrace, evaluating, leaves
+from nncf_ext_torch.trace import ExampleInput, TorchTrace, leaves
 from nncf_ext_torch.training_watch import TrainingWatch
 
 
@@ -49,15 +50,10 @@ class TorchAdapter:
     def apply(self, model: nn.Module, traced: TorchTrace, plan: Plan, values: Values) -> Attached:
         return apply.apply(model, traced, plan, values)
 
-    def observe(
-        self,
-        model: nn.Module,
-        traced: TorchTrace,
-        sites: Iterable[Site],
-        batches: Iterable[Any],
-        visit: Callable[[Site, Any], None],
-    ) -> None:
-        observe.observe(model, traced, sites, batches, visit)
+    def inference(
+        self, model: nn.Module, traced: TorchTrace | None = None, sites: Looks | None = None, off: Collection[Edit] = ()
+    ) -> Inference:
+        return inference(model, traced, sites or {}, off)
 
     def batch_statistics(self, model: nn.Module) -> AbstractContextManager[int]:
         return batchnorm.batch_statistics(model)
@@ -124,19 +120,6 @@ class TorchAdapter:
     def watch_training(self, model: nn.Module, watch: StepWatch) -> TrainingWatch:
         return TrainingWatch(model, watch)
 
-    def infer(self, model: nn.Module, inputs: Any) -> Any:
-        with evaluating(model), torch.no_grad():
-            return observe.run(model, inputs)
-
-    def watching(
-        self, model: nn.Module, traced: TorchTrace, sites: Sequence[Site]
-    ) -> Callable[[Any], tuple[Any, dict[Site, torch.Tensor]]]:
-        return observe.watching(model, traced, sites)
-
-    def output_shapes(self, model: nn.Module, example: ExampleInput | Callable[[nn.Module], Any]) -> dict[str, tuple[int, ...]]:
-        found = [(path, tensor) for path, tensor in leaves(self.infer(model, example)) if tensor.is_floating_point()]
-        return {".".join(map(str, path)): tuple(tensor.shape) for path, tensor in found}
-
     def inputs(self, model: nn.Module, inputs: Any) -> dict[str, torch.Tensor]:
         return arguments.named_inputs(model, inputs)
 
@@ -159,8 +142,8 @@ class TorchAdapter:
         tensor = next((t for _, t in leaves(inputs) if t.ndim), None)
         return 1 if tensor is None else int(tensor.shape[0])
 
-    def flatten(self, outputs: Any) -> list[torch.Tensor]:
-        return [tensor for _, tensor in leaves(outputs) if tensor.is_floating_point()]
+    def flatten(self, outputs: Any) -> list[tuple[str, torch.Tensor]]:
+        return [(".".join(map(str, path)), tensor) for path, tensor in leaves(outputs) if tensor.is_floating_point()]
 
     def copied(self, attached: Any) -> Attached:
         try:

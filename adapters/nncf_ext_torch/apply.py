@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,6 @@ from nncf_ext_torch.followers import Follower
 from nncf_ext_torch.framework_operators import is_exporting, operators_of
 from nncf_ext_torch.function_mode import Step
 from nncf_ext_torch.module_classes import EDITS, edited_modules, in_own_class, install, uninstall
-from nncf_ext_torch.observe import observe
 from nncf_ext_torch.sharding import multiply, overwrite, to_numpy, whole
 from nncf_ext_torch.sites import module_edits, parameter_name
 from nncf_ext_torch.trace import ExampleInput, TorchTrace
@@ -120,7 +119,7 @@ class TorchAttached:
     def __init__(self, model: nn.Module, plan: Plan, traced: TorchTrace, applied: dict[str, Applied]) -> None:
         self.model = model
         self.plan = plan
-        self._traced = traced
+        self.traced = traced
         self._applied = applied
         self._gradients: DenseGradients | None = None
         names = {site: parameter_name(traced, site) for edit in plan for site in edit.sites if site.is_parameter}
@@ -142,7 +141,7 @@ class TorchAttached:
     def parameter_names(self, edit: Edit) -> list[str]:
         held = [self._parameters[site] for site in edit.sites if site.is_parameter]
         ours = {id(module._parameters[name]) for module, name in held if name in module._parameters}
-        made = [parameter_name(self._traced, s) for s in edit.sites if s.is_parameter and self._is_computed(s)]  # once stripped
+        made = [parameter_name(self.traced, s) for s in edit.sites if s.is_parameter and self._is_computed(s)]  # once stripped
         return [name for name, p in self.model.named_parameters(remove_duplicate=False) if id(p) in ours] + made
 
     def assign(self, edit: Edit, name: str, value: Any) -> None:
@@ -185,7 +184,7 @@ class TorchAttached:
         self._dropout_layers()[node].p = rate
 
     def _dropout_layers(self) -> dict[str, Any]:
-        called = {node: self.model.get_submodule(c.container) for node, c in self._traced.calls.items() if c.whole_module}
+        called = {node: self.model.get_submodule(c.container) for node, c in self.traced.calls.items() if c.whole_module}
         return {node: layer for node, layer in called.items() if isinstance(layer, nn.modules.dropout._DropoutNd)}
 
     def retain(self, site: Site, kept: torch.Tensor) -> None:
@@ -196,18 +195,6 @@ class TorchAttached:
     def second_moment(self, site: Site) -> torch.Tensor | None:
         moment = None if self._is_computed(site) else self._optimizer_steps().second_moment_of(self._raw(site))
         return None if moment is None else whole(moment)
-
-    def observe(
-        self, sites: Iterable[Site], batches: Iterable[Any], visit: Callable[[Site, Any], None], off: Collection[Edit]
-    ) -> None:
-        working = [applied for edit in off for applied in [self._of(edit)] if applied.enabled]
-        try:
-            for applied in working:
-                applied.enabled = False
-            observe(self.model, self._traced, sites, batches, visit)
-        finally:
-            for applied in working:
-                applied.enabled = True
 
     def strip(self) -> None:
         strip(self.model)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from nncf_ext_torch.observe import run
+from nncf_ext_torch.inference import run
 from nncf_ext_torch.trace import evaluating
 
 

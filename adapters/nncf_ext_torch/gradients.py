@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nncf_ext_torch.observe import run
+from nncf_ext_torch.inference import run
 from nncf_ext_torch.trace import evaluating
 
 

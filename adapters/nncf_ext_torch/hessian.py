@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from nncf_ext_torch.observe import run
+from nncf_ext_torch.inference import run
 from nncf_ext_torch.trace import evaluating
 
 

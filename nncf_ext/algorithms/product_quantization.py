@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from nncf_ext.adapter import Inference
 from nncf_ext.algorithm import Algorithm, CompressionStage, Outlook, Remembered, State, Training, expect_codes_as_said
 from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.calibration.initialization import QuantizationRangeInitArgs, running_on_data, samples_with_progress
@@ -303,9 +304,10 @@ def _moments(training: Training, edit: Edit, weight: np.ndarray, batches: Any) -
     flat = weight.reshape(-1, weight.shape[-1])
     moments = Moments(*flat.shape)
     sites = {Site(site.node, "input:0"): training.graph[site.node] for site in edit.sites}
+    original_of, coded_of = (_inference(training, sites, off) for off in (training.edits, ()))
     batch = None
     for batch in batches:
-        original, coded = _seen(training, sites, batch, training.edits), _seen(training, sites, batch, ())
+        (_, original), (_, coded) = original_of(batch), coded_of(batch)
         for site, node in sites.items():
             for before, after in zip(_inputs(node, original[site]), _inputs(node, coded[site]), strict=True):
                 moments.add(after, before @ flat)
@@ -316,10 +318,10 @@ def _moments(training: Training, edit: Edit, weight: np.ndarray, batches: Any) -
     return moments
 
 
-def _seen(training: Training, sites: Iterable[Site], batch: Any, off: Collection[Edit]) -> dict[Site, np.ndarray]:
-    found: dict[Site, np.ndarray] = {}
-    training.attached.observe(sites, [batch], lambda site, x: found.update({site: training.adapter.to_numpy(x)}), off)
-    return found
+def _inference(training: Training, sites: Iterable[Site], off: Collection[Edit]) -> Inference:
+    """With copies of the tensors at `sites`."""
+    copied = {site: lambda x: np.array(training.adapter.to_numpy(x)) for site in sites}
+    return training.adapter.inference(training.attached.model, training.attached.traced, copied, off)
 
 
 def _inputs(node: Node, x: np.ndarray) -> Iterator[np.ndarray]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from nncf_ext.adapter import Adapter
+from nncf_ext.adapter import Adapter, Inference, Looks
 from nncf_ext.calibration.initialization import InitializationWarning, running_on_data, samples_wanted, samples_with_progress
 from nncf_ext.calibration.ranges import widest
 from nncf_ext.config.initialization import RangeInit
@@ -18,7 +19,6 @@ from nncf_ext.errors import ConfigError
 from nncf_ext.graph import Site
 
 Batches = Callable[[], Iterable[Any]]
-Observe = Callable[[Iterable[Site], Iterable[Any], Callable[[Site, Any], None]], None]
 BatchStatistics = Callable[[], AbstractContextManager[int]]
 _WHAT = "range initialisation"
 _COMPARED = 32  # samples, rounded up to whole batches, on which inference is compared with training
@@ -30,7 +30,7 @@ def ranges_of(
     edits: Iterable[Edit],
     starts: Mapping[str, RangeInit],
     parameter: Callable[[Site], np.ndarray],
-    observe: Observe,
+    inference: Callable[[Looks], Inference],
     batch_statistics: BatchStatistics,
     batches: Batches | None,
 ) -> dict[str, Range]:
@@ -40,7 +40,7 @@ def ranges_of(
     network, a part of it, or data that is new), such ranges would cut off what training computes: they are taken with the
     statistics of each batch, with an InitializationWarning. Of several processes, all get the first one's.
     A quantizer of several tensors gets a range that holds what each of them would have by itself.
-    parameter(site): a weight as its quantizer sees it. observe(sites, batches, visit), batch_statistics(): see `Adapter`.
+    parameter(site): a weight as its quantizer sees it. inference(sites), batch_statistics(): see `Adapter`.
     """
     edits = [edit for edit in edits if edit.key in starts]
     wanted = dict.fromkeys(starts, 0)
@@ -56,7 +56,7 @@ def ranges_of(
                     found.setdefault(edit.key, []).append(collector.result())
     looked_at = [edit for edit in edits if wanted[edit.key] and not edit.of_parameters]
     if looked_at and batches is not None:
-        for key, ranges in _of_activations(adapter, looked_at, starts, wanted, observe, batch_statistics, batches).items():
+        for key, ranges in _of_activations(adapter, looked_at, starts, wanted, inference, batch_statistics, batches).items():
             found.setdefault(key, []).extend(ranges)
     return adapter.of_first_rank({key: widest(ranges) for key, ranges in found.items()})
 
@@ -66,7 +66,7 @@ def _of_activations(
     edits: Iterable[Edit],
     starts: Mapping[str, RangeInit],
     wanted: Mapping[str, int],
-    observe: Observe,
+    inference: Callable[[Looks], Inference],
     batch_statistics: BatchStatistics,
     batches: Batches,
 ) -> dict[str, list[Range]]:
@@ -79,7 +79,7 @@ def _of_activations(
                     collector = _observer(edit, site, starts[edit.key])
                     collectors.setdefault(edit.key, []).append(collector)
                     at_site.setdefault(site, []).append((collector, samples[edit.key]))
-        return collectors, _collect(adapter, observe, at_site, batches)
+        return collectors, _collect(adapter, inference, at_site, batches)
 
     collectors, in_inference = collected(wanted)
     with batch_statistics() as layers:
@@ -112,18 +112,15 @@ def _warn_of_statistics(apart: list[Site], in_inference: Mapping[Site, float], i
 
 
 def _collect(
-    adapter: Adapter, observe: Observe, at_site: Mapping[Site, list[tuple[Observer, int]]], batches: Batches
+    adapter: Adapter,
+    inference: Callable[[Looks], Inference],
+    at_site: Mapping[Site, list[tuple[Observer, int]]],
+    batches: Batches,
 ) -> dict[Site, float]:
     """Show the collectors at each site as many samples as they want. The largest magnitudes in the first `_COMPARED` ones."""
     not_finite: list[Site] = []
     largest: dict[Site, float] = {}
     seen = 0  # samples in the batches before the present one
-
-    def counted() -> Iterator[Any]:
-        nonlocal seen
-        for batch in samples_with_progress(adapter, batches, max(n for group in at_site.values() for _, n in group), _WHAT):
-            yield batch
-            seen += adapter.batch_size(batch)
 
     def visit(site: Site, array: Any) -> None:
         values = adapter.to_numpy(array)
@@ -136,7 +133,10 @@ def _collect(
                 collector.update(values)
 
     with running_on_data(_WHAT, batches):
-        observe(at_site, counted(), visit)
+        run = inference({site: partial(visit, site) for site in at_site})
+        for batch in samples_with_progress(adapter, batches, max(n for group in at_site.values() for _, n in group), _WHAT):
+            run(batch)
+            seen += adapter.batch_size(batch)
     if not_finite:
         raise ConfigError(f"{_WHAT}: {not_finite[0]} saw NaN or infinite values: check the data and the model's weights")
     if not seen:

@@ -161,10 +161,11 @@ def write_cache(
     keys: list[np.ndarray] = []
     parts: list[list[np.ndarray]] = []
     shapes: list[tuple[int, ...]] = []
+    infer = adapter.inference(teacher)
     for batch in batches:
         given = adapter.inputs(teacher, batch)
         keys.append(keys_of([adapter.to_numpy(given[name]) for name in sorted(given)]))
-        outputs = [adapter.to_numpy(output) for output in adapter.flatten(adapter.infer(teacher, batch))]
+        outputs = [adapter.to_numpy(output) for _, output in adapter.flatten(infer(batch)[0])]
         now = [output.shape[1:] for output in outputs]
         if any(len(shape) not in (1, 2) or not 1 <= top_k <= shape[-1] for shape in now):
             raise ConfigError(f"cache_teacher: found outputs of shapes {now} per sample, expected class scores, {top_k} or more")

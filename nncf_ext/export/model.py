@@ -61,7 +61,8 @@ def export_onnx(
     shapes = {name: tuple(array.shape) for name, array in adapter.inputs(attached.model, example).items()}
     free = free_axes(dynamic_shapes or {}, shapes, input_names)
     batches = list(samples) or ([] if example is None or callable(example) else [example])
-    answers = [adapter.infer(reference, batch) for batch in batches]
+    infer = adapter.inference(reference)
+    answers = [infer(batch)[0] for batch in batches]
     if free and batches:
         batch, answer = _at_other_sizes(adapter, reference, batches[0], free)
         batches, answers = [*batches, batch], [*answers, answer]
@@ -113,18 +114,19 @@ def export_onnx(
 
 
 def _arrays(adapter: Adapter, answer: Any) -> list[np.ndarray]:
-    return [adapter.to_numpy(array) for array in adapter.flatten(answer)]
+    return [adapter.to_numpy(array) for _, array in adapter.flatten(answer)]
 
 
 def _differences_to_itself(adapter: Adapter, model: Any, batches: Sequence[Any], levels: int | None, draw: int) -> Own:
     """Integer inputs have no last place to move, and quantized ones swallow it: so it is the weights', which acts everywhere."""
-    again = _arrays(adapter, adapter.infer(model, batches[0]))
+    infer = adapter.inference(model)
+    again = _arrays(adapter, infer(batches[0])[0])
     signs = np.random.default_rng(draw)
     with adapter.evaluation(model):
         floats = {name: value for name, value in adapter.tensors(model).items() if np.issubdtype(value.dtype, np.floating)}
         one_place = {name: np.where(signs.random(v.shape) < 0.5, -1, 1) * np.finfo(v.dtype).eps for name, v in floats.items()}
         adapter.load_tensors(model, {name: (v * (1 + one_place[name])).astype(v.dtype) for name, v in floats.items()})
-        moved = [_arrays(adapter, adapter.infer(model, batch)) for batch in batches]
+        moved = [_arrays(adapter, infer(batch)[0]) for batch in batches]
     return Own(moved, again, levels)
 
 
@@ -162,7 +164,7 @@ def _at_other_sizes(adapter: Adapter, model: Any, batch: Any, free: FreeAxes) ->
     for sizes in other_sizes(free, shapes):
         resized = adapter.resized(model, batch, sizes)
         try:
-            return resized, adapter.infer(model, resized)
+            return resized, adapter.inference(model)(resized)[0]
         except Exception as error:  # the model's own words
             reasons.append(f"{ {name: dict(free) for name, free in sizes.items()} }: {str(error).splitlines()[0]}")
     raise ValueError(f"dynamic_shapes: the model itself does not run at other sizes ({'; '.join(reasons)})")

@@ -85,7 +85,7 @@ def init_ranges(training: Training, groups: Collection[str], starts: Mapping[str
         edits,
         starts,
         training.reaching,
-        partial(attached.observe, off=edits),
+        partial(training.adapter.inference, attached.model, attached.traced, off=edits),
         partial(training.adapter.batch_statistics, attached.model),
         data.batches if data is not None else None,
     )

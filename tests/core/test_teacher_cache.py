@@ -17,11 +17,11 @@ class Numpy:
     def inputs(self, model, inputs):
         return {"x": inputs}
 
-    def infer(self, model, inputs):
-        return model(inputs)
+    def inference(self, model):
+        return lambda inputs: (model(inputs), {})
 
     def flatten(self, outputs):
-        return list(outputs)
+        return [(str(index), output) for index, output in enumerate(outputs)]
 
     def to_numpy(self, array):
         return array

@@ -435,19 +435,16 @@ def test_errors_leave_the_model_as_it_was():
         apply(model, good)
 
 
-def test_observe_sees_every_site_and_leaves_nothing():
+def test_inference_shows_every_activation_and_leaves_nothing():
     for model, x in ((cnn(), data(4, 8, 8, 3)), (Mixed(), data(4, 4)), (transformer(), data(4, 6, 16))):
         traced = ADAPTER.trace(model, x)
         classes = [type(layer) for layer in model._flatten_layers()]
-        sites = [*traced.places, *traced.variables]
-        seen = {site: [] for site in sites}
-        ADAPTER.observe(model, traced, sites, [x, x + 1], lambda site, array, seen=seen: seen[site].append(numpy(array)))
-        for site in sites:
-            assert len(seen[site]) == (1 if site.is_parameter else 2), site
-            if not site.is_parameter:
-                assert seen[site][0].shape[1:] == traced.graph.shape_of(site)[1:], site
-        np.testing.assert_array_equal(seen[Site("/nncf_model_input_0", "output")][1], x + 1)
-        np.testing.assert_allclose(seen[Site("/nncf_model_output_0", "input:0")][0], model(x), rtol=1e-5, atol=1e-5)
+        infer = ADAPTER.inference(model, traced, dict.fromkeys(traced.places, numpy))
+        seen = [infer(batch)[1] for batch in (x, x + 1)]
+        for site in traced.places:
+            assert [each[site].shape[1:] for each in seen] == [traced.graph.shape_of(site)[1:]] * 2, site
+        np.testing.assert_array_equal(seen[1][Site("/nncf_model_input_0", "output")], x + 1)
+        np.testing.assert_allclose(seen[0][Site("/nncf_model_output_0", "input:0")], model(x), rtol=1e-5, atol=1e-5)
         assert [type(layer) for layer in model._flatten_layers()] == classes
 
 
@@ -511,7 +508,7 @@ def test_tap_sees_training_forwards_differentiably():
     outputs = []
 
     def after_forward(inputs, output):
-        answer = ADAPTER.infer(teacher, inputs)
+        answer, _ = ADAPTER.inference(teacher)(inputs)
         outputs.append(tf.reduce_mean((output - answer) ** 2))
 
     ADAPTER.tap(model, after_forward)

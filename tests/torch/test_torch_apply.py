@@ -119,8 +119,12 @@ def small() -> Small:
     return model.eval()
 
 
+def floats(outputs: Any) -> list[Tensor]:
+    return [tensor for _, tensor in ADAPTER.flatten(outputs)]
+
+
 def run(model: nn.Module, example: ExampleInput = EXAMPLE) -> list[Tensor]:
-    return ADAPTER.flatten(model(*example.args, **example.kwargs))
+    return floats(model(*example.args, **example.kwargs))
 
 
 def in_forward_of(layer: nn.Module) -> Tensor:
@@ -197,11 +201,11 @@ def test_functional_site_is_exactly_that_operator(small: Small) -> None:
 
 def test_input_and_output_of_the_model(small: Small) -> None:
     with torch.no_grad():
-        want = [t.clone() for t in ADAPTER.flatten(small(EXAMPLE.args[0] + 1.0, EXAMPLE.kwargs["index"]))]
+        want = [t.clone() for t in floats(small(EXAMPLE.args[0] + 1.0, EXAMPLE.kwargs["index"]))]
     edits = [shift(Site("/nncf_model_input_0", "output")), shift(Site("/nncf_model_output_1", "input:0"))]
     attach(small, EXAMPLE, edits, offset=1.0)
-    by_position = ADAPTER.flatten(small(*EXAMPLE.args, EXAMPLE.kwargs["index"]))
-    by_name = ADAPTER.flatten(small(x=EXAMPLE.args[0], index=EXAMPLE.kwargs["index"]))
+    by_position = floats(small(*EXAMPLE.args, EXAMPLE.kwargs["index"]))
+    by_name = floats(small(x=EXAMPLE.args[0], index=EXAMPLE.kwargs["index"]))
     assert same(by_position, by_name) and same(by_name, [want[0], want[1] + 1.0])
 
 
@@ -486,37 +490,40 @@ def test_assign_checks_the_shape(small: Small) -> None:
         attach(small, EXAMPLE, [edit]).assign(edit, "factor", np.float32([1, 2]))
 
 
-def test_observe(small: Small) -> None:
-    traced = trace(small.train(), EXAMPLE)
-    sites = [
-        Site("Small/Conv2d[mix]/conv2d_0", "weight"),
-        Site("Small/__add___0", "input:1"),
-        Site("/nncf_model_input_0", "output"),
-    ]
-    classes, keys = [type(module) for module in small.modules()], small.state_dict().keys()
-    seen: list[tuple[Site, Tensor]] = []
-    batches = [EXAMPLE, {"x": EXAMPLE.args[0] * 2, "index": EXAMPLE.kwargs["index"]}, (EXAMPLE.args[0], EXAMPLE.kwargs["index"])]
-    ADAPTER.observe(small, traced, sites, batches, lambda site, tensor: seen.append((site, tensor.clone())))
-    assert [site for site, _ in seen] == [sites[0]] + [sites[2], sites[1]] * 3
-    assert torch.equal(seen[0][1], small.mix.weight) and torch.equal(seen[1][1], EXAMPLE.args[0])
-    assert torch.equal(seen[2][1], F.relu(small.eval().stem(*EXAMPLE.args)))
+def looked_at(model: nn.Module, traced: Any, batches: list[Any], sites: dict[Site, Any]) -> list[dict[Site, Any]]:
+    infer = ADAPTER.inference(model, traced, sites)
+    return [infer(batch)[1] for batch in batches]
 
-    def fail(site: Site, tensor: Tensor) -> None:
+
+def test_inference_shows_tensors(small: Small) -> None:
+    traced = trace(small.train(), EXAMPLE)
+    sites = [Site("Small/__add___0", "input:1"), Site("/nncf_model_input_0", "output")]
+    classes, keys = [type(module) for module in small.modules()], small.state_dict().keys()
+    batches = [EXAMPLE, {"x": EXAMPLE.args[0] * 2, "index": EXAMPLE.kwargs["index"]}, (EXAMPLE.args[0], EXAMPLE.kwargs["index"])]
+    seen = looked_at(small, traced, batches, dict.fromkeys(sites, torch.clone))
+    assert [list(each) for each in seen] == [[sites[1], sites[0]]] * 3  # as they pass
+    assert [torch.equal(each[sites[1]], EXAMPLE.args[0]) for each in seen] == [True, False, True]
+    assert torch.equal(seen[0][sites[0]], F.relu(small.eval().stem(*EXAMPLE.args)))
+    outputs, nothing = ADAPTER.inference(small)(EXAMPLE)
+    watched, _ = ADAPTER.inference(small, traced, dict.fromkeys(sites, torch.clone))(EXAMPLE)
+    assert same(floats(watched), floats(outputs)) and not nothing
+
+    def fail(tensor: Tensor) -> None:
         raise KeyError("stop")
 
     with pytest.raises(KeyError, match="stop"):
-        ADAPTER.observe(small.train(), traced, sites[1:], [EXAMPLE], fail)
+        looked_at(small.train(), traced, [EXAMPLE], {sites[0]: fail})
     assert small.training and [type(module) for module in small.modules()] == classes and small.state_dict().keys() == keys
     assert not any("nncf_ext" in name for module in small.modules() for name in vars(module))
 
 
-def test_observe_on_a_compressed_model(small: Small) -> None:
-    traced = trace(small, EXAMPLE)
-    attach(small, EXAMPLE, [shift(Site("Small/Conv2d[mix]/conv2d_0", "input:0"))], offset=5.0)
+def test_inference_shows_tensors_of_a_compressed_model(small: Small) -> None:
+    attached = attach(small, EXAMPLE, [shift(Site("Small/Conv2d[mix]/conv2d_0", "input:0"))], offset=5.0)
     before = run(small)
-    seen: list[Tensor] = []
-    ADAPTER.observe(small, traced, [Site("Small/Conv2d[mix]/conv2d_0", "output")], [EXAMPLE], lambda s, t: seen.append(t))
-    assert torch.equal(seen[0], F.conv2d(small.stem(*EXAMPLE.args) + 5.0, small.mix.weight, small.mix.bias))
+    site = Site("Small/Conv2d[mix]/conv2d_0", "output")
+    for off, offset in (((), 5.0), (attached.plan.edits, 0.0)):
+        seen = ADAPTER.inference(small, attached.traced, {site: torch.clone}, off)(EXAMPLE)[1]
+        assert torch.equal(seen[site], F.conv2d(small.stem(*EXAMPLE.args) + offset, small.mix.weight, small.mix.bias))
     assert same(run(small), before)
 
 
@@ -555,9 +562,9 @@ def test_tap_reports_training_forwards_of_this_model_only(small: Small) -> None:
     outputs = run(small.train())
     run(copy.deepcopy(small))
     assert len(seen) == 1
-    assert same(ADAPTER.flatten(seen[0][1]), outputs)
+    assert same(floats(seen[0][1]), outputs)
     small.eval()
-    assert same(ADAPTER.flatten(ADAPTER.infer(small, seen[0][0])), run(small))
+    assert same(floats(ADAPTER.inference(small)(seen[0][0])[0]), run(small))
     attached.strip()
     run(small.train())
     assert len(seen) == 1
@@ -568,13 +575,13 @@ def test_frozen_copy(small: Small) -> None:
     assert small.training and not teacher.training
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
     assert all(parameter.requires_grad for parameter in small.parameters())
-    assert not any(output.requires_grad for output in ADAPTER.flatten(ADAPTER.infer(small, EXAMPLE)))
+    assert not any(output.requires_grad for output in floats(ADAPTER.inference(small)(EXAMPLE)[0]))
     assert small.training
 
 
 def test_flatten_and_batch_size() -> None:
     a, b = torch.rand(3), torch.rand(2)
     nested: Mapping[str, Any] = {"x": (a, [b, torch.tensor(1)]), "y": None}
-    assert same(ADAPTER.flatten(nested), [a, b])
-    assert len(ADAPTER.flatten(models_torch.bert(1, 64)(**TOKENS.kwargs))) == 1
+    assert same(floats(nested), [a, b])
+    assert len(floats(models_torch.bert(1, 64)(**TOKENS.kwargs))) == 1
     assert ADAPTER.batch_size(TOKENS) == 2

@@ -68,11 +68,6 @@ class Attached(Protocol):
         """Overwrite the raw parameter at a parameter site in place."""
         ...
 
-    def passed(self, edit: Edit) -> Any:
-        """The tensor, attached to autodiff, that passed an edit which looks on in the last training forward; None where there was
-        none. It is given once."""
-        ...
-
     def set_enabled(self, edit: Edit, enabled: bool) -> None:
         """Switch one edit off (its transform becomes the identity) or on again, in compiled functions too."""
         ...
@@ -202,9 +197,14 @@ class Adapter(Protocol):
         """ValueError where `strip` of this model, which is plain yet, could not make a copy."""
         ...
 
-    def tap(self, model: Any, after_forward: Callable[[Any, Any], None]) -> None:
-        """Have `after_forward(inputs, outputs)` called in every training forward of the compressed `model`, and no longer what an
-        earlier call asked for."""
+    def tap(
+        self, model: Any, traced: Any, sites: Collection[Site], after_forward: Callable[[Any, Any, Mapping[Site, Any]], None]
+    ) -> None:
+        """Have `after_forward(inputs, outputs, tensors)` called in every training forward of the compressed `model`, and nothing
+        that was asked for before.
+
+        tensors: those that passed activation `sites`, behind all edits there, attached to autodiff. traced: `Attached.traced`.
+        """
         ...
 
     def add_loss(self, model: Any, loss: ForwardLoss, task_weight: float) -> None:

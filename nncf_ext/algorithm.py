@@ -173,8 +173,9 @@ class Algorithm:
         """What data decide about the algorithm's edits in the composed plan. Not called where a saved plan is taken up again."""
         return plan
 
-    def teacher_sites(self, edits: Sequence[Edit], graph: Graph, of_teacher: Graph) -> Mapping[str, Site]:
-        """Where in the teacher is what edits that look on are to be compared with, by edit key. ConfigError where it is not."""
+    def teacher_sites(self, edits: Sequence[Edit], graph: Graph, teacher_graph: Callable[[], Graph]) -> Mapping[Site, Site]:
+        """Where in the teacher is what tensors of the model are to be compared with, by the model's site. ConfigError where it is
+        not."""
         return {}
 
     def check_cache(self, cache: TeacherCache) -> None:

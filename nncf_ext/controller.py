@@ -11,14 +11,14 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from functools import partial, reduce
+from functools import cache, partial, reduce
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nncf_ext.adapter import Adapter, Attached, Inference
+from nncf_ext.adapter import Adapter, Attached
 from nncf_ext.algorithm import Algorithm, CompressionStage, State, Training
 from nncf_ext.calibration.initialization import adapt_batchnorm
 from nncf_ext.channels.removal import joint, remaining
@@ -693,8 +693,7 @@ class Controller:
 
     def _smaller(self, attached: Attached, removals: Sequence[Removal], do_copy: bool) -> tuple[Attached, Graph]:
         """The model, or a copy, without the pruned channels and with the quantizers as they are in the model; and its graph."""
-        edits = [edit for edit in self.plan if edit.transform.stage == QUANTIZE or not edit.site.is_parameter]
-        edits = [edit for edit in edits if not edit.transform.looks_on]
+        edits = [edit for edit in self.plan if edit.transform.stage == QUANTIZE]
         values = {e.key: {n: self._adapter.to_numpy(v) for n, v in attached.variables(e).items()} for e in edits}
         enabled = {edit.key: attached.enabled(edit) for edit in edits}
         plain = self._adapter.strip(attached.model, do_copy)
@@ -733,39 +732,34 @@ class Controller:
 
     def _watch(self, teacher: Any) -> None:
         """After each training forward, run `teacher` on the same inputs and keep both outputs for the losses."""
-        adapter, attached = self._adapter, self._attached
+        adapter = self._adapter
         self._check_outputs_of(teacher)
         self._teacher = teacher
-        looking = [edit for edit in self.plan if edit.transform.looks_on]
-        sites: dict[str, Site] = {}
+        pairs: dict[Site, Site] = {}  # of the model and of the teacher
         if isinstance(teacher, TeacherCache):
             from_file = teacher.answering(adapter, self.model)
             answer = lambda inputs: (from_file(inputs), {})  # noqa: E731
-        elif looking:
-            traced = adapter.trace(teacher, self._example)
-            for algorithm in self._algorithms:
-                sites |= algorithm.teacher_sites(self.plan.of(algorithm.algorithm), self._graph, traced.graph)
-            answer = self._answering(adapter.inference(teacher, traced, {site: lambda x: x for site in sites.values()}))
         else:
-            answer = self._answering(adapter.inference(teacher))
+            traced = cache(partial(adapter.trace, teacher, self._example))
+            for algorithm in self._algorithms:
+                edits = self.plan.of(algorithm.algorithm)
+                pairs |= algorithm.teacher_sites(edits, self._graph, lambda: traced().graph)
+            infer = adapter.inference(teacher, traced() if pairs else None, {site: lambda x: x for site in pairs.values()})
 
-        def after_forward(inputs: Any, outputs: Any) -> None:
+            def answer(inputs: Any) -> tuple[list[Any], Mapping[Site, Any]]:
+                outputs, seen = infer(inputs)
+                return [output for _, output in adapter.flatten(outputs)], seen
+
+        def after_forward(inputs: Any, outputs: Any, passed: Mapping[Site, Any]) -> None:
             answers, seen = answer(inputs)
             self._outputs[threading.get_ident()] = Outputs(
                 of_samples([output for _, output in adapter.flatten(outputs)]),
                 of_samples(answers),
                 partial(adapter.inputs, self.model, inputs),
-                {edit.key: (attached.passed(edit), seen[sites[edit.key]]) for edit in looking},
+                {site: (passed[site], seen[other]) for site, other in pairs.items() if site in passed and other in seen},
             )
 
-        adapter.tap(self.model, after_forward)
-
-    def _answering(self, infer: Inference) -> Callable[[Any], tuple[list[Any], Mapping[Site, Any]]]:
-        def answer(inputs: Any) -> tuple[list[Any], Mapping[Site, Any]]:
-            outputs, seen = infer(inputs)
-            return [output for _, output in self._adapter.flatten(outputs)], seen
-
-        return answer
+        adapter.tap(self.model, self._attached.traced, tuple(pairs), after_forward)
 
     def _check_outputs_of(self, teacher: Any) -> None:
         """ConfigError where the teacher does not run on the model's example, or has other outputs."""

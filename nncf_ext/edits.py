@@ -15,8 +15,8 @@ from nncf_ext.files.json_text import Unreadable
 from nncf_ext.graph import Graph, Site
 
 # Stages: at one site a lower one is applied first, in whatever order a config has the algorithms. Weights share values as masks
-# leave them, and a quantizer sees what they have become.
-MASK, SHARE, QUANTIZE, LOOK = 10, 15, 20, 30
+# leave them, and a quantizer sees what they have become. CARRY: the tensor stays as it is, the variables are for a loss.
+MASK, SHARE, QUANTIZE, CARRY = 10, 15, 20, 30
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,6 @@ class Transform(BaseModel):
     kind: str
     stage: ClassVar[int]
     dense_gradients: ClassVar[bool] = False  # `Attached.request_dense_gradients` may be asked for its edits
-    looks_on: ClassVar[bool] = False  # leaves the tensor of an activation site as it is, for `Attached.passed`
 
     def observer(
         self, of_parameter: bool, kind: str = "mixed_min_max", percentiles: tuple[float, float] = (0.1, 99.9)

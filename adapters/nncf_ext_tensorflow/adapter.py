@@ -29,6 +29,7 @@ from nncf_ext_tensorflow.naming import named_inputs, names_in
 from nncf_ext_tensorflow.saving import attached_to, refuse_compressed
 from nncf_ext_tensorflow.shrunk_model import remove_channels
 from nncf_ext_tensorflow.tables import Table, load_tables, tables_of
+from nncf_ext_tensorflow.taps import AfterForward
 from nncf_ext_tensorflow.trace import KerasTrace, trace
 from nncf_ext_tensorflow.training_watch import TrainingWatch
 from nncf_ext_tensorflow.variables import HOLDER, to_numpy
@@ -104,8 +105,8 @@ class KerasAdapter:
     def check_copyable(self, model: keras.Model, example: Any = None) -> None:
         check_copyable(model, example, self._registered)
 
-    def tap(self, model: keras.Model, after_forward: Callable[[Any, Any], None]) -> None:
-        attached_to(model).tap(after_forward)
+    def tap(self, model: keras.Model, traced: Any, sites: Collection[Site], after_forward: AfterForward) -> None:
+        attached_to(model).tap(sites, after_forward)
 
     def add_loss(self, model: keras.Model, loss: ForwardLoss, task_weight: float) -> None:
         attached_to(model).add_loss(loss, task_weight)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import SequenceMatcher
 from typing import Any
@@ -24,6 +24,7 @@ from nncf_ext.graph import Site
 from nncf_ext_tensorflow import keras_private
 from nncf_ext_tensorflow.framework_operators import in_keras_loop
 from nncf_ext_tensorflow.recurrent import cells_of
+from nncf_ext_tensorflow.taps import Tap
 from nncf_ext_tensorflow.trace import KerasTrace, Place, is_tensor, names_of, signature_of, symbolic_call, tensors_in
 
 Function = Callable[[Any], Any]  # of one tensor
@@ -50,7 +51,7 @@ class Record:
         self.tensors: dict[tuple[int, str, tuple[Any, ...]], list[Function]] = {}
         self.weights: dict[str, list[Function]] = {}
         self.program: tuple[str, ...] = ()
-        self.tap: Callable[[Any, Any], None] | None = None
+        self.tap: Tap | None = None
         self.loss: ForwardLoss | None = None
         self.task_weight = 1.0
 
@@ -412,6 +413,12 @@ class Patch:
             self.record(outer)
             self._mixins[id(outer)].add(PatchedRecurrent)
             self._swap(outer)
+
+    def take_out(self, functions: Collection[Function]) -> None:
+        """Take functions at activation sites out again."""
+        for record in map(record_of, self._owners.values()):
+            left = {at: [f for f in chain if f not in functions] for at, chain in record.tensors.items()}
+            record.tensors = {at: chain for at, chain in left.items() if chain}
 
     def _at_root(self, place: Place) -> Place:
         if place.owner is not self._model:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -23,6 +22,7 @@ from nncf_ext_tensorflow.dense_gradients import DenseGradients
 from nncf_ext_tensorflow.framework_operators import is_exporting, operators_of
 from nncf_ext_tensorflow.naming import names_in
 from nncf_ext_tensorflow.saving import attached_to, example_like, input_specs, refuse_compressed
+from nncf_ext_tensorflow.taps import AfterForward, Tap
 from nncf_ext_tensorflow.trace import KerasTrace, trace
 from nncf_ext_tensorflow.training_watch import TrainingWatch
 from nncf_ext_tensorflow.variables import HOLDER, TransformVariables, to_numpy
@@ -47,17 +47,12 @@ class PlacedTransform:
         self.edit, self.enabled = edit, True
         self.off: keras.Variable | None = _off(False) if edit.transform.dense_gradients else None
         self.stand_in: Callable[[Any, Any], Any] | None = None
-        self.passed: dict[int, Any] = {}  # by thread
         self._variables = variables
 
     def variables(self) -> dict[str, Any]:
         return {name: keras.ops.convert_to_tensor(variable) for name, variable in self._variables.items()}
 
     def __call__(self, x: Any, variable: keras.Variable | None = None) -> Any:
-        if self.edit.transform.looks_on:
-            if keras_private.trained_now():
-                self.passed[threading.get_ident()] = x
-            return x
         if not keras.backend.is_float_dtype(x.dtype):
             return x
         if self.stand_in is not None:
@@ -182,9 +177,6 @@ class KerasAttached:
     def assign_parameter(self, site: Site, value: Any) -> None:
         self._variable(site).assign(value)
 
-    def passed(self, edit: Edit) -> Any:
-        return self.placed[edit.key].passed.pop(threading.get_ident(), None)
-
     def set_enabled(self, edit: Edit, enabled: bool) -> None:
         """At once in `fit`, `evaluate`, `predict` and eager calls, and in a `tf.function` of the user's that is traced after an
         edit was switched for the first time; one that was traced before has to be traced anew.
@@ -243,8 +235,12 @@ class KerasAttached:
             for edit in edits:
                 self.placed[edit.key].stand_in = None
 
-    def tap(self, after_forward: Any) -> None:
-        self._patch.record(self.model).tap = after_forward
+    def tap(self, sites: Collection[Site], after_forward: AfterForward) -> None:
+        record = self._patch.record(self.model)
+        self._patch.take_out(() if record.tap is None else record.tap.looks)
+        record.tap = Tap(sites, after_forward)
+        for site, look in zip(sites, record.tap.looks, strict=True):
+            self._patch.at_place(site, look)
         keras_private.forget_compiled_functions(self.model)
 
     def add_loss(self, loss: Any, task_weight: float) -> None:

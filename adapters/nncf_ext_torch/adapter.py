@@ -25,6 +25,7 @@ from nncf_ext_torch.hub_config import unsaid
 from nncf_ext_torch.inference import inference
 from nncf_ext_torch.sharding import of_first_rank, overwrite, to_numpy
 from nncf_ext_torch.sites import parameter_name
+from nncf_ext_torch.taps import AfterForward, tap
 from nncf_ext_torch.trace import ExampleInput, TorchTrace, leaves
 from nncf_ext_torch.training_watch import TrainingWatch
 
@@ -110,9 +111,8 @@ class TorchAdapter:
     def check_copyable(self, model: nn.Module, example: Any = None) -> None:
         """Nothing: whatever `copy.deepcopy` takes is copied."""
 
-    def tap(self, model: nn.Module, after_forward: Callable[[Any, Any], None]) -> None:
-        apply.remove_taps(model)
-        model.register_forward_hook(apply.Tap(after_forward), with_kwargs=True)
+    def tap(self, model: nn.Module, traced: TorchTrace, sites: Collection[Site], after_forward: AfterForward) -> None:
+        tap(model, traced, sites, after_forward)
 
     def add_loss(self, model: nn.Module, loss: ForwardLoss, task_weight: float) -> None:
         """Nothing: in PyTorch the user's loop computes the loss."""

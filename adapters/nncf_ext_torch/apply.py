@@ -24,7 +24,8 @@ from nncf_ext_torch.function_mode import Step
 from nncf_ext_torch.module_classes import EDITS, edited_modules, in_own_class, install, uninstall
 from nncf_ext_torch.sharding import multiply, overwrite, to_numpy, whole
 from nncf_ext_torch.sites import module_edits, parameter_name
-from nncf_ext_torch.trace import ExampleInput, TorchTrace
+from nncf_ext_torch.taps import remove_tap
+from nncf_ext_torch.trace import TorchTrace
 
 PREFIX = "nncf_ext_"  # of the transforms' variables, which are parameters and buffers of the module that is edited
 
@@ -58,8 +59,7 @@ class Variables(Mapping[str, torch.Tensor]):
 class Applied:
     """One edit at work: a step of `module_classes`. All its sites share this object.
 
-    stand_in: what is called instead where it is set (`export_model` puts a marker there). passed: the tensor that passed last in
-    training, of an edit that looks on. A copy has none: tensors with a history cannot be copied. follower: of a copy that has no
+    stand_in: what is called instead where it is set (`export_model` puts a marker there). follower: of a copy that has no
     controller.
     """
 
@@ -68,11 +68,10 @@ class Applied:
         self.variables = variables
         self.enabled = True
         self.stand_in: Step | None = None
-        self.passed: torch.Tensor | None = None
         self.follower: Follower | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "passed": None, "follower": None}
+        return {**vars(self), "follower": None}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Applied:
         self.follow()
@@ -104,10 +103,6 @@ class Applied:
             return x
         if self.stand_in is not None:
             return self.stand_in(x, training)
-        if self.edit.transform.looks_on:
-            if training:
-                self.passed = x
-            return x
         with torch._C.DisableTorchFunction():  # a function mode around must not take these for the model's operators
             y = operators_of(self.edit, x, self.variables) if is_exporting() else self.edit.apply(xp, x, self.variables, training)
             return y if y.dtype == x.dtype else y.to(x.dtype)
@@ -159,11 +154,6 @@ class TorchAttached:
 
     def assign_parameter(self, site: Site, value: torch.Tensor) -> None:
         overwrite(self._raw(site), value)
-
-    def passed(self, edit: Edit) -> torch.Tensor | None:
-        applied = self._of(edit)
-        tensor, applied.passed = applied.passed, None
-        return tensor
 
     def set_enabled(self, edit: Edit, enabled: bool) -> None:
         self._of(edit).enabled = enabled
@@ -333,7 +323,7 @@ def _fix_quantizers(model: nn.Module) -> None:
     modules = [(name, vars(module)[EDITS]) for name, module in model.named_modules() if EDITS in vars(module)]
     edits = {name: edits.with_steps(kept) for name, edits in modules} if kept else {}
     uninstall(model)
-    remove_taps(model)
+    remove_tap(model)
     install(model, edits)
 
 
@@ -343,28 +333,7 @@ def detach(model: nn.Module) -> None:
     uninstall(model)
     for step in applied:
         step.variables.delete()
-    remove_taps(model)
-
-
-def remove_taps(model: nn.Module) -> None:
-    for key, hook in list(model._forward_hooks.items()):
-        if isinstance(hook, Tap):
-            model._forward_hooks.pop(key)
-            model._forward_hooks_with_kwargs.pop(key, None)
-
-
-class Tap:
-    """A forward hook that reports training forwards. Copies of the model do not report."""
-
-    def __init__(self, after_forward: Any = None) -> None:
-        self.after_forward = after_forward
-
-    def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if self.after_forward is not None and model.training:
-            self.after_forward(ExampleInput(args, kwargs), output)
-
-    def __reduce__(self) -> Any:
-        return Tap, ()
+    remove_tap(model)
 
 
 def settle(model: nn.Module) -> None:
@@ -375,21 +344,8 @@ def settle(model: nn.Module) -> None:
 
 def applied_in(model: nn.Module) -> list[Applied]:
     """The edits at work in a compressed model, each once."""
-    found = {
-        id(step): step
-        for _, edits in edited_modules(model)
-        for steps in (*edits.parameters.values(), *_activation_steps(edits))
-        for step in steps
-        if isinstance(step, Applied)
-    }
+    found = {id(step): step for _, edits in edited_modules(model) for step in edits.steps() if isinstance(step, Applied)}
     return list(found.values())
-
-
-def _activation_steps(edits: Any) -> Iterator[tuple[Any, ...]]:
-    calls = [edits.whole, *(call for entry in edits.functions for call in entry.calls.values())]
-    for call in calls:
-        for _, steps in (*call.inputs, *call.outputs):
-            yield steps
 
 
 def _owner(model: nn.Module, traced: TorchTrace, edit: Edit) -> tuple[nn.Module, str]:

@@ -66,6 +66,12 @@ class ModuleEdits:
         left = {name: chain for name, chain in chains.items() if chain}
         return replace(self, parameters=left, whole=self.whole.with_steps(steps), functions=functions, tables={})
 
+    def steps(self) -> Iterator[Step]:
+        """All steps, on parameters first. One that is in several places comes several times."""
+        yield from (step for chain in self.parameters.values() for step in chain)
+        for call in (self.whole, *(call for entry in self.functions for call in entry.calls.values())):
+            yield from (step for _, chain in (*call.inputs, *call.outputs) for step in chain)
+
     @property
     def wraps_forward(self) -> bool:
         return bool(self.whole.inputs or self.whole.outputs or self.functions or self.mode)

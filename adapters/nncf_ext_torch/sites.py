@@ -27,12 +27,15 @@ def parameter_name(traced: TorchTrace, site: Site) -> str:
     return parameter.name
 
 
-def module_edits(model: nn.Module, traced: TorchTrace, steps: Mapping[Site, tuple[Step, ...]]) -> dict[str, ModuleEdits]:
+def module_edits(
+    model: nn.Module, traced: TorchTrace, steps: Mapping[Site, tuple[Step, ...]], behind: Mapping[str, ModuleEdits] | None = None
+) -> dict[str, ModuleEdits]:
     """What has to happen in which module so that `steps` happen at their sites.
 
     Steps on a parameter happen wherever the model reads it, once for all its sites. ValueError where a site cannot be placed.
+    behind: edits that are there, to which steps on activations are added.
     """
-    edits = _Edits(model)
+    edits = _Edits(model, behind or {})
     holders: dict[int, list[str]] = {}
     for name, tensor in model.named_parameters(remove_duplicate=False):
         holders.setdefault(id(tensor), []).append(name)
@@ -62,9 +65,9 @@ def module_edits(model: nn.Module, traced: TorchTrace, steps: Mapping[Site, tupl
 class _Edits:
     """ModuleEdits by module name, made when first asked for."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, there: Mapping[str, ModuleEdits]) -> None:
         self.model = model
-        self.by_module: dict[str, ModuleEdits] = {}
+        self.by_module = dict(there)
 
     def __getitem__(self, name: str) -> ModuleEdits:
         if name not in self.by_module:

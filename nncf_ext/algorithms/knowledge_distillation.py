@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -20,7 +20,7 @@ from nncf_ext.distillation.losses import (
     projected,
 )
 from nncf_ext.distillation.teacher_cache import TeacherCache, write_cache
-from nncf_ext.edits import LOOK, Edit, Plan, Range, Transform, Var
+from nncf_ext.edits import CARRY, Edit, Plan, Range, Transform, Var
 from nncf_ext.errors import ConfigError
 from nncf_ext.graph import Graph, Site
 from nncf_ext.scopes import matched_by
@@ -42,8 +42,7 @@ class Feature(Transform):
     """
 
     kind: Literal["feature"] = "feature"
-    stage: ClassVar[int] = LOOK
-    looks_on: ClassVar[bool] = True
+    stage: ClassVar[int] = CARRY
     teacher: str
     axis: int = -1
     channels: int | None = None
@@ -98,15 +97,15 @@ class KnowledgeDistillation(KnowledgeDistillationConfig, Algorithm):
         }
         return replace(plan, edits=tuple(known.get(edit.key, edit) for edit in plan))
 
-    def teacher_sites(self, edits: Sequence[Edit], graph: Graph, of_teacher: Graph) -> Mapping[str, Site]:
+    def teacher_sites(self, edits: Sequence[Edit], graph: Graph, teacher_graph: Callable[[], Graph]) -> Mapping[Site, Site]:
         sites = {}
         for index, (edit, pair) in enumerate(zip(edits, self.features, strict=True)):
-            fitted = _fitted(edit, pair, graph, of_teacher, f"features[{index}]")
+            fitted = _fitted(edit, pair, graph, teacher_graph(), f"features[{index}]")
             if fitted != edit.transform:
                 raise ConfigError(
                     f"features[{index}].teacher: found {fitted!r}, expected {edit.transform!r} as with the first teacher"
                 )
-            sites[edit.key] = Site(fitted.teacher, "output")
+            sites[edit.site] = Site(fitted.teacher, "output")
         return sites
 
     def check_cache(self, cache: TeacherCache) -> None:
@@ -141,8 +140,12 @@ class KnowledgeDistillation(KnowledgeDistillationConfig, Algorithm):
 def _difference(training: Training, edit: Edit, pair: FeaturePair) -> Any:
     """Of the features in the last training forward, in float32."""
     assert training.outputs is not None and isinstance(edit.transform, Feature)
-    xp = training.xp
-    student, teacher = (xp.cast_like(x, xp.asarray(np.float32(0))) for x in training.outputs.features[edit.key])
+    xp, features = training.xp, training.outputs.features
+    if edit.site not in features:
+        raise RuntimeError(
+            f"{edit.site}: no tensor passed there, or at {edit.transform.teacher} of the teacher, in the last forward"
+        )
+    student, teacher = (xp.cast_like(x, xp.asarray(np.float32(0))) for x in features[edit.site])
     if pair.loss == "attention":
         return attention_difference(xp, student, teacher, edit.transform.axis)
     if edit.transform.channels is not None:

@@ -507,13 +507,22 @@ def test_tap_sees_training_forwards_differentiably():
     teacher = ADAPTER.frozen_copy(cnn())
     outputs = []
 
-    def after_forward(inputs, output):
+    def after_forward(inputs, output, tensors):
         answer, _ = ADAPTER.inference(teacher)(inputs)
+        passed.append(tensors)
         outputs.append(tf.reduce_mean((output - answer) ** 2))
 
-    ADAPTER.tap(model, after_forward)
+    passed = []
+    ADAPTER.tap(model, attached.traced, [Site("fc", "output"), Site("sep", "output")], after_forward)
     model(x)
     assert outputs == []
+    y = model(x, training=True)
+    np.testing.assert_array_equal(passed[0][Site("fc", "output")], y)
+    assert passed[0][Site("sep", "output")].shape == (8, 8, 8, 4)
+    ADAPTER.tap(model, attached.traced, [], after_forward)
+    model(x, training=True)
+    assert passed[1] == {}
+    outputs.clear()
     optimizer = keras.optimizers.SGD(0.05)
 
     @tf.function

@@ -555,13 +555,19 @@ def test_adapt_batchnorm_keeps_the_statistics_when_it_cannot(batches: list[Tenso
 
 
 def test_tap_reports_training_forwards_of_this_model_only(small: Small) -> None:
-    attached = attach(small, EXAMPLE, [scale(Site("Small/Conv2d[mix]/conv2d_0", "weight"))])
-    seen: list[tuple[Any, Any]] = []
-    ADAPTER.tap(small, lambda inputs, outputs: seen.append((inputs, outputs)))
+    site = Site("Small/__add___0", "input:1")
+    attached = attach(small, EXAMPLE, [scale(Site("Small/Conv2d[mix]/conv2d_0", "weight")), shift(site)], offset=2.0)
+    seen: list[tuple[Any, Any, Any]] = []
+    ADAPTER.tap(small, attached.traced, [site], lambda *passed: seen.append(passed))
     run(small.eval())
     outputs = run(small.train())
     run(copy.deepcopy(small))
     assert len(seen) == 1
+    (tensor,) = seen[0][2].values()
+    assert list(seen[0][2]) == [site] and tensor.grad_fn is not None
+    assert torch.equal(tensor, F.relu(copy.deepcopy(small.stem)(EXAMPLE.args[0])) + 2.0)
+    ADAPTER.tap(small, attached.traced, [], lambda *passed: seen.append(passed))
+    assert same(run(small), outputs) and seen.pop()[2] == {}
     assert same(floats(seen[0][1]), outputs)
     small.eval()
     assert same(floats(ADAPTER.inference(small)(seen[0][0])[0]), run(small))

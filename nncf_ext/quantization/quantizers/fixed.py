@@ -98,7 +98,7 @@ def fixed(
     changes nothing. A quantizer of activations that is not (float8, binary) stays what it is.
     """
     transform, of_weight = edit.transform, edit.site.is_parameter
-    if transform.looks_on or transform.stage != QUANTIZE:
+    if transform.stage != QUANTIZE:
         return None
     found = affine(xp, transform, variables, of_weight)
     if found is None:

@@ -16,6 +16,7 @@ from nncf_ext.graph import Graph, Site
 from nncf_ext.step_watch import StepWatch
 
 Values = Mapping[str, Mapping[str, Var]]  # edit key -> variable name -> first value
+Table = Sequence[str | int | float]  # a vocabulary, bounds of bins
 Looks = Mapping[Site, Callable[[Any], Any]]  # what to make of the tensor that passes an activation site
 Inference = Callable[[Any], tuple[Any, dict[Site, Any]]]  # model inputs -> outputs, what was made of tensors
 
@@ -103,10 +104,6 @@ class Attached(Protocol):
     def second_moment(self, site: Site) -> Any:
         """The running mean of its squared gradients that an optimizer keeps for a parameter (Adam's v and the like); None where
         none keeps one that has stepped since this was asked for the first time, of any parameter."""
-        ...
-
-    def strip(self) -> None:
-        """Make the model plain again. Parameters keep what their transforms make of them; activation transforms go."""
         ...
 
     def detach(self) -> None:
@@ -244,7 +241,8 @@ class Adapter(Protocol):
         ...
 
     def strip(self, model: Any, do_copy: bool, quantizers: bool = False) -> Any:
-        """The plain model (see `Attached.strip`): `model` itself, or a copy that leaves `model` compressed.
+        """The plain model: `model` itself, or a copy that leaves `model` compressed. Parameters are what their transforms make of
+        them, activation transforms are gone.
 
         quantizers: with what `nncf_ext.quantization.quantizers.fixed` says of its quantizers, as edits that have no controller.
         """
@@ -266,16 +264,13 @@ class Adapter(Protocol):
         """All weights, statistics and transform variables of the model by name, for a checkpoint."""
         ...
 
-    def load_tensors(self, model: Any, tensors: Mapping[str, np.ndarray]) -> None:
-        """Overwrite what `tensors` gave, name by name."""
+    def load_tensors(self, model: Any, tensors: Mapping[str, np.ndarray], tables: Mapping[str, Table] | None = None) -> None:
+        """Overwrite what `tensors` gave, name by name, and where there are some what `tables` gave. ValueError, and nothing
+        changed, where these are not of this model's layers."""
         ...
 
-    def tables(self, model: Any) -> Mapping[str, Sequence[str | int | float]]:
+    def tables(self, model: Any) -> Mapping[str, Table]:
         """What layers learned from data and keep in no tensor (vocabularies, bounds of bins) by layer, for a checkpoint."""
-        ...
-
-    def load_tables(self, model: Any, tables: Mapping[str, Sequence[str | int | float]]) -> None:
-        """Replace what `tables` gave. ValueError, and nothing changed, where they are not of this model's layers."""
         ...
 
     def of_first_rank(self, value: Any) -> Any:

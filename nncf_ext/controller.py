@@ -483,8 +483,7 @@ class Controller:
         try:
             yield
         except BaseException:
-            self._adapter.load_tables(self.model, tables)
-            self._adapter.load_tensors(self.model, before)
+            self._adapter.load_tensors(self.model, before, tables)
             raise
 
     def _become(self, clock: Clock, states: Mapping[str, State]) -> None:
@@ -532,18 +531,17 @@ class Controller:
                 raise CheckpointError(f"{path} is of another model: {problems[0]} ({len(problems)} differences)")
             self._check_variables(tensors)
             with self._unchanged_on_error():
-                self._load_tables(path, state.get("tables", {}))
-                self._adapter.load_tensors(self.model, tensors)
+                self._load(path, tensors, state.get("tables", {}))
                 for algorithm in self._algorithms:
                     with refused_as(CheckpointError, f"{path}: the saved state of {algorithm.algorithm}"):
                         algorithm.check_loaded(self._training(algorithm), states[algorithm.algorithm])
                 self._become(clock, states)
 
-    def _load_tables(self, path: str | os.PathLike[str], tables: Any) -> None:
+    def _load(self, path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], tables: Any) -> None:
         if not isinstance(tables, Mapping):
             raise CheckpointError(f"{path}: tables: found {shown(tables)}, expected one by layer")
         try:
-            self._adapter.load_tables(self.model, tables)
+            self._adapter.load_tensors(self.model, tensors, tables)
         except ValueError as error:
             raise CheckpointError(f"{path}: {error}") from None
 

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from nncf_ext.adapter import Inference, Looks, Values
+from nncf_ext.adapter import Inference, Looks, Table, Values
 from nncf_ext.data import Batches, Data, ModelInputs
 from nncf_ext.edits import Edit, Plan, Removal
 from nncf_ext.forward_loss import ForwardLoss
@@ -28,7 +28,7 @@ from nncf_ext_tensorflow.inference import inference
 from nncf_ext_tensorflow.naming import named_inputs, names_in
 from nncf_ext_tensorflow.saving import attached_to, refuse_compressed
 from nncf_ext_tensorflow.shrunk_model import remove_channels
-from nncf_ext_tensorflow.tables import Table, load_tables, tables_of
+from nncf_ext_tensorflow.tables import load_tables, tables_of
 from nncf_ext_tensorflow.taps import AfterForward
 from nncf_ext_tensorflow.trace import KerasTrace, trace
 from nncf_ext_tensorflow.training_watch import TrainingWatch
@@ -175,7 +175,11 @@ class KerasAdapter:
     def tensors(self, model: keras.Model) -> dict[str, np.ndarray]:
         return {name: self.to_numpy(variable) for name, variable in _named_variables(model).items()}
 
-    def load_tensors(self, model: keras.Model, tensors: Mapping[str, np.ndarray]) -> None:
+    def load_tensors(
+        self, model: keras.Model, tensors: Mapping[str, np.ndarray], tables: Mapping[str, Table] | None = None
+    ) -> None:
+        if tables is not None:
+            load_tables(model, tables)
         variables = _named_variables(model)
         for name, value in tensors.items():
             variables[name].assign(value)
@@ -183,9 +187,6 @@ class KerasAdapter:
 
     def tables(self, model: keras.Model) -> dict[str, Table]:
         return tables_of(model)
-
-    def load_tables(self, model: keras.Model, tables: Mapping[str, Table]) -> None:
-        load_tables(model, tables)
 
     def of_first_rank(self, value: Any) -> Any:
         """`value`: a strategy of tf.distribute that is supported has one process."""

@@ -7,10 +7,10 @@ from typing import Any
 
 import keras
 
+from nncf_ext.adapter import Table
 from nncf_ext_tensorflow import keras_private
 from nncf_ext_tensorflow.naming import names_in
 
-Table = Sequence[str | int | float]
 _WEIGHTS = "|idf_weights"  # behind the name of a layer that weighs words by how rare they are
 
 

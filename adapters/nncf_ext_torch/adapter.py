@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from nncf_ext.adapter import Attached, Inference, Looks, Values
+from nncf_ext.adapter import Attached, Inference, Looks, Table, Values
 from nncf_ext.data import Batches, Data, ModelInputs
 from nncf_ext.edits import Edit, Plan, Removal
 from nncf_ext.forward_loss import ForwardLoss
@@ -165,19 +165,19 @@ class TorchAdapter:
     def tensors(self, model: nn.Module) -> dict[str, np.ndarray]:
         return {name: self.to_numpy(value) for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
 
-    def load_tensors(self, model: nn.Module, tensors: Mapping[str, np.ndarray]) -> None:
+    def load_tensors(
+        self, model: nn.Module, tensors: Mapping[str, np.ndarray], tables: Mapping[str, Table] | None = None
+    ) -> None:
+        if tables:
+            raise ValueError(f"it has a vocabulary or bins of {next(iter(tables))}, which this model does not have")
         state = model.state_dict()
         for name, value in tensors.items():
             overwrite(state[name], torch.as_tensor(value))
         apply.settle(model)
 
-    def tables(self, model: nn.Module) -> dict[str, Sequence[str | int | float]]:
+    def tables(self, model: nn.Module) -> dict[str, Table]:
         """Modules keep all that they learn in parameters and buffers."""
         return {}
-
-    def load_tables(self, model: nn.Module, tables: Mapping[str, Sequence[str | int | float]]) -> None:
-        if tables:
-            raise ValueError(f"it has a vocabulary or bins of {next(iter(tables))}, which this model does not have")
 
     def of_first_rank(self, value: Any) -> Any:
         return of_first_rank(value)

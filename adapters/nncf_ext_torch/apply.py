@@ -186,10 +186,6 @@ class TorchAttached:
         moment = None if self._is_computed(site) else self._optimizer_steps().second_moment_of(self._raw(site))
         return None if moment is None else whole(moment)
 
-    def strip(self) -> None:
-        strip(self.model)
-        self._applied.clear()
-
     def detach(self) -> None:
         detach(self.model)
         self._applied.clear()

@@ -151,7 +151,7 @@ def test_a_checkpoint_with_a_vocabulary_of_another_layer_changes_nothing(tmp_pat
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
     with pytest.raises(ValueError, match="the vocabulary or bins of bins: expected a list of int or float"):
-        KerasAdapter().load_tables(controller.model, {"bins": ["a"]})
+        KerasAdapter().load_tensors(controller.model, {}, {"bins": ["a"]})
 
 
 class Block(L.Layer):

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from nncf_ext.data import ModelInputs
+from nncf_ext.data import Framework
 from nncf_ext.edits import Edit, Plan, Removal, Var
 from nncf_ext.forward_loss import ForwardLoss
 from nncf_ext.graph import Graph, Site
@@ -112,22 +112,15 @@ class Attached(Protocol):
 
 
 class Adapter(Protocol):
-    """steps_by: how a framework's users have the scheduler's calls made for them, in words."""
+    """data: what the framework says of data. steps_by: how its users have the scheduler's calls made for them, in words."""
 
     name: str
     xp: Any
+    data: Framework
     steps_by: str
 
     def trace(self, model: Any, example: Any) -> Traced:
         """The graph of a plain model. ValueError for one that is compressed already."""
-        ...
-
-    def expected_inputs(self, model: Any, example: Any) -> ModelInputs:
-        """What data have to give the model. example: what it is going to be traced with, or None."""
-        ...
-
-    def batches(self, model: Any, data: Any, argument: str) -> Iterable[Any]:
-        """Model inputs from what a user gave as `argument` (see `nncf_ext.data`), in batches."""
         ...
 
     def parameter(self, model: Any, traced: Any, site: Site) -> np.ndarray:

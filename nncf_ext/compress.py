@@ -49,7 +49,7 @@ def compress(
     the schedules are, not what was placed where: then all is initialised. dump_graphs: draw the graphs into the
     config's `log_dir`, where it has one.
     """
-    expected = adapter.expected_inputs(model, example)
+    expected = adapter.data.expected(model, example)
     extras = for_model(config.get_all_extra_structs(), expected)
     range_data = extras.get(QuantizationRangeInitArgs.__name__)
     range_batches = range_data.batches if range_data is not None else None

@@ -85,6 +85,10 @@ def _is_target(name: Any) -> bool:
 class Framework(Protocol):
     """What only an adapter can say of data."""
 
+    def expected(self, model: Any, example: Any = None) -> ModelInputs:
+        """What data have to give the model. example: what it is traced with, or None."""
+        ...
+
     def items(self, data: Any) -> tuple[Callable[[], Iterable[Any]], bool] | None:
         """How to iterate a container of the framework's own, and whether its items are samples; None for any other."""
         ...
@@ -485,3 +489,9 @@ def _fits(x: Any, shapes: Iterable[Sequence[int | None]]) -> bool:
 def _chained(first: list[Any], rest: Iterator[Any]) -> Iterator[Any]:
     yield from first
     yield from rest
+
+
+def model_inputs(framework: Framework, model: Any, data: Any, argument: str) -> Iterator[Any]:
+    """Model inputs, in batches, from what a user gave as `argument`; nobody needs targets."""
+    data = list(data) if isinstance(data, tuple) else data
+    return Batches(Data(data, framework, argument), expected=framework.expected(model))()

@@ -12,7 +12,6 @@ import numpy as np
 import tensorflow as tf
 
 from nncf_ext.adapter import Inference, Looks, Table, Values
-from nncf_ext.data import Batches, Data, ModelInputs
 from nncf_ext.edits import Edit, Plan, Removal
 from nncf_ext.forward_loss import ForwardLoss
 from nncf_ext.graph import Site
@@ -21,7 +20,7 @@ from nncf_ext_tensorflow import keras_private, xp
 from nncf_ext_tensorflow.attach import KerasAttached, attach
 from nncf_ext_tensorflow.batchnorm import adapt_batchnorm, batch_statistics
 from nncf_ext_tensorflow.copies import Registered, check_copyable, copy_of, refresh_state
-from nncf_ext_tensorflow.data import KerasData, expected_inputs
+from nncf_ext_tensorflow.data import KerasData
 from nncf_ext_tensorflow.gradients import loss_gradients
 from nncf_ext_tensorflow.hessian import hessian_products
 from nncf_ext_tensorflow.inference import inference
@@ -40,6 +39,7 @@ class KerasAdapter:
 
     name = "tensorflow"
     xp = xp
+    data = KerasData()
     steps_by = "fit(..., callbacks=create_compression_callbacks(controller))"
 
     def __init__(self, registered: Registered = None):
@@ -48,12 +48,6 @@ class KerasAdapter:
     def trace(self, model: keras.Model, example: Any = None) -> KerasTrace:
         refuse_compressed(model)
         return trace(model, example)
-
-    def expected_inputs(self, model: keras.Model, example: Any) -> ModelInputs:
-        return expected_inputs(model, example)
-
-    def batches(self, model: keras.Model, data: Any, argument: str) -> Iterable[Any]:
-        return Batches(Data(data, KerasData(), argument), expected=expected_inputs(model))()
 
     def parameter(self, model: keras.Model, traced: Any, site: Site) -> np.ndarray:
         return self.to_numpy(traced.variables[site][2])

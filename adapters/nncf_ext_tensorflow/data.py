@@ -16,6 +16,9 @@ from nncf_ext_tensorflow import keras_private
 class KerasData:
     """`nncf_ext.data.Framework`."""
 
+    def expected(self, model: Any, example: Any = None) -> ModelInputs:
+        return expected_inputs(model, example)
+
     def items(self, data: Any) -> tuple[Callable[[], Iterable[Any]], bool] | None:
         if isinstance(data, keras.utils.PyDataset):
             return lambda: (data[i] for i in range(data.num_batches or 0)), False

@@ -12,14 +12,13 @@ import torch
 from torch import nn
 
 from nncf_ext.adapter import Attached, Inference, Looks, Table, Values
-from nncf_ext.data import Batches, Data, ModelInputs
 from nncf_ext.edits import Edit, Plan, Removal
 from nncf_ext.forward_loss import ForwardLoss
 from nncf_ext.graph import Site
 from nncf_ext.step_watch import StepWatch
 from nncf_ext_torch import apply, arguments, batchnorm, hessian, shrink, trace, xp
 from nncf_ext_torch.computed_weights import computed_in, copied, weight
-from nncf_ext_torch.data import TorchData, expected_inputs
+from nncf_ext_torch.data import TorchData
 from nncf_ext_torch.gradients import loss_gradients
 from nncf_ext_torch.hub_config import unsaid
 from nncf_ext_torch.inference import inference
@@ -33,17 +32,12 @@ from nncf_ext_torch.training_watch import TrainingWatch
 class TorchAdapter:
     name = "torch"
     xp: Any = xp
+    data = TorchData()
     steps_by = "nncf_ext_torch.trainer_callback(controller) or lightning_callback(controller) among a trainer's callbacks"
 
     def trace(self, model: nn.Module, example: ExampleInput | Callable[[nn.Module], Any]) -> TorchTrace:
         apply.refuse_compressed(model)
         return trace.trace(model, example)
-
-    def expected_inputs(self, model: nn.Module, example: Any) -> ModelInputs:
-        return expected_inputs(model, example)
-
-    def batches(self, model: nn.Module, data: Any, argument: str) -> Iterable[ExampleInput]:
-        return Batches(Data(data, TorchData(), argument), expected=expected_inputs(model))()
 
     def parameter(self, model: nn.Module, traced: TorchTrace, site: Site) -> np.ndarray:
         return self.to_numpy(weight(model, parameter_name(traced, site)))

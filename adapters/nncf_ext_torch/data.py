@@ -23,6 +23,9 @@ class TorchData:
     def __init__(self, device: Any = None):
         self.device = device
 
+    def expected(self, model: nn.Module, example: Any = None) -> ModelInputs:
+        return expected_inputs(model, example)
+
     def items(self, data: Any) -> tuple[Callable[[], Iterable[Any]], bool] | None:
         is_stream = isinstance(data, IterableDataset) or (isinstance(data, Dataset) and not hasattr(data, "__len__"))
         return (cast(Callable[[], Iterable[Any]], lambda: data), True) if is_stream else None

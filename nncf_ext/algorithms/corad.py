@@ -21,6 +21,7 @@ from nncf_ext.algorithms.sparsity import SparsityStatistics, measured, outlook_o
 from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.channels.costs import flops
 from nncf_ext.config.corad import CoradConfig, Weighted
+from nncf_ext.data import model_inputs
 from nncf_ext.distillation.losses import ValidPositions, check_cache, outputs_loss
 from nncf_ext.distillation.teacher_cache import TeacherCache, write_cache
 from nncf_ext.edits import MASK, Edit, Plan, Range, Transform, Var
@@ -124,7 +125,7 @@ class Corad(CoradConfig, Algorithm):
         if self.distillation is None:
             raise ConfigError("corad: the key 'distillation' is missing, expected with a teacher")
         batches = list(batches) if isinstance(batches, tuple) else batches  # nobody needs targets here
-        given = training.adapter.batches(training.teacher, batches, "cache_teacher")
+        given = model_inputs(training.adapter.data, training.teacher, batches, "cache_teacher")
         write_cache(path, training.adapter, training.teacher, given, top_k, self.distillation.temperature)
         return state
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from nncf_ext.algorithm import Algorithm, Outlook, Prospect, State, Training
 from nncf_ext.config.knowledge_distillation import FeaturePair, KnowledgeDistillationConfig
+from nncf_ext.data import model_inputs
 from nncf_ext.distillation.losses import (
     ValidPositions,
     attention_difference,
@@ -116,7 +117,7 @@ class KnowledgeDistillation(KnowledgeDistillationConfig, Algorithm):
     def cache_teacher(self, training: Training, state: State, path: Any, batches: Iterable[Any], top_k: int) -> State:
         """Run the teacher once over `batches` (any kind in docs/data.md) and write its answers for `TeacherCache`."""
         batches = list(batches) if isinstance(batches, tuple) else batches  # nobody needs targets here
-        given = training.adapter.batches(training.teacher, batches, "cache_teacher")
+        given = model_inputs(training.adapter.data, training.teacher, batches, "cache_teacher")
         write_cache(path, training.adapter, training.teacher, given, top_k, self.temperature)
         return state
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from nncf_ext.adapter import Adapter
 from nncf_ext.checkpoint import save_checkpoint, save_tensors
+from nncf_ext.data import model_inputs
 from nncf_ext.soup.blending import Masks, blend
 from nncf_ext.soup.ingredients import Ingredient, SoupError, alike
 from nncf_ext.soup.learning import Shares, Step
@@ -82,7 +83,7 @@ class Trial:
     def load(self, tensors: Mapping[str, np.ndarray], merged: bool) -> None:
         self.adapter.load_tensors(self.model, tensors)
         if merged and self.batches is not None:
-            self.adapter.adapt_batchnorm(self.model, self.adapter.batches(self.model, self.batches, "batches"))
+            self.adapter.adapt_batchnorm(self.model, model_inputs(self.adapter.data, self.model, self.batches, "batches"))
 
     def score(self, what: str) -> float:
         """Of the model as it is."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from nncf_ext.adapter import Adapter
 from nncf_ext.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from nncf_ext.data import model_inputs
 
 
 class WeightAverage:
@@ -49,7 +50,8 @@ class WeightAverage:
         try:
             self._adapter.load_tensors(self._model, self.tensors)
             if batches is not None:
-                self._adapter.adapt_batchnorm(self._model, self._adapter.batches(self._model, batches, "batches"))
+                given = model_inputs(self._adapter.data, self._model, batches, "batches")
+                self._adapter.adapt_batchnorm(self._model, given)
             yield self._model
         finally:
             self._adapter.load_tensors(self._model, before)

@@ -17,6 +17,7 @@ from nncf_ext.algorithms.movement_sparsity import MovementMask
 from nncf_ext.algorithms.product_quantization import ProductQuantizer
 from nncf_ext.algorithms.rb_sparsity import RandomMask
 from nncf_ext.checkpoint import TensorFile, load_checkpoint, save_checkpoint, save_tensors
+from nncf_ext.data import ModelInputs
 from nncf_ext.edits import Edit, Plan
 from nncf_ext.graph import Site
 from nncf_ext.quantization.quantizers import Quantizer
@@ -333,6 +334,13 @@ def test_memory_of_two_models(tmp_path):
 class Arrays:
     """An adapter whose models are dicts of arrays, with the loss |factor * w - target|^2; `adapted`: batches for BatchNorm."""
 
+    data = SimpleNamespace(
+        expected=lambda model: ModelInputs(),
+        items=lambda data: None,
+        taken_apart=lambda data, batch: None,
+        inputs=lambda structure: structure,
+    )
+
     def __init__(self):
         self.adapted = []
 
@@ -342,9 +350,6 @@ class Arrays:
     def load_tensors(self, model, tensors):
         for name, value in tensors.items():
             model[name][...] = value
-
-    def batches(self, model, data, argument):
-        return data()
 
     def adapt_batchnorm(self, model, batches):
         self.adapted += list(batches)
@@ -375,7 +380,7 @@ def test_data_that_can_be_read_once_are_refused():
 def test_greedy_by_hand():
     """The best is [0, 2]; with [2, 0] the mean is on the target; [9, 9] would lead away."""
     adapter = Arrays()
-    tried = trial(near([1, 1]), adapter, batches=lambda: ["batch"])
+    tried = trial(near([1, 1]), adapter, batches=lambda: [np.ones((3, 2))])
     soup = make_soup(tried, points([9, 9], [0, 2], [2.5, 0]), "greedy")
     np.testing.assert_array_equal(soup.tensors["w"], [1.25, 1])
     assert soup.score == -0.25 and list(soup.shares.values()) == [0, 0.5, 0.5]
@@ -400,7 +405,7 @@ def test_an_equal_score_is_enough():
 
 def test_the_best_alone_keeps_its_own_statistics():
     adapter = Arrays()
-    soup = make_soup(trial(near([9, 9]), adapter, batches=lambda: ["batch"]), points([9, 9], [0, 0]), "greedy")
+    soup = make_soup(trial(near([9, 9]), adapter, batches=lambda: [np.ones((3, 2))]), points([9, 9], [0, 0]), "greedy")
     assert list(soup.shares.values()) == [1, 0] and len(adapter.adapted) == 1
 
 

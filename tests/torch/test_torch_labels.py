@@ -10,6 +10,7 @@ from nncf_ext_torch.adapter import TorchAdapter
 from nncf_ext_torch.data import target_of
 
 from nncf_ext import NNCFConfig
+from nncf_ext.data import model_inputs
 
 IDS = torch.arange(40).reshape(4, 10) % 29 + 3
 MASK = torch.ones_like(IDS)
@@ -56,10 +57,10 @@ MODELS = {
 def test_what_the_loss_takes_does_not_go_to_the_model_and_what_is_made_of_it_does():
     for name, expected in (("classes", TOKENS), ("next words", TOKENS), ("answers", TOKENS)):
         build, batch = MODELS[name]
-        (inputs,) = TorchAdapter().batches(build(), [batch], "data")
+        (inputs,) = model_inputs(TorchAdapter.data, build(), [batch], "data")
         assert dict(inputs.kwargs).keys() == expected.keys()
     build, batch = MODELS["translation"]
-    (inputs,) = TorchAdapter().batches(build(), [batch], "data")
+    (inputs,) = model_inputs(TorchAdapter.data, build(), [batch], "data")
     shifted = torch.cat((torch.zeros(4, 1, dtype=torch.long), batch["labels"][:, :-1]), 1)
     assert torch.equal(inputs.kwargs["decoder_input_ids"], shifted) and "labels" not in inputs.kwargs
     assert torch.equal(target_of(batch), batch["labels"])

@@ -492,6 +492,5 @@ def _chained(first: list[Any], rest: Iterator[Any]) -> Iterator[Any]:
 
 
 def model_inputs(framework: Framework, model: Any, data: Any, argument: str) -> Iterator[Any]:
-    """Model inputs, in batches, from what a user gave as `argument`; nobody needs targets."""
-    data = list(data) if isinstance(data, tuple) else data
+    """Model inputs, in batches, from what a user gave as `argument`."""
     return Batches(Data(data, framework, argument), expected=framework.expected(model))()

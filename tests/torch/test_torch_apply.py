@@ -472,7 +472,7 @@ def test_compressing_twice_is_refused(small: Small) -> None:
     attached = attach(small, EXAMPLE, edits)
     with pytest.raises(ValueError, match="Small is compressed already"):
         attach(small, EXAMPLE, edits)
-    ADAPTER.strip(attached.model, False)
+    attached.detach()
     with pytest.raises(ValueError, match="not in this model"):
         attached.variables(edits[0])
     attach(small, EXAMPLE, edits)

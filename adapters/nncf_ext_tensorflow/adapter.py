@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from nncf_ext.adapter import Inference, Looks, Table, Values
+from nncf_ext.data import Framework
 from nncf_ext.edits import Edit, Plan, Removal
 from nncf_ext.forward_loss import ForwardLoss
 from nncf_ext.graph import Site
@@ -39,7 +40,7 @@ class KerasAdapter:
 
     name = "tensorflow"
     xp = xp
-    data = KerasData()
+    data: Framework = KerasData()
     steps_by = "fit(..., callbacks=create_compression_callbacks(controller))"
 
     def __init__(self, registered: Registered = None):

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from nncf_ext.adapter import Attached, Inference, Looks, Table, Values
+from nncf_ext.data import Framework
 from nncf_ext.edits import Edit, Plan, Removal
 from nncf_ext.forward_loss import ForwardLoss
 from nncf_ext.graph import Site
@@ -32,7 +33,7 @@ from nncf_ext_torch.training_watch import TrainingWatch
 class TorchAdapter:
     name = "torch"
     xp: Any = xp
-    data = TorchData()
+    data: Framework = TorchData()
     steps_by = "nncf_ext_torch.trainer_callback(controller) or lightning_callback(controller) among a trainer's callbacks"
 
     def trace(self, model: nn.Module, example: ExampleInput | Callable[[nn.Module], Any]) -> TorchTrace:

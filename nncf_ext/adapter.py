@@ -13,6 +13,7 @@ from nncf_ext.data import Framework
 from nncf_ext.edits import Edit, Plan, Removal, Var
 from nncf_ext.forward_loss import ForwardLoss
 from nncf_ext.graph import Graph, Site
+from nncf_ext.optimizer_hook import OptimizerHook
 from nncf_ext.step_watch import StepWatch
 
 Values = Mapping[str, Mapping[str, Var]]  # edit key -> variable name -> first value
@@ -41,6 +42,11 @@ class Attached(Protocol):
     plan: Plan
     traced: Any
 
+    @property
+    def optimizer_hook(self) -> OptimizerHook:
+        """Around the steps of the optimizers that train the model."""
+        ...
+
     def variables(self, edit: Edit) -> Mapping[str, Any]:
         """The edit's variables as arrays of the framework, attached to its autodiff."""
         ...
@@ -65,28 +71,11 @@ class Attached(Protocol):
         """The framework's layer that has the parameter at a parameter site."""
         ...
 
-    def assign_parameter(self, site: Site, value: Any) -> None:
-        """Overwrite the raw parameter at a parameter site in place."""
-        ...
-
     def set_enabled(self, edit: Edit, enabled: bool) -> None:
         """Switch one edit off (its transform becomes the identity) or on again, in compiled functions too."""
         ...
 
     def enabled(self, edit: Edit) -> bool: ...
-
-    def request_dense_gradients(self, edits: Iterable[Edit], arrived: Callable[[], None]) -> None:
-        """Have the next optimizer step keep the gradients that the parameters of `edits` would have without them.
-
-        The edits are masks, and what they mask is zero in the parameter itself: until that step they are left out of the
-        computation, which changes nothing else. The optimizer gets gradients that they masked. `arrived` is called after the step
-        where the framework can tell when that is.
-        """
-        ...
-
-    def dense_gradients(self) -> Mapping[str, Any] | None:
-        """What was asked for, by edit key, without parameters that no gradient reached; None before the optimizer step."""
-        ...
 
     def dropout(self) -> Mapping[str, float]:
         """Rates of the model's dropout layers, by node."""
@@ -94,16 +83,6 @@ class Attached(Protocol):
 
     def set_dropout(self, node: str, rate: float) -> None:
         """Change the rate of a dropout layer, in compiled functions too."""
-        ...
-
-    def retain(self, site: Site, kept: Any) -> None:
-        """Multiply a parameter, and all that optimizers keep for its elements, by `kept` (of its shape): 0 or 1, or what its
-        first values are multiplied by."""
-        ...
-
-    def second_moment(self, site: Site) -> Any:
-        """The running mean of its squared gradients that an optimizer keeps for a parameter (Adam's v and the like); None where
-        none keeps one that has stepped since this was asked for the first time, of any parameter."""
         ...
 
     def detach(self) -> None:

@@ -49,7 +49,7 @@ class Training:
     edits: tuple[Edit, ...]
     outputs: Outputs | None = None
     extras: Mapping[str, Any] = field(default_factory=dict)  # the config's extra structs
-    settle: Callable[[], None] = lambda: None  # have the controller call `Algorithm.settle`
+    after_optimizer_step: Callable[[], None] = lambda: None  # have the controller call that of all algorithms
     teacher: Any = None
     plain: Callable[[], tuple[Any, Any]] = lambda: (None, None)  # a copy of the model as `strip` makes it, and its trace
 
@@ -211,7 +211,7 @@ class Algorithm:
         """Called when an optimizer step begins."""
         return state
 
-    def settle(self, training: Training, state: State) -> State:
+    def after_optimizer_step(self, training: Training, state: State) -> State:
         """Called when an optimizer step may have ended: at the latest before the next begins, or the state is saved."""
         return state
 

@@ -224,7 +224,7 @@ class Controller:
 
     def settle(self) -> None:
         """Let the algorithms finish what waits for the end of an optimizer step. Called by itself, wherever that matters."""
-        self._update("settle")
+        self._update("after_optimizer_step")
 
     def __getattr__(self, name: str) -> Any:
         """The algorithms' own commands and readings: `set_sparsity_level(0.5)`, `current_sparsity_level`, ...
@@ -605,6 +605,7 @@ class Controller:
             raise
         self._stripped = model
         self._end_watch()
+        attached.optimizer_hook.end()
         return model
 
     def strip_model(self, model: Any, do_copy: bool = False, quantizers: bool = True) -> Any:

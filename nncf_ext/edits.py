@@ -59,7 +59,6 @@ class Transform(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     kind: str
     stage: ClassVar[int]
-    dense_gradients: ClassVar[bool] = False  # `Attached.request_dense_gradients` may be asked for its edits
 
     def observer(
         self, of_parameter: bool, kind: str = "mixed_min_max", percentiles: tuple[float, float] = (0.1, 99.9)

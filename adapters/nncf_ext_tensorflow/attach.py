@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -11,16 +11,16 @@ import keras
 import numpy as np
 
 from nncf_ext.adapter import Values
-from nncf_ext.edits import QUANTIZE, Edit, Plan, Var
+from nncf_ext.edits import Edit, Plan, Var
 from nncf_ext.graph import Site
 from nncf_ext.quantization.quantizers.fixed import fixed
 from nncf_ext.saved_plan import plan_from_json
 from nncf_ext.step_watch import StepWatch
 from nncf_ext_tensorflow import keras_private, xp
 from nncf_ext_tensorflow.apply import Function, Patch
-from nncf_ext_tensorflow.dense_gradients import DenseGradients
 from nncf_ext_tensorflow.framework_operators import is_exporting, operators_of
 from nncf_ext_tensorflow.naming import names_in
+from nncf_ext_tensorflow.optimizer_hook import KerasOptimizerHook
 from nncf_ext_tensorflow.saving import attached_to, example_like, input_specs, refuse_compressed
 from nncf_ext_tensorflow.taps import AfterForward, Tap
 from nncf_ext_tensorflow.trace import KerasTrace, trace
@@ -40,12 +40,12 @@ class PlacedTransform:
 
     stand_in: what is called instead where it is set (export puts a marker there), with the variable that the tensor is, if any.
     off: what compiled functions read, so that they need not be traced anew; a transform that never was off has none, which costs
-    nothing, unless it is made to be switched (`Transform.dense_gradients`).
+    nothing, unless it was made `switchable`.
     """
 
     def __init__(self, edit: Edit, variables: Mapping[str, keras.Variable]):
         self.edit, self.enabled = edit, True
-        self.off: keras.Variable | None = _off(False) if edit.transform.dense_gradients else None
+        self.off: keras.Variable | None = None
         self.stand_in: Callable[[Any, Any], Any] | None = None
         self._variables = variables
 
@@ -60,6 +60,11 @@ class PlacedTransform:
         if self.off is None:
             return self._transformed(x)
         return keras.ops.cond(keras.ops.logical_not(self.off), lambda: self._transformed(x), lambda: x)
+
+    def make_switchable(self) -> None:
+        """Have functions that are compiled from now on see when it is switched off."""
+        if self.off is None:
+            self.off = _off(not self.enabled)
 
     def set_enabled(self, enabled: bool) -> bool:
         """Returns whether functions that were compiled before do not see it."""
@@ -147,9 +152,8 @@ class KerasAttached:
             raise
         keras_private.hold(model, HOLDER, self._holder)
         vars(model)["_nncf_ext_attached"] = self
-        masks = [(e.key, self.placed[e.key], self._variable(e.site)) for e in plan if e.transform.dense_gradients]
-        parameters = [self._variable(site) for edit in plan for site in edit.sites if site.is_parameter]
-        self._gradients = DenseGradients(masks, parameters, any(e.transform.stage < QUANTIZE and e.of_parameters for e in plan))
+        parameters = {site: self._variable(site) for edit in plan for site in edit.sites if site.is_parameter}
+        self.optimizer_hook = KerasOptimizerHook(self.placed, parameters)
         keras_private.serialize_as(type(model), CompressedModel)
         keras_private.forget_compiled_functions(model)
         keras_private.renew_optimizer(model)
@@ -174,9 +178,6 @@ class KerasAttached:
     def owner(self, site: Site) -> Any:
         return self.traced.variables[site][0]
 
-    def assign_parameter(self, site: Site, value: Any) -> None:
-        self._variable(site).assign(value)
-
     def set_enabled(self, edit: Edit, enabled: bool) -> None:
         """At once in `fit`, `evaluate`, `predict` and eager calls, and in a `tf.function` of the user's that is traced after an
         edit was switched for the first time; one that was traced before has to be traced anew.
@@ -186,13 +187,6 @@ class KerasAttached:
 
     def enabled(self, edit: Edit) -> bool:
         return self.placed[edit.key].enabled
-
-    def request_dense_gradients(self, edits: Iterable[Edit], arrived: Callable[[], None]) -> None:
-        """A `tf.function` of the user's that was traced before the model was compressed has to be traced anew."""
-        self._gradients.request(arrived)
-
-    def dense_gradients(self) -> Mapping[str, Any] | None:
-        return self._gradients.taken()
 
     def dropout(self) -> Mapping[str, float]:
         return {node: float(layer.rate) for node, layer in self._dropout_layers().items()}
@@ -208,15 +202,6 @@ class KerasAttached:
         kinds = (keras.layers.Dropout, keras.layers.AlphaDropout)
         owners = {site.node: place.owner for site, place in self.traced.places.items() if site.slot == "output"}
         return {node: layer for node, layer in owners.items() if isinstance(layer, kinds)}
-
-    def retain(self, site: Site, kept: Any) -> None:
-        parameter = self._variable(site)
-        for variable in (parameter, *self._gradients.states_of(parameter)):
-            variable.assign(keras.ops.multiply(variable, keras.ops.cast(kept, variable.dtype)))
-
-    def second_moment(self, site: Site) -> Any:
-        states = self._gradients.states_of(self._variable(site))
-        return next((keras.ops.convert_to_tensor(state) for state in states if state.name.endswith("velocity")), None)
 
     @contextmanager
     def observed(self, functions: Mapping[Site, Function], off: Collection[Edit]) -> Iterator[None]:
@@ -251,7 +236,7 @@ class KerasAttached:
 
     def watch_training(self, watch: StepWatch) -> TrainingWatch:
         self._holder.watch = watch
-        return TrainingWatch(self.model, watch, self._gradients)
+        return TrainingWatch(self.model, watch)
 
     def transformed_parameters(self) -> list[tuple[keras.Variable, Any]]:
         """Every parameter that has transforms, and what they make of it."""
@@ -275,6 +260,7 @@ class KerasAttached:
 
     def detach(self) -> None:
         """Take the plan out, leaving parameters as they are."""
+        self.optimizer_hook.end()
         self._patch.remove()
         keras_private.release(self.model, HOLDER)
         del vars(self.model)["_nncf_ext_attached"]

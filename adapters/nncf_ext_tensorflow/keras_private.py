@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import keras
+import tensorflow as tf
 from keras.src.backend import AutocastScope
 from keras.src.backend.common import global_state
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope  # noqa: F401  (part of this module's interface)
@@ -247,6 +248,32 @@ def steps_of(optimizer: Any) -> tuple[int, bool]:
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     steps, batches = divmod(int(inner._iterations.numpy()), inner.gradient_accumulation_steps or 1)
     return steps, batches > 0
+
+
+def after_whole_steps(optimizer: Any, change: Callable[[], Any]) -> None:
+    """Call `change` after `Optimizer.apply` where that made a step, and did not only add to the gradients of the next one; in a
+    compiled function, have it so each time."""
+    batches = optimizer.gradient_accumulation_steps
+    if not batches:
+        change()
+        return
+
+    def whole() -> None:
+        change()
+
+    keras.ops.cond(keras.ops.equal(optimizer._iterations % batches, 0), whole, lambda: None)
+
+
+def assign_on_replicas(variable: keras.Variable, value: Any) -> None:
+    """Assign `value`, the same on all replicas, as an optimizer does in its step."""
+    if not tf.distribute.has_strategy():
+        variable.assign(value)
+        return
+
+    def update(strategy: Any, variable: Any, value: Any) -> None:
+        strategy.extended.update(variable, lambda own, new: own.assign(new), args=(value,), group=False)
+
+    tf.__internal__.distribute.interim.maybe_merge_call(update, tf.distribute.get_strategy(), variable.value, value)
 
 
 def callbacks_beside(callback: Any) -> list[Any]:

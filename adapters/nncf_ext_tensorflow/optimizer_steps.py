@@ -16,7 +16,7 @@ class Listener(Protocol):
         """The gradients that the optimizer gets."""
         ...
 
-    def after_step(self) -> None: ...
+    def after_step(self, optimizer: Any, variables: Sequence[Any]) -> None: ...
 
 
 _listening: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -49,12 +49,12 @@ def _heard(apply: Any) -> Any:
         listeners = list(_listening)
         if listeners and trainable_variables is not None:
             trainable_variables = list(trainable_variables)
+        variables = self._trainable_variables if trainable_variables is None else trainable_variables
         for listener in listeners:
-            variables = self._trainable_variables if trainable_variables is None else trainable_variables
             grads = listener.before_step(self, grads, variables)
         result = apply(self, grads, trainable_variables)
         for listener in listeners:
-            listener.after_step()
+            listener.after_step(self, variables)
         return result
 
     heard.listened_to = apply  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Tells `nncf_ext.step_watch` and `dense_gradients` of the optimizer steps of a model; in compiled functions, of their tracing.
+"""Tells `nncf_ext.step_watch` of the optimizer steps of a model; in compiled functions, of their tracing.
 Copies of the model tell nobody."""
 
 from __future__ import annotations
@@ -11,15 +11,14 @@ import tensorflow as tf
 
 from nncf_ext.step_watch import StepWatch
 from nncf_ext_tensorflow import keras_private
-from nncf_ext_tensorflow.dense_gradients import DenseGradients
 from nncf_ext_tensorflow.optimizer_steps import ignore, listen
 
 
 class TrainingWatch:
-    def __init__(self, model: keras.Model, watch: StepWatch, gradients: DenseGradients):
+    def __init__(self, model: keras.Model, watch: StepWatch):
         self._variables = {id(variable) for variable in model.variables}
-        self._watch, self._gradients = watch, gradients
-        if watch.has_to_see_steps or gradients.wanted:
+        self._watch = watch
+        if watch.has_to_see_steps:
             listen(self)
 
     def __call__(self) -> None:
@@ -36,7 +35,7 @@ class TrainingWatch:
                     f"{problem}; a train_step of your own may add sum(self.losses), or call self.compute_loss of the compressed "
                     "model, and a model around it has them in its losses"
                 )
-        return self._gradients.before_step(optimizer, gradients, variables)
+        return list(gradients)
 
     def _tell_of_step(self, optimizer: Any) -> None:
         if not tf.executing_eagerly():
@@ -44,5 +43,5 @@ class TrainingWatch:
         elif not keras_private.steps_of(optimizer)[1]:  # the first of the batches whose gradients it accumulates
             self._watch.step_begins(optimizer, several=True)  # `steps_per_execution`
 
-    def after_step(self) -> None:
-        self._gradients.after_step()
+    def after_step(self, optimizer: Any, variables: Sequence[Any]) -> None:
+        """Nothing."""

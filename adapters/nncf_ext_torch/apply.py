@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,12 @@ from nncf_ext.graph import Site
 from nncf_ext.quantization.quantizers.fixed import fixed
 from nncf_ext_torch import xp
 from nncf_ext_torch.computed_weights import computed_in, raw
-from nncf_ext_torch.dense_gradients import DenseGradients
 from nncf_ext_torch.followers import Follower
 from nncf_ext_torch.framework_operators import is_exporting, operators_of
 from nncf_ext_torch.function_mode import Step
 from nncf_ext_torch.module_classes import EDITS, edited_modules, in_own_class, install, uninstall
-from nncf_ext_torch.sharding import multiply, overwrite, to_numpy, whole
+from nncf_ext_torch.optimizer_hook import TorchOptimizerHook
+from nncf_ext_torch.sharding import overwrite, to_numpy, whole
 from nncf_ext_torch.sites import module_edits, parameter_name
 from nncf_ext_torch.taps import remove_tap
 from nncf_ext_torch.trace import TorchTrace
@@ -116,7 +116,7 @@ class TorchAttached:
         self.plan = plan
         self.traced = traced
         self._applied = applied
-        self._gradients: DenseGradients | None = None
+        self._optimizer_hook: TorchOptimizerHook | None = None
         names = {site: parameter_name(traced, site) for edit in plan for site in edit.sites if site.is_parameter}
         self._parameters = {site: _split(model, name) for site, name in names.items()}
 
@@ -152,20 +152,11 @@ class TorchAttached:
     def owner(self, site: Site) -> nn.Module:
         return self._parameters[site][0]
 
-    def assign_parameter(self, site: Site, value: torch.Tensor) -> None:
-        overwrite(self._raw(site), value)
-
     def set_enabled(self, edit: Edit, enabled: bool) -> None:
         self._of(edit).enabled = enabled
 
     def enabled(self, edit: Edit) -> bool:
         return self._of(edit).enabled
-
-    def request_dense_gradients(self, edits: Iterable[Edit], arrived: Callable[[], None]) -> None:
-        self._optimizer_steps().request([(e.key, self._of(e), self._raw(e.site)) for e in edits], arrived)
-
-    def dense_gradients(self) -> Mapping[str, torch.Tensor] | None:
-        return self._optimizer_steps().taken()
 
     def dropout(self) -> Mapping[str, float]:
         return {node: layer.p for node, layer in self._dropout_layers().items()}
@@ -177,16 +168,8 @@ class TorchAttached:
         called = {node: self.model.get_submodule(c.container) for node, c in self.traced.calls.items() if c.whole_module}
         return {node: layer for node, layer in called.items() if isinstance(layer, nn.modules.dropout._DropoutNd)}
 
-    def retain(self, site: Site, kept: torch.Tensor) -> None:
-        parameter = self._raw(site)
-        for tensor in (parameter, *self._optimizer_steps().states_of(parameter)):
-            multiply(tensor, kept)
-
-    def second_moment(self, site: Site) -> torch.Tensor | None:
-        moment = None if self._is_computed(site) else self._optimizer_steps().second_moment_of(self._raw(site))
-        return None if moment is None else whole(moment)
-
     def detach(self) -> None:
+        self.optimizer_hook.end()
         detach(self.model)
         self._applied.clear()
 
@@ -202,10 +185,11 @@ class TorchAttached:
         module, name = self._parameters[site]
         return name not in module._parameters
 
-    def _optimizer_steps(self) -> DenseGradients:
-        if self._gradients is None:
-            self._gradients = DenseGradients()
-        return self._gradients
+    @property
+    def optimizer_hook(self) -> TorchOptimizerHook:
+        if self._optimizer_hook is None:
+            self._optimizer_hook = TorchOptimizerHook(self._applied, self._raw)
+        return self._optimizer_hook
 
     def _of(self, edit: Edit) -> Applied:
         if edit.key not in self._applied:

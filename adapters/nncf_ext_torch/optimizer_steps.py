@@ -3,6 +3,7 @@ the last `ignore`; where a listener was let go instead, they stay and do nothing
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Iterable
 from typing import Any, Protocol
@@ -19,6 +20,8 @@ class Listener(Protocol):
 
 _listening: weakref.WeakSet[Any] = weakref.WeakSet()
 _hooks: list[Any] = []
+_hooked: Any = torch.optim.Optimizer.profile_hook_step(lambda: None)
+_HOOKED_STEP = _hooked.__code__  # that of all steps, which calls the hooks around them
 
 
 def listen(listener: Listener) -> None:
@@ -39,6 +42,16 @@ def ignore(listener: Listener) -> None:
 def holds_any(optimizer: torch.optim.Optimizer, parameters: Iterable[torch.nn.Parameter]) -> bool:
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     return any(id(parameter) in held for parameter in parameters)
+
+
+def is_within_another(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether the step of `optimizer`, which is under way, is a part of another's, as with ZeroRedundancyOptimizer."""
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_code is _HOOKED_STEP and frame.f_locals["self"] is not optimizer:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _before(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:

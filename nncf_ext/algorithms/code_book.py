@@ -107,8 +107,8 @@ class CodedWeights(Algorithm):
 
     def listen(self, training: Training, state: State) -> State:
         """Optimizers are seen from their next step on."""
-        for edit in training.edits if self.params.weighting == "adam" and not state["coded"] else ():
-            training.attached.second_moment(edit.site)
+        if self.params.weighting == "adam" and not state["coded"]:
+            training.attached.optimizer_hook.listen()
         return state
 
     def epoch_step(self, training: Training, clock: Clock, state: State) -> State:

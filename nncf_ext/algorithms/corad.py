@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -37,11 +38,11 @@ FIRST_GATE = math.log(0.9 / 0.1)  # a tenth is dropped (Louizos et al. 2018)
 
 
 class Shrinkage(Transform):
-    """The weight as it is in training; in inference without what the next proximal step would make zero.
+    """The weight as it is, which a proximal step may change after each of the optimizer's.
 
     channel_axis: of the output channels. grouped: these go as a whole.
-    Variables: threshold of the next proximal step, 0 where there is none; regularization and distillation, lambda and gamma,
-    which a traced training step reads anew.
+    Variables: threshold of the proximal step, 0 where there is none; regularization and distillation, lambda and gamma. A
+    compiled training step reads them anew each time.
     """
 
     kind: Literal["shrinkage"] = "shrinkage"
@@ -53,10 +54,7 @@ class Shrinkage(Transform):
         return self, {"threshold": Var(np.zeros((), np.float32)), **_factors()}
 
     def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
-        if training:
-            return x
-        size = regularizers.group_norms(xp, x, self.channel_axis) if self.grouped else xp.abs(x)
-        return x * xp.cast_like(size > variables["threshold"], x)
+        return x
 
     def shrunk(self, xp: Any, x: Any, threshold: Any) -> Any:
         """After a proximal step."""
@@ -154,6 +152,7 @@ class Corad(CoradConfig, Algorithm):
         return {"regularization": 0.0, "distillation": 0.0}
 
     def initialize(self, training: Training, state: State) -> State:
+        self._listen(training)
         kind = None if self.regularization is None else self.regularization.type
         if kind == "bit_width" and not any(_grids(training, edit) for edit in training.edits):
             raise ConfigError(
@@ -161,20 +160,26 @@ class Corad(CoradConfig, Algorithm):
             )
         return {**state, "latency": self._latencies(training.graph)} if kind == "latency" else state
 
+    def resume(self, training: Training, state: State) -> None:
+        self._listen(training)
+
+    def _listen(self, training: Training) -> None:
+        if self._is_proximal and self.regularization is not None and self.regularization.weight > 0:
+            after = {edit.key: partial(self._proximal_step, training, edit) for edit in training.edits}
+            training.attached.optimizer_hook.listen(after=after)
+
+    def _proximal_step(self, training: Training, edit: Edit, weight: Any) -> Any:
+        assert isinstance(edit.transform, Shrinkage)
+        threshold = training.attached.variables(edit)["threshold"]
+        return edit.transform.shrunk(training.xp, weight, training.xp.cast_like(threshold, weight))
+
     def check_state(self, training: Training, state: State) -> None:
         super().check_state(training, state)
         if self.regularization is not None and self.regularization.type == "latency" and state.get("latency") is None:
             raise Unreadable("latency: found none, expected a number for each layer")
 
     def step(self, training: Training, clock: Clock, state: State) -> State:
-        """First what is left of the optimizer's last step, the proximal one; then the weights of the terms for this step."""
-        if self._is_proximal and state["regularization"] > 0:
-            for edit in training.edits:
-                assert isinstance(edit.transform, Shrinkage)
-                weight = training.xp.stop_gradient(training.attached.parameter(edit.site))
-                threshold = training.attached.variables(edit)["threshold"]
-                shrunk = edit.transform.shrunk(training.xp, weight, training.xp.cast_like(threshold, weight))
-                training.attached.assign_parameter(edit.site, shrunk)
+        """Noise and the weights of the terms for this step."""
         if any(isinstance(edit.transform, Gates) for edit in training.edits):
             sizes = [math.prod(training.graph.shape_of(edit.site)) for edit in training.edits]
             for edit, rows in zip(training.edits, noise.draw(clock.step, sizes), strict=True):
@@ -215,7 +220,7 @@ class Corad(CoradConfig, Algorithm):
         return CompressionStage.UNCOMPRESSED if now == 0 else CompressionStage.PARTIALLY_COMPRESSED
 
     def awaits(self, clock: Clock, state: State) -> Collection[str]:
-        """Factors are set, noise is drawn and proximal steps are made by `step`."""
+        """Factors are set and noise is drawn by `step`."""
         terms = [term for term in (self.regularization, self.distillation) if term is not None and term.weight > 0]
         changing = any(t.warmup_epochs or t.multistep_steps or t.schedule in ("linear", "cubic") for t in terms)
         return (("epoch_step", "step") if changing else ("step",)) if terms else ()

@@ -35,13 +35,13 @@ from nncf_ext.sparsity.selection import n_of_m
 from nncf_ext.sparsity.weight_matrix import WeightMatrix, weight_matrix
 
 _GROWS_BY_GRADIENT = ("rigl", "granet")
+_MOVES_IN_STEPS = ("set", *_GROWS_BY_GRADIENT)
 
 
 class ConnectionMask(BinaryMask):
     """x * mask, where masked elements of x are zero themselves."""
 
     kind: Literal["connection_mask"] = "connection_mask"
-    dense_gradients: ClassVar[bool] = True
 
 
 class ForwardBackwardMask(Transform):
@@ -208,6 +208,7 @@ class DynamicSparseTraining(DynamicSparseTrainingConfig, Algorithm):
         return {"moving": None, "updates": 0, "frozen": False, "sparse": True}
 
     def initialize(self, training: Training, state: State) -> State:
+        self._listen(training)
         if self.params.method == "ac_dc":
             return {**state, "sparse": False}
         if self.params.method == "top_kast":
@@ -219,16 +220,24 @@ class DynamicSparseTraining(DynamicSparseTrainingConfig, Algorithm):
                 self._connect(training, edit, structure, first_units(training.xp, structure, score, kept))
                 if self.params.sparse_initialization:
                     mask = _as_numbers(training, edit, "mask")
-                    training.attached.retain(edit.site, structure.gain(training.xp, mask))
+                    gain = structure.gain(training.xp, mask)
+                    training.attached.optimizer_hook.scale_parameter_and_moments(edit.site, gain)
         return state
 
     def resume(self, training: Training, state: State) -> None:
+        self._listen(training)
         if state["moving"] is not None:
-            training.attached.request_dense_gradients(training.edits, training.settle)
+            training.attached.optimizer_hook.request_dense_gradients(training.after_optimizer_step)
+
+    def _listen(self, training: Training) -> None:
+        if self.params.method in _MOVES_IN_STEPS:
+            training.attached.optimizer_hook.listen(dense=training.edits)
+        elif self.params.method == "ac_dc":  # it moves connections between epochs, and their moments with them
+            training.attached.optimizer_hook.listen()
 
     def check_state(self, training: Training, state: State) -> None:
         super().check_state(training, state)
-        if state["moving"] is not None and self.params.method not in ("set", *_GROWS_BY_GRADIENT):
+        if state["moving"] is not None and self.params.method not in _MOVES_IN_STEPS:
             raise Unreadable(f"moving: found step {state['moving']}, expected none: {self.params.method} waits for no step's end")
 
     def epoch_step(self, training: Training, clock: Clock, state: State) -> State:
@@ -258,15 +267,15 @@ class DynamicSparseTraining(DynamicSparseTrainingConfig, Algorithm):
         if self.params.method == "top_kast":
             self._choose_largest(training, state)
             return {**state, "updates": state["updates"] + 1}
-        if self.params.method in ("set", *_GROWS_BY_GRADIENT):
-            training.attached.request_dense_gradients(training.edits, training.settle)
+        if self.params.method in _MOVES_IN_STEPS:
+            training.attached.optimizer_hook.request_dense_gradients(training.after_optimizer_step)
             return {**state, "moving": clock.step}
         return state
 
-    def settle(self, training: Training, state: State) -> State:
+    def after_optimizer_step(self, training: Training, state: State) -> State:
         if state["moving"] is None:
             return state
-        gradients = training.attached.dense_gradients()
+        gradients = training.attached.optimizer_hook.dense_gradients()
         if gradients is None:
             return state
         xp, step = training.xp, state["moving"]
@@ -314,7 +323,7 @@ class DynamicSparseTraining(DynamicSparseTrainingConfig, Algorithm):
         """Have exactly the connections `units`; those that were not there before start at zero, and so does their optimizer."""
         xp, before = training.xp, _as_numbers(training, edit, "mask")
         mask = structure.spread(xp, xp.cast_like(units, before))
-        training.attached.retain(edit.site, mask * before)
+        training.attached.optimizer_hook.scale_parameter_and_moments(edit.site, mask * before)
         training.attached.assign(edit, "mask", mask)
 
     def _choose_largest(self, training: Training, state: State) -> None:

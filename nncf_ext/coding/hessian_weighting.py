@@ -55,7 +55,7 @@ def hessian_weights(training: Training, weights: Sequence[np.ndarray], by: str, 
 def _second_moments(training: Training, where: str) -> list[np.ndarray]:
     found = []
     for edit in training.edits:
-        moment = training.attached.second_moment(edit.site)
+        moment = training.attached.optimizer_hook.second_moment(edit.site)
         if moment is None:
             raise ConfigError(
                 f"{where}.params.weighting: found no optimizer that keeps second moments of {edit.site}, expected Adam or a "

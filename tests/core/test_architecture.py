@@ -17,6 +17,7 @@ LAYERS = (
     ("errors", "graph", "noise", "numpy_xp", "schedules", "encodings", "text_table", "forward_loss", "nncf2"),
     ("files", "numerics", "ops", "scopes", "data", "step_watch"),
     ("config", "edits"),
+    ("optimizer_hook",),
     ("adapter", "channels", "checkpoint", "drawing", "untouched"),
     ("distillation", "report"),
     ("algorithm", "packed", "sparsity"),

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from nncf_ext_tensorflow import create_compressed_model, create_compression_callbacks
 
 from nncf_ext import NNCFConfig
@@ -58,6 +59,37 @@ def test_proximal_steps_make_exact_zeros_in_fit(kind):
     if kind == "group_lasso":
         assert all(((kernel == 0).all(0) == (kernel == 0).any(0)).all() for kernel in kernels)
     np.testing.assert_array_equal(stripped(X), model(X))
+
+
+@pytest.mark.parametrize("how", ["eager", "compiled", "accumulated", "scaled"])
+def test_a_proximal_step_follows_each_step_of_the_optimizer_once(how):
+    """As in a loop that makes both by hand: sign(w) * max(|w| - 0.1 * 10 / 108, 0). In a compiled function it is a part of it."""
+    ctrl, model = compressed({"type": "l1", "weight": 10, "proximal_step": 0.1})
+    plain = net()
+    batches = 2 if how == "accumulated" else 1
+    optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=batches if batches > 1 else None)
+    if how == "scaled":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=8.0)
+    task = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    kernels = [plain.get_layer(name).kernel for name in ("fc1", "fc2")]
+
+    def step(model, optimizer, whole=lambda loss: loss):
+        with tf.GradientTape() as tape:
+            loss = whole(task(Y, model(X, training=True)))
+        optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
+
+    ours = step if how == "eager" else tf.function(step)
+    scaled = optimizer.scale_loss if how == "scaled" else lambda loss: loss
+    by_hand = keras.optimizers.SGD(0.1)
+    for _ in range(3):
+        ctrl.scheduler.step()
+        for _ in range(batches):
+            ours(model, optimizer, lambda loss: scaled(ctrl.total_loss(loss)))
+        step(plain, by_hand)
+        for kernel in kernels:
+            kernel.assign(np.sign(kernel) * np.maximum(np.abs(kernel) - 10 * 0.1 / 108, 0))
+        for mine, theirs in zip(model.trainable_variables, plain.trainable_variables, strict=True):
+            np.testing.assert_allclose(mine.numpy(), theirs.numpy(), rtol=1e-5, atol=1e-6, err_msg=mine.path)
 
 
 def test_a_ramp_is_seen_by_a_traced_step():

@@ -21,6 +21,7 @@ COMPRESSIONS = [
     ],
     [{"algorithm": "soft_threshold", "params": {"weight": 0.5, "initial_threshold": -4}}],
     [{"algorithm": "dynamic_sparse_training", "params": {"sparsity_target": 0.7, "update_interval": 3, "end": 11}}],
+    [{"algorithm": "corad", "regularization": {"type": "group_lasso", "weight": 10, "proximal_step": 0.1}}],
     [{"algorithm": "ecsq", "params": {"target_bits": 2, "start_epoch": 1}, "compression_lr_multiplier": 0.05}],
 ]
 

@@ -56,7 +56,7 @@ def layers(ctrl):
 
 
 def states(ctrl, parameter):
-    return [state.numpy() for state in ctrl._attached._gradients.states_of(parameter)]
+    return [state.numpy() for state in ctrl._attached.optimizer_hook.states_of(parameter)]
 
 
 OPTIMIZERS = {

@@ -18,6 +18,8 @@ SPARSITY = {
 ROUNDS = {"algorithm": "iterative_magnitude", "params": {"sparsity_target": 0.5, "rounds": 2}}
 RIGL = {"algorithm": "dynamic_sparse_training", "params": {"method": "rigl", "sparsity_target": 0.5}}
 CONSTANT = {"algorithm": "const_sparsity"}
+STATIC = {"algorithm": "dynamic_sparse_training", "params": {"method": "static", "sparsity_target": 0.5}}
+PROXIMAL = {"algorithm": "corad", "regularization": {"type": "l1", "weight": 1, "proximal_step": 0.1}}
 
 
 @pytest.fixture
@@ -37,14 +39,15 @@ def compressed(*compression):
     return create_compressed_model(model, config)
 
 
-def test_quantization_alone_leaves_optimizers_as_they_are(own):
-    controller, _ = compressed({"algorithm": "quantization"})
+@pytest.mark.parametrize("compression", [{"algorithm": "quantization"}, CONSTANT, STATIC], ids=lambda c: c["algorithm"])
+def test_what_needs_no_hook_leaves_optimizers_as_they_are(own, compression):
+    controller, _ = compressed(compression)
     assert keras.optimizers.Optimizer.apply is own
     controller.strip(do_copy=False)
 
 
 @pytest.mark.filterwarnings("ignore:.* has not reached its target")
-@pytest.mark.parametrize("compression", [SPARSITY, ROUNDS, RIGL], ids=lambda compression: compression["algorithm"])
+@pytest.mark.parametrize("compression", [SPARSITY, ROUNDS, RIGL, PROXIMAL], ids=lambda compression: compression["algorithm"])
 def test_a_schedule_is_watched_until_the_model_is_stripped_or_gone(own, compression):
     for stripped in (True, False):
         controller, model = compressed(compression)
@@ -59,8 +62,9 @@ def test_a_schedule_is_watched_until_the_model_is_stripped_or_gone(own, compress
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.* has not reached its target")
 def test_copies_of_a_model_listen_to_nobody(own, tmp_path):
-    controller, model = compressed(CONSTANT)
+    controller, model = compressed(PROXIMAL)
     heard = keras.optimizers.Optimizer.apply
     assert heard is not own
     copy = controller.strip()
@@ -79,7 +83,7 @@ def test_what_others_wrapped_is_left_to_them(own):
         def before_step(self, optimizer, gradients, variables):
             return list(gradients)
 
-        def after_step(self):
+        def after_step(self, optimizer, variables):
             pass
 
     listener = Listener()

@@ -74,18 +74,67 @@ def test_switched_off_it_is_plain_training_bit_for_bit(when):
 
 @pytest.mark.parametrize("kind", ["l1", "group_lasso"])
 def test_proximal_steps_make_exact_zeros(kind, tmp_path):
-    ctrl, model = compressed({"type": kind, "weight": 30, "proximal_step": 0.1}, MATCHING)
+    ctrl, model = compressed({"type": kind, "weight": 10, "proximal_step": 0.1}, MATCHING)
     train(model, ctrl, 60)
     report = ctrl.statistics().corad
     stripped = ctrl.strip()
     weights = [stripped[0].weight, stripped[2].weight]
     zeros = sum(int((w == 0).sum()) for w in weights)
-    assert report.sparsity_level_for_layers == zeros / 108 and zeros > 10
+    assert report.sparsity_level_for_layers == zeros / 108 and 108 > zeros > 10
     if kind == "group_lasso":
         assert all(bool(((w == 0).all(1) == (w == 0).any(1)).all()) for w in weights)  # whole channels
-    assert report.regularizer > 0 and (report.regularization_weight, report.distillation_weight) == (30, 0.5)
+    assert report.regularizer > 0 and (report.regularization_weight, report.distillation_weight) == (10, 0.5)
     assert torch.equal(stripped.eval()(X), model.eval()(X))
     ctrl.export_model(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["optimizer", "optimizer within an optimizer"])
+def test_a_proximal_step_follows_each_step_of_the_optimizer_once(wrapped):
+    """As in a loop that makes both by hand: sign(w) * max(|w| - 0.1 * 10 / 108, 0)."""
+
+    class Outer(torch.optim.Optimizer):
+        """Steps by another one, as ZeroRedundancyOptimizer does."""
+
+        def __init__(self, parameters):
+            self.inner = torch.optim.SGD(parameters, 0.1)
+            super().__init__(self.inner.param_groups, {})
+
+        def step(self, closure=None):
+            self.inner.step()
+
+    ctrl, model = compressed({"type": "l1", "weight": 10, "proximal_step": 0.1})
+    plain = net()
+    optimizer = Outer(list(model.parameters())) if wrapped else torch.optim.SGD(model.parameters(), 0.1)
+    by_hand = torch.optim.SGD(plain.parameters(), 0.1)
+    for _ in range(3):
+        ctrl.scheduler.step()
+        for each, of, added in ((optimizer, model, ctrl.loss), (by_hand, plain, lambda: 0)):
+            each.zero_grad()
+            (nn.functional.cross_entropy(of.train()(X), Y) + added()).backward()
+            each.step()
+        for layer in (plain[0], plain[2]):
+            w = layer.weight.data
+            w.copy_(w.sign() * (w.abs() - 10 * 0.1 / 108).clamp(min=0))
+        for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
+        assert torch.equal(ctrl.strip()(X), model.eval()(X))
+
+
+def test_an_optimizer_changes_what_it_holds_and_no_stripped_model():
+    ctrl, model = compressed({"type": "l1", "weight": 10, "proximal_step": 0.1})
+    first, second = (torch.optim.SGD(model[i].parameters(), 0.0) for i in (0, 2))
+    ctrl.scheduler.step()
+    (model.train()(X).sum() + ctrl.loss()).backward()
+    weights = [model[0].weight, model[2].weight]
+    before = [weight.detach().clone() for weight in weights]
+    first.step()
+    assert not torch.equal(weights[0], before[0]) and torch.equal(weights[1], before[1])
+    second.step()
+    assert not torch.equal(weights[1], before[1])
+    ctrl.strip(do_copy=False)
+    kept = [parameter.detach().clone() for parameter in model.parameters()]
+    first.step()
+    assert all(torch.equal(old, now) for old, now in zip(kept, model.parameters(), strict=True))
 
 
 def test_gradients_alone_make_none_but_small_weights():

@@ -47,6 +47,7 @@ COMPRESSION = {
         "algorithm": "dynamic_sparse_training",
         "params": {"method": "rigl", "sparsity_target": 0.7, "update_interval": 2, "end": 5},
     },
+    "corad": {"algorithm": "corad", "regularization": {"type": "group_lasso", "weight": 10, "proximal_step": 0.1}},
     "clustering": [
         SPARSITY,
         {

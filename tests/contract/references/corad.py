@@ -47,19 +47,23 @@ def _begins(net: Any, algorithm: Any, epoch: int, step: int | None) -> None:
             net.variables[role, GATES] |= {"rows": rows, **_factors(algorithm, epoch, step)}
         return
     step_size = getattr(settings, "proximal_step", None) or 0
-    for role, weight in weights.items():
-        threshold = net.variables[role, KIND]["threshold"]
-        if settings.type == "group_lasso":  # channels are columns
-            norms = np.linalg.norm(weight, axis=0)
-            net.weights[role] = (weight * np.maximum(0, 1 - threshold / norms.clip(1e-12))).astype(np.float32)
-        else:
-            net.weights[role] = (np.sign(weight) * np.maximum(np.abs(weight) - threshold, 0)).astype(np.float32)
     factors = _factors(algorithm, epoch, step)
     count = sum(weight.size for weight in weights.values())
     for role, weight in weights.items():
         group = len(weight) if settings.type == "group_lasso" else 1
         threshold = np.float32(step_size * float(factors["regularization"]) * math.sqrt(group) / count)
         net.variables[role, KIND] = {**factors, "threshold": threshold}
+
+
+def _ends(net: Any, algorithm: Any, epoch: int, step: int) -> None:
+    settings = algorithm.regularization
+    for role, weight in _weights(net).items() if settings.proximal_step is not None else ():
+        threshold = net.variables[role, KIND]["threshold"]
+        if settings.type == "group_lasso":  # channels are columns
+            norms = np.linalg.norm(weight, axis=0)
+            net.weights[role] = (weight * np.maximum(0, 1 - threshold / norms.clip(1e-12))).astype(np.float32)
+        else:
+            net.weights[role] = (np.sign(weight) * np.maximum(np.abs(weight) - threshold, 0)).astype(np.float32)
 
 
 def _regularizer(net: Any, settings: Any) -> tuple[float, dict[str, np.ndarray], dict[Any, np.ndarray]]:
@@ -149,4 +153,6 @@ def _gated(transform: Laid, x: np.ndarray, variables: Any, g: np.ndarray) -> Any
     return g * np.clip(stretched, 0, 1), {"gate": g * x * inside * (HIGH - LOW) * s * (1 - s) / BETA}
 
 
-REFERENCE = AlgorithmReference(begins=_begins, loss=_loss, vjps={KIND: _looks_on, GATES: _gated}, in_layout={GATES: _in_layout})
+REFERENCE = AlgorithmReference(
+    begins=_begins, ends=_ends, loss=_loss, vjps={KIND: _looks_on, GATES: _gated}, in_layout={GATES: _in_layout}
+)

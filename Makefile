@@ -1,4 +1,4 @@
-# make demo | test | test-all | fuzz | check | bench | results | zoo | docs | notebooks | clean. Needs Python 3.11 or newer; everything runs in .venv, which make creates.
+# make demo | test | test-core | test-all | fuzz | check | bench | results | zoo | docs | notebooks | clean. Needs Python 3.11 or newer; everything runs in .venv, which make creates.
 PYTHON ?= python3
 BIN := .venv/bin
 ifeq ($(OS),Windows_NT)
@@ -7,21 +7,25 @@ endif
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 SITE = $(BIN)/python -m sphinx -W --keep-going -b html -c docs -q . build/site
 
-.PHONY: demo test test-all fuzz check bench results zoo docs notebooks clean
+.PHONY: demo test test-core test-all fuzz check bench results zoo docs notebooks clean
 
 demo: .venv/installed
 	$(BIN)/nncf-ext demo
 
 # The frameworks get a run each: they do not share a process well. Two workers with one thread each suit two cores; the longest
 # file comes first, so that they end together.
-test test-all: export OMP_NUM_THREADS = 1
+test test-core test-all: export OMP_NUM_THREADS = 1
 test: check
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" tests/contract/test_contract_torch.py tests/torch tests/core
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" tests/contract/test_contract_torch.py tests/torch tests/contract/test_contract_numpy.py tests/core
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" tests/contract/test_contract_tensorflow.py tests/tensorflow
+
+# The core and the contract over numpy, in an environment that has neither PyTorch nor TensorFlow: under a minute on two cores.
+test-core: .venv-core/installed
+	$(BIN:.venv/%=.venv-core/%)/python -m pytest -n 2 --dist loadfile -m "not slow" tests/contract/test_contract_numpy.py tests/core
 
 # With whole trainings, notebooks and compilations: half an hour on two cores.
 test-all: check
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests/contract/test_contract_torch.py tests/torch tests/core
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/contract/test_contract_torch.py tests/torch tests/contract/test_contract_numpy.py tests/core
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/contract/test_contract_tensorflow.py tests/tensorflow
 
 # 159,000 damaged files, configs and states, 200 kills; writes docs/reliability.md. Ten minutes on two cores: FUZZ="--scale 0.1" is a tenth.
@@ -62,6 +66,11 @@ notebooks: .venv/installed
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[torch,tensorflow,openvino,demo,dev]"
 	$(BIN)/python -c "open('.venv/installed', 'w').close()"
 
+.venv-core/installed: setup.cfg constraints.txt
+	$(PYTHON) -m venv .venv-core
+	$(BIN:.venv/%=.venv-core/%)/python -m pip install -q -c constraints.txt -e ".[core-tests]"
+	$(PYTHON) -c "open('.venv-core/installed', 'w').close()"
+
 # What the benchmarks compare with, in environments of its own: its versions exclude ours.
 .venv-peers/installed: benchmarks/requirements-peers.txt
 	$(PYTHON) -m venv .venv-peers
@@ -82,4 +91,4 @@ notebooks: .venv/installed
 	$(PYTHON) -c "open('.venv-zoo/installed', 'w').close()"
 
 clean:
-	rm -rf .venv .venv-peers .venv-tfmot .venv-zoo build dist *.egg-info
+	rm -rf .venv .venv-core .venv-peers .venv-tfmot .venv-zoo build dist *.egg-info

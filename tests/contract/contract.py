@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from contextlib import nullcontext
 from dataclasses import replace
@@ -16,9 +15,9 @@ from nncf_ext import NNCFConfig
 from nncf_ext.edits import Edit
 from nncf_ext.quantization.quantizers import Quantizing
 from tests.contract.cases import Case
-from tests.contract.reference_net import ReferenceNet, Variables, data, initial_weights
+from tests.contract.reference_net import ReferenceNet, Variables, data, initial_weights, loss_and_gradients
 from tests.contract.references import REFERENCES
-from tests.contract.references.reference import STEPS, AlgorithmReference, Forward
+from tests.contract.references.reference import STEPS, AlgorithmReference
 
 EPOCHS, RATE = 3, 0.05
 CLOSE = {"rtol": 2e-4, "atol": 2e-5}
@@ -105,19 +104,9 @@ class Reference:
 
     def train_step(self, x: np.ndarray, y: np.ndarray, epoch: int, step: int) -> float:
         out = self.net.forward(x, training=True)
-        forward = Forward(x, out, self.teacher.forward(x, False), self.net.transformed, self.teacher.transformed)
-        terms = [self._of(algorithm).loss(self.net, algorithm, forward) for algorithm in self.algorithms]
-        weight = math.prod(algorithm.weight_of_task for algorithm in self.algorithms)
-        loss = weight * float(np.mean((out - y) ** 2)) + sum(term.value for term in terms)
-        g = weight * 2 * (out - y) / out.size + sum(term.by_output for term in terms)
-        weights, variables = self.net.backward(g.astype(np.float32), [term.by_tensor for term in terms])
-        for term in terms:
-            weights.update({name: weights[name] + gradient for name, gradient in term.by_weight.items()})
+        loss, weights, variables = loss_and_gradients(self.net, self.algorithms, x, y, out, self.teacher)
         for name, gradient in weights.items():
             self.net.weights[name] = (self.net.weights[name] - RATE * gradient).astype(np.float32)
-        for term in terms:
-            for at, gradient in term.by_variable.items():
-                variables[at] = variables.get(at, 0) + gradient
         for (role, kind, name), gradient in variables.items():
             value = self.net.variables[role, kind][name]
             self.net.variables[role, kind][name] = (value - RATE * gradient).astype(np.float32)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from nncf_ext import numpy_xp as xp
 from nncf_ext.edits import Edit
 from tests.contract.data import data as data
 from tests.contract.references import REFERENCES
+from tests.contract.references.reference import Forward
 
 # tensors that a transform may stand on, in order of use
 ROLES = ("input", "fc1.weight", "fc1.bias", "relu", "fc2.weight", "fc2.bias", "fc2")
 Edits = Mapping[str, list[Edit]]  # by role, in order of application
+FORWARDS = {kind: forward for reference in REFERENCES.values() for kind, forward in reference.forwards.items()}
 VJPS = {kind: vjp for reference in REFERENCES.values() for kind, vjp in reference.vjps.items()}
 Variables = dict[tuple[str, str], dict[str, np.ndarray]]  # by (role, transform kind)
 
@@ -42,6 +44,12 @@ class ReferenceNet:
         self.edits, self.variables = edits, variables
         self.off: set[tuple[str, str]] = set()  # (role, kind) of edits that do nothing
         self.transformed: dict[str, np.ndarray] = {}  # what the last forward computed with, by role
+        self.arriving: dict[tuple[str, str], np.ndarray] = {}  # the last backward's gradients by what (role, kind) made
+
+    def transform(self, role: str, edit: Edit, value: np.ndarray, training: bool) -> np.ndarray:
+        """What an edit makes of the tensor at its role, by arithmetic that is no part of nncf_ext."""
+        kind = edit.transform.kind
+        return FORWARDS[kind](edit.transform, value, self.variables[role, kind], training)
 
     def forward(self, x: np.ndarray, training: bool, seen: dict[str, np.ndarray] | None = None) -> np.ndarray:
         """Outputs; `seen` collects the tensor of each role before its transforms."""
@@ -55,7 +63,7 @@ class ReferenceNet:
                 if (role, edit.transform.kind) in self.off:
                     continue
                 self._tape[role].append((edit, value))
-                value = edit.apply(xp, value, self.variables[role, edit.transform.kind], training)
+                value = self.transform(role, edit, value, training)
             self.transformed[role] = value
             return value
 
@@ -80,6 +88,7 @@ class ReferenceNet:
             g = sum((more[role] for more in further if role in more), g)
             for edit, value in reversed(self._tape[role]):
                 kind = edit.transform.kind
+                self.arriving[role, kind] = g
                 g, own = VJPS[kind](edit.transform, value, self.variables[role, kind], g)
                 for name, gradient in own.items():
                     of_variables[role, kind, name] = edit.lr_multiplier * gradient
@@ -91,3 +100,20 @@ class ReferenceNet:
         weights |= {"fc1.bias": through("fc1.bias", g.sum(0)), "fc1.weight": through("fc1.weight", self._x.T @ g)}
         through("input", g @ self._w1.T)
         return weights, of_variables
+
+
+def loss_and_gradients(
+    net: ReferenceNet, algorithms: Sequence[Any], x: np.ndarray, y: np.ndarray, out: np.ndarray, teacher: ReferenceNet
+) -> tuple[float, dict[str, np.ndarray], dict[tuple[str, str, str], np.ndarray]]:
+    """Of the mean squared error and the algorithms' terms, after `net` has made `out` of `x` in training."""
+    forward = Forward(x, out, teacher.forward(x, False), net.transformed, teacher.transformed)
+    terms = [REFERENCES[algorithm.algorithm].loss(net, algorithm, forward) for algorithm in algorithms]
+    weight = math.prod(algorithm.weight_of_task for algorithm in algorithms)
+    loss = weight * float(np.mean((out - y) ** 2)) + sum(term.value for term in terms)
+    g = weight * 2 * (out - y) / out.size + sum(term.by_output for term in terms)
+    weights, variables = net.backward(g.astype(np.float32), [term.by_tensor for term in terms])
+    for term in terms:
+        weights.update({name: weights[name] + gradient for name, gradient in term.by_weight.items()})
+        for at, gradient in term.by_variable.items():
+            variables[at] = variables.get(at, 0) + gradient
+    return loss, weights, variables

@@ -6,7 +6,6 @@ import copy
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from nncf_ext_torch import create_compressed_model, register_default_init_args
 from nncf_ext_torch.adapter import TorchAdapter
@@ -14,10 +13,7 @@ from nncf_ext_torch.trace import ExampleInput
 from torch import nn
 
 from nncf_ext import NNCFConfig
-from tests.contract import precision
-from tests.contract.cases import CASES
-from tests.contract.contract import check_numbers, check_resume, check_strip
-from tests.contract.mistakes import MISTAKES, check_mistake, check_wrong_checkpoints
+from tests.contract.rows import ContractTests
 
 
 class Net(nn.Module):
@@ -76,53 +72,5 @@ class TorchDriver:
         return array.T
 
 
-DRIVER = TorchDriver()
-ROWS = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-
-
-@ROWS
-def test_numbers(case):
-    check_numbers(DRIVER, case)
-
-
-@ROWS
-def test_resume(case, tmp_path):
-    check_resume(DRIVER, case, tmp_path)
-
-
-@ROWS
-def test_strip(case):
-    check_strip(DRIVER, case)
-
-
-@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
-def test_mistake(mistake):
-    check_mistake(DRIVER, mistake)
-
-
-def test_wrong_checkpoints(tmp_path):
-    check_wrong_checkpoints(DRIVER, tmp_path)
-
-
-def test_hessian():
-    precision.check_hessian(DRIVER)
-
-
-def test_estimated_traces(tmp_path):
-    precision.check_estimated_traces(DRIVER, tmp_path)
-
-
-def test_hawq_is_the_best(tmp_path):
-    precision.check_hawq_is_the_best(DRIVER, tmp_path)
-
-
-def test_autoq(tmp_path):
-    precision.check_autoq(DRIVER, tmp_path)
-
-
-def test_choice_of_bits_is_saved(tmp_path):
-    precision.check_choice_is_saved(DRIVER, tmp_path)
-
-
-def test_search_of_clip_q():
-    precision.check_clip_q_search(DRIVER)
+class TestPyTorch(ContractTests):
+    driver = TorchDriver()

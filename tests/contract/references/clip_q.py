@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from nncf_ext.algorithms.clip_q import ClipQ
 from tests.contract.references.reference import AlgorithmReference
 
 
@@ -32,9 +31,8 @@ def clipped(x: np.ndarray, pruning: float, bits: int) -> np.ndarray:
     return y
 
 
-class BySorting(ClipQ):
-    def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
-        return clipped(x, self.pruning, self.bits) if variables["begun"] else x
+def _forward(transform: Any, x: np.ndarray, variables: Any, training: bool) -> np.ndarray:
+    return clipped(x, transform.pruning, transform.bits) if variables["begun"] else x
 
 
 def _begins(net: Any, algorithm: Any, epoch: int, step: int | None) -> None:
@@ -47,8 +45,4 @@ def _vjp(transform: Any, x: np.ndarray, variables: Any, g: np.ndarray) -> Any:
     return g, {}
 
 
-REFERENCE = AlgorithmReference(
-    begins=_begins,
-    vjps={"clip_q": _vjp},
-    in_layout={"clip_q": lambda transform, role, transposed: BySorting(**transform.model_dump())},
-)
+REFERENCE = AlgorithmReference(begins=_begins, forwards={"clip_q": _forward}, vjps={"clip_q": _vjp})

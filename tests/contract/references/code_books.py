@@ -147,6 +147,14 @@ def _begins(search: Any) -> Any:
     return begins
 
 
+def _forward(transform: Any, x: np.ndarray, variables: Any, training: bool) -> np.ndarray:
+    y = np.zeros_like(x)
+    for at, code in np.ndenumerate(variables["codes"]):
+        if x[at] != 0 and code != 0:
+            y[at] = x[at] if code < 0 else variables["centroids"][code - 1]
+    return y
+
+
 def _vjp(transform: Any, x: np.ndarray, variables: Any, g: np.ndarray) -> Any:
     codes = variables["codes"]
     alive = (codes > 0) & (x != 0)
@@ -154,5 +162,5 @@ def _vjp(transform: Any, x: np.ndarray, variables: Any, g: np.ndarray) -> Any:
     return g * (codes < 0), {"centroids": np.array(sums, np.float32)}
 
 
-CLUSTERING = AlgorithmReference(begins=_begins(_clustered), vjps={"code_book": _vjp})
-ECSQ = AlgorithmReference(begins=_begins(_constrained), vjps={"code_book": _vjp})
+CLUSTERING = AlgorithmReference(begins=_begins(_clustered), forwards={"code_book": _forward}, vjps={"code_book": _vjp})
+ECSQ = AlgorithmReference(begins=_begins(_constrained), forwards={"code_book": _forward}, vjps={"code_book": _vjp})

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.contract.references.reference import AlgorithmReference
+from tests.contract.references.reference import AlgorithmReference, masked
 
 
 def _begins(net: Any, algorithm: Any, epoch: int, step: int | None) -> None:
@@ -15,4 +15,4 @@ def _vjp(transform: Any, x: Any, variables: Any, g: Any) -> Any:
     return g * variables["mask"], {}
 
 
-REFERENCE = AlgorithmReference(begins=_begins, vjps={"mask": _vjp})
+REFERENCE = AlgorithmReference(begins=_begins, forwards={"mask": masked}, vjps={"mask": _vjp})

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from nncf_ext import noise
-from nncf_ext import numpy_xp as xp
 from nncf_ext.algorithms.corad import Gates
-from tests.contract.references.reference import STEPS, AlgorithmReference, Forward, Term
+from tests.contract.references.learned_sparsity import laid_noise
+from tests.contract.references.quantizers import levels_by_hand
+from tests.contract.references.reference import STEPS, AlgorithmReference, Forward, Term, as_it_is, sigmoid, softmax
 
 KIND, GATES = "shrinkage", "gates"
 BETA, LOW, HIGH = 2 / 3, -0.1, 1.1
@@ -87,14 +88,14 @@ def _regularizer(net: Any, settings: Any) -> tuple[float, dict[str, np.ndarray],
             by_weight[role] = w.size / count / w.shape[1] * delta / (r + delta) ** 2 * w / (len(w) * r)
         return value, by_weight, {}
     if settings.type == "l0":
-        p = {role: xp.sigmoid(net.variables[role, GATES]["gate"] - BETA * math.log(-LOW / HIGH)) for role in weights}
+        p = {role: sigmoid(net.variables[role, GATES]["gate"] - BETA * math.log(-LOW / HIGH)) for role in weights}
         multiplier = {role: edit.lr_multiplier for role in weights for edit in net.edits[role] if edit.transform.kind == GATES}
         by_gate = {(role, GATES, "gate"): multiplier[role] * q * (1 - q) / count for role, q in p.items()}
         return sum(q.sum() for q in p.values()) / count, {}, by_gate
     value, by_variable = 0.0, {}
     for role, weight in weights.items():
         (transform,) = [edit.transform for edit in net.edits[role] if edit.transform.kind == "quantizer"]
-        lowest, highest = transform.levels
+        lowest, highest = levels_by_hand(transform)
         scale, share = net.variables[role, "quantizer"]["scale"], (highest - lowest) / highest
         span = np.abs(scale) * share
         value += weight.size / count * np.mean(np.log2(1 + span / delta))
@@ -113,7 +114,7 @@ def _loss(net: Any, algorithm: Any, forward: Forward) -> Term:
     total, by_output = strength * value, np.zeros_like(forward.out)
     if matching is not None:
         t, gamma = matching.temperature, factors["distillation"]
-        p, q = xp.softmax(forward.teacher / t), xp.softmax(forward.out / t)
+        p, q = softmax(forward.teacher / t), softmax(forward.out / t)
         total += gamma * t**2 * float(np.mean(-np.sum(p * np.log(q), -1)))
         by_output = gamma * t * (q - p) / len(q)
     return Term(
@@ -124,7 +125,7 @@ def _loss(net: Any, algorithm: Any, forward: Forward) -> Term:
     )
 
 
-def _looks_on(transform: Any, x: np.ndarray, variables: Any, g: np.ndarray) -> Any:
+def _shrinkage(transform: Any, x: np.ndarray, variables: Any, g: np.ndarray) -> Any:
     return g, {}
 
 
@@ -133,26 +134,32 @@ class Laid(Gates):
 
     transposed: bool
 
-    def noise(self, rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        return noise.logistic(xp, rows, shape[::-1]).T if self.transposed else noise.logistic(xp, rows, shape)
-
-    def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
-        gate = variables["gate"]
-        s = xp.sigmoid((gate + self.noise(variables["rows"], gate.shape)) / BETA if training else gate)
-        return x * np.clip(s * (HIGH - LOW) + LOW, 0, 1)
+    def laid_noise(self, rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        return laid_noise(noise.logistic, rows, shape, self.transposed)
 
 
 def _in_layout(transform: Gates, role: str, transposed: bool) -> Laid:
     return Laid(**transform.model_dump(), transposed=transposed)
 
 
+def _gated_forward(transform: Laid, x: np.ndarray, variables: Any, training: bool) -> np.ndarray:
+    gate = variables["gate"]
+    s = sigmoid((gate + transform.laid_noise(variables["rows"], x.shape)) / BETA if training else gate)
+    return x * np.clip(s * (HIGH - LOW) + LOW, 0, 1)
+
+
 def _gated(transform: Laid, x: np.ndarray, variables: Any, g: np.ndarray) -> Any:
-    s = xp.sigmoid((variables["gate"] + transform.noise(variables["rows"], x.shape)) / BETA)
+    s = sigmoid((variables["gate"] + transform.laid_noise(variables["rows"], x.shape)) / BETA)
     stretched = s * (HIGH - LOW) + LOW
     inside = (stretched > 0) & (stretched < 1)
     return g * np.clip(stretched, 0, 1), {"gate": g * x * inside * (HIGH - LOW) * s * (1 - s) / BETA}
 
 
 REFERENCE = AlgorithmReference(
-    begins=_begins, ends=_ends, loss=_loss, vjps={KIND: _looks_on, GATES: _gated}, in_layout={GATES: _in_layout}
+    begins=_begins,
+    ends=_ends,
+    loss=_loss,
+    forwards={KIND: as_it_is, GATES: _gated_forward},
+    vjps={KIND: _shrinkage, GATES: _gated},
+    in_layout={GATES: _in_layout},
 )

@@ -5,9 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from nncf_ext.algorithms.dynamic_sparse_training import NOfMMask
 from nncf_ext.sparsity.connections import Structure, erdos_renyi_densities, random_scores
-from tests.contract.references.reference import STEPS, AlgorithmReference, Forward, Term
+from tests.contract.references.reference import STEPS, AlgorithmReference, Forward, Term, masked
 
 CONNECTIONS, TOP_KAST, N_OF_M = "connection_mask", "forward_backward_mask", "n_of_m_mask"
 ROLES = ("fc1.weight", "fc2.weight")
@@ -66,7 +65,7 @@ def _move(net: Any, algorithm: Any, step: int) -> None:
     for index, (role, density) in enumerate(zip(ROLES, _densities(net, algorithm, level), strict=True)):
         variables = net.variables[role, CONNECTIONS]
         weight, present = abs(net.weights[role].T), variables["mask"].T
-        score = abs(variables["dense"].T)
+        score = abs(net.arriving[role, CONNECTIONS].T)
         groups = _units(algorithm, *weight.shape)
         if params.method == "set":
             kind = "n:m" if params.ratio else params.structure
@@ -134,16 +133,8 @@ def _ends(net: Any, algorithm: Any, epoch: int, step: int) -> None:
         _move(net, algorithm, now)
 
 
-def _through_connections(transform: Any, x: np.ndarray, variables: Any, g: np.ndarray) -> Any:
-    variables["dense"] = g
-    return g * variables["mask"], {}
-
-
-class Laid(NOfMMask):
-    """With weights as (inputs, outputs)."""
-
-    def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
-        return x * n_of_m_by_hand(x, self.n, self.m)
+def _n_of_m_forward(transform: Any, x: np.ndarray, variables: Any, training: bool) -> np.ndarray:
+    return x * n_of_m_by_hand(x, transform.n, transform.m)
 
 
 def n_of_m_by_hand(x: np.ndarray, n: int, m: int) -> np.ndarray:
@@ -160,7 +151,7 @@ def _loss(net: Any, algorithm: Any, forward: Forward) -> Term:
     for role in ROLES:
         w = net.weights[role]
         if params.method == "top_kast":
-            act, back = (net.variables[role, TOP_KAST][name] for name in ("mask", "backward"))
+            act, back = (net.variables[role, TOP_KAST][name].astype(np.float32) for name in ("mask", "backward"))
             factor = params.regularization * (act + (back - act) * act.size / act.sum())
         elif params.method == "sr_ste":
             factor = params.decay / 2 * (1 - n_of_m_by_hand(w, *params.ratio))
@@ -175,10 +166,10 @@ REFERENCE = AlgorithmReference(
     begins=_begins,
     ends=_ends,
     loss=_loss,
+    forwards={CONNECTIONS: masked, TOP_KAST: masked, N_OF_M: _n_of_m_forward},
     vjps={
-        CONNECTIONS: _through_connections,
+        CONNECTIONS: lambda transform, x, variables, g: (g * variables["mask"], {}),
         TOP_KAST: lambda transform, x, variables, g: (g * variables["backward"], {}),
         N_OF_M: lambda transform, x, variables, g: (g, {}),
     },
-    in_layout={N_OF_M: lambda transform, role, transposed: Laid(**transform.model_dump())},
 )

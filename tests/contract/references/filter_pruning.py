@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.contract.references.reference import AlgorithmReference
+from tests.contract.references.reference import AlgorithmReference, masked
 
 UNITS, FLOPS = 8, 2 * (6 * 8 + 8 * 3)
 
@@ -53,4 +53,4 @@ def _stays(net: Any, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {**weights, "fc1.weight": fc1, "fc1.bias": bias, "fc2.weight": fc2}
 
 
-REFERENCE = AlgorithmReference(begins=_begins, vjps={"filter_mask": _vjp}, stays=_stays)
+REFERENCE = AlgorithmReference(begins=_begins, forwards={"filter_mask": masked}, vjps={"filter_mask": _vjp}, stays=_stays)

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.contract.references.reference import AlgorithmReference, Forward, Term
+from tests.contract.references.reference import AlgorithmReference, Forward, Term, masked
 
 ROLES, KIND = ("fc1.weight", "fc2.weight"), "mask"
 
@@ -64,5 +64,9 @@ def _stays(net: Any, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 REFERENCE = AlgorithmReference(
-    begins=_begins, loss=_loss, vjps={KIND: lambda transform, x, variables, g: (g * variables["mask"], {})}, stays=_stays
+    begins=_begins,
+    loss=_loss,
+    forwards={KIND: masked},
+    vjps={KIND: lambda transform, x, variables, g: (g * variables["mask"], {})},
+    stays=_stays,
 )

@@ -5,11 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from nncf_ext import noise
-from nncf_ext import numpy_xp as xp
+from nncf_ext import noise, numpy_xp
 from nncf_ext.algorithms.l0_sparsity import HardConcreteGate
 from nncf_ext.algorithms.variational_dropout import WeightNoise
-from tests.contract.references.reference import STEPS, AlgorithmReference, Forward, Term
+from tests.contract.references.reference import STEPS, AlgorithmReference, Forward, Term, sigmoid
 
 ROLES = ("fc1.weight", "fc2.weight")
 LOW, HIGH, BETA = -0.1, 1.1, 2 / 3
@@ -38,8 +37,12 @@ def _multipliers(net: Any, kind: str) -> dict[str, float]:
 # soft_threshold: y = sign(x) * relu(|x| - sigmoid(s))
 
 
+def _soft_forward(transform: Any, x: np.ndarray, variables: Any, training: bool) -> np.ndarray:
+    return np.sign(x) * np.maximum(np.abs(x) - sigmoid(variables["threshold"]), 0)
+
+
 def _soft_vjp(transform: Any, x: np.ndarray, variables: Any, g: np.ndarray) -> Any:
-    s = xp.sigmoid(variables["threshold"])
+    s = sigmoid(variables["threshold"])
     alive = np.abs(x) > s
     return g * alive, {"threshold": -np.sum(g * np.sign(x) * alive) * s * (1 - s)}
 
@@ -57,21 +60,27 @@ def _soft_loss(net: Any, algorithm: Any, forward: Forward) -> Term:
 # l0_sparsity: y = x * clip(LOW + (HIGH - LOW) * sigmoid((scores + noise) / BETA), 0, 1)
 
 
+def laid_noise(draw: Any, rows: np.ndarray, shape: tuple[int, ...], transposed: bool) -> np.ndarray:
+    """The table's noise in the order that the weight has in the framework."""
+    return draw(numpy_xp, rows, shape[::-1]).T if transposed else draw(numpy_xp, rows, shape)
+
+
 class LaidGate(HardConcreteGate):
     transposed: bool
 
-    def noise(self, xp: Any, rows: Any, shape: tuple[int, ...]) -> Any:
-        return noise.logistic(xp, rows, shape[::-1]).T if self.transposed else noise.logistic(xp, rows, shape)
-
-    def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
-        return x * self.gate(variables, training)[0]
+    def laid_noise(self, rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        return laid_noise(noise.logistic, rows, shape, self.transposed)
 
     def gate(self, variables: Any, training: bool) -> tuple[np.ndarray, np.ndarray]:
         scores = variables["scores"]
-        s = xp.sigmoid((scores + self.noise(xp, variables["rows"], scores.shape)) / BETA if training else scores)
+        s = sigmoid((scores + self.laid_noise(variables["rows"], scores.shape)) / BETA if training else scores)
         stretched = LOW + (HIGH - LOW) * s
         slope = (HIGH - LOW) * s * (1 - s) / BETA * ((stretched > 0) & (stretched < 1))
         return np.minimum(np.maximum(stretched, 0), 1), slope
+
+
+def _gate_forward(transform: LaidGate, x: np.ndarray, variables: Any, training: bool) -> np.ndarray:
+    return x * transform.gate(variables, training)[0]
 
 
 def _gate_vjp(transform: LaidGate, x: np.ndarray, variables: Any, g: np.ndarray) -> Any:
@@ -81,7 +90,7 @@ def _gate_vjp(transform: LaidGate, x: np.ndarray, variables: Any, g: np.ndarray)
 
 def _gate_loss(net: Any, algorithm: Any, forward: Forward) -> Term:
     kind, factors = "hard_concrete_gate", _multipliers(net, "hard_concrete_gate")
-    p = {role: xp.sigmoid(net.variables[role, kind]["scores"] + 1.5985969) for role in ROLES}
+    p = {role: sigmoid(net.variables[role, kind]["scores"] + 1.5985969) for role in ROLES}
     factor = net.variables[ROLES[0], kind]["factor"] / sum(v.size for v in p.values())
     return Term(
         float(factor * sum(v.sum() for v in p.values())),
@@ -95,13 +104,21 @@ def _gate_loss(net: Any, algorithm: Any, forward: Forward) -> Term:
 class LaidNoise(WeightNoise):
     transposed: bool
 
-    def noise(self, xp: Any, rows: Any, shape: tuple[int, ...]) -> Any:
-        return noise.normal(xp, rows, shape[::-1]).T if self.transposed else noise.normal(xp, rows, shape)
+    def laid_noise(self, rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        return laid_noise(noise.normal, rows, shape, self.transposed)
+
+
+def _noise_forward(transform: LaidNoise, x: np.ndarray, variables: Any, training: bool) -> np.ndarray:
+    """In inference, weights of which log(sigma^2 / w^2) has reached the threshold are zero."""
+    log_variance = variables["log_variance"]
+    if training:
+        return x + np.exp(log_variance / 2) * transform.laid_noise(variables["rows"], x.shape)
+    return x * (log_variance - np.log(x**2 + 1e-8) < transform.threshold)
 
 
 def _noise_vjp(transform: LaidNoise, x: np.ndarray, variables: Any, g: np.ndarray) -> Any:
     log_variance = variables["log_variance"]
-    eps = transform.noise(xp, variables["rows"], x.shape)
+    eps = transform.laid_noise(variables["rows"], x.shape)
     return g, {"log_variance": g * np.exp(log_variance / 2) * eps / 2}
 
 
@@ -114,9 +131,9 @@ def _noise_loss(net: Any, algorithm: Any, forward: Forward) -> Term:
         w = net.weights[role]
         raw = net.variables[role, kind]["log_variance"] - np.log(w**2 + 1e-8)
         a = np.clip(raw, -8, 8)
-        s = xp.sigmoid(K2 + K3 * a)
+        s = sigmoid(K2 + K3 * a)
         value += float(factor * np.sum(K1 - K1 * s + np.log1p(np.exp(-a)) / 2))
-        slope = factor * (-K1 * K3 * s * (1 - s) - xp.sigmoid(-a) / 2) * (raw == a)
+        slope = factor * (-K1 * K3 * s * (1 - s) - sigmoid(-a) / 2) * (raw == a)
         by_variable[role, kind, "log_variance"] = factors[role] * slope
         by_weight[role] = -slope * 2 * w / (w**2 + 1e-8)
     return Term(value, by_weight=by_weight, by_variable=by_variable)
@@ -126,16 +143,23 @@ def _laid(laid: Any) -> Any:
     return lambda transform, role, transposed: laid(**transform.model_dump(), transposed=transposed)
 
 
-SOFT_THRESHOLD = AlgorithmReference(begins=_begins("soft_threshold"), loss=_soft_loss, vjps={"soft_threshold": _soft_vjp})
+SOFT_THRESHOLD = AlgorithmReference(
+    begins=_begins("soft_threshold"),
+    loss=_soft_loss,
+    forwards={"soft_threshold": _soft_forward},
+    vjps={"soft_threshold": _soft_vjp},
+)
 L0 = AlgorithmReference(
     begins=_begins("hard_concrete_gate"),
     loss=_gate_loss,
+    forwards={"hard_concrete_gate": _gate_forward},
     vjps={"hard_concrete_gate": _gate_vjp},
     in_layout={"hard_concrete_gate": _laid(LaidGate)},
 )
 VARIATIONAL_DROPOUT = AlgorithmReference(
     begins=_begins("weight_noise"),
     loss=_noise_loss,
+    forwards={"weight_noise": _noise_forward},
     vjps={"weight_noise": _noise_vjp},
     in_layout={"weight_noise": _laid(LaidNoise)},
 )

@@ -2,9 +2,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from nncf_ext import numpy_xp as xp
-from nncf_ext.algorithms.magnitude_sparsity import masks_at_level
-from tests.contract.references.reference import STEPS, AlgorithmReference
+import numpy as np
+
+from tests.contract.references.reference import STEPS, AlgorithmReference, masked
+
+
+def _masks(weights: dict[str, np.ndarray], level: float, importance: str, over_all: bool) -> dict[str, np.ndarray]:
+    """Zero for the share `level` of all weights, or of each layer's, that is least important."""
+    size = {role: np.abs(w) / (np.linalg.norm(w) if importance == "normed_abs" else 1) for role, w in weights.items()}
+    masks = {role: np.ones_like(w) for role, w in weights.items()}
+    for group in [list(weights)] if over_all else [[role] for role in weights]:
+        ascending = sorted((size[role][at], role, at) for role in group for at in np.ndindex(size[role].shape))
+        for _, role, at in ascending[: round(level * len(ascending))]:
+            masks[role][at] = 0
+    return masks
 
 
 def _begins(net: Any, algorithm: Any, epoch: int, step: int | None) -> None:
@@ -19,9 +30,9 @@ def _begins(net: Any, algorithm: Any, epoch: int, step: int | None) -> None:
     else:
         level = algorithm.level(epoch + (step or 0) / STEPS)
     roles = [role for role in ("fc1.weight", "fc2.weight") if (role, "mask") in net.variables]
-    weights = [net.weights[role] for role in roles]
+    weights = {role: net.weights[role] for role in roles}
     over_all = params.sparsity_level_setting_mode == "global"
-    for role, mask in zip(roles, masks_at_level(xp, weights, level, params.weight_importance, over_all), strict=True):
+    for role, mask in _masks(weights, level, params.weight_importance, over_all).items():
         net.variables[role, "mask"]["mask"] = mask
 
 
@@ -29,4 +40,4 @@ def _vjp(transform: Any, x: Any, variables: Any, g: Any) -> Any:
     return g * variables["mask"], {}
 
 
-REFERENCE = AlgorithmReference(begins=_begins, vjps={"mask": _vjp})
+REFERENCE = AlgorithmReference(begins=_begins, forwards={"mask": masked}, vjps={"mask": _vjp})

@@ -92,6 +92,11 @@ def _loss(net: Any, algorithm: Any, forward: Forward) -> Term:
     return Term(value, by_variable=gradients)
 
 
+def _forward(transform: MovementMask, x: np.ndarray, variables: Mapping[str, Any], training: bool) -> np.ndarray:
+    threshold, _, trained = variables["schedule"]
+    return x * (_expanded(variables["score"], transform.block) > threshold if trained else variables["mask"])
+
+
 def _vjp(
     transform: MovementMask, x: np.ndarray, variables: Mapping[str, Any], g: np.ndarray
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -114,4 +119,11 @@ def _stays(net: Any, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {**weights, "fc1.weight": fc1, "fc1.bias": weights["fc1.bias"][keep], "fc2.weight": fc2}
 
 
-REFERENCE = AlgorithmReference(begins=_begins, loss=_loss, vjps={KIND: _vjp}, stays=_stays, in_layout={KIND: _in_layout})
+REFERENCE = AlgorithmReference(
+    begins=_begins,
+    loss=_loss,
+    forwards={KIND: _forward},
+    vjps={KIND: _vjp},
+    stays=_stays,
+    in_layout={KIND: _in_layout},
+)

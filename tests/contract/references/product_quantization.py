@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 
-from nncf_ext import numpy_xp as xp
 from nncf_ext.algorithms.product_quantization import ProductQuantizer
 from nncf_ext.coding.product_codes import product_code
 from nncf_ext.coding.response_fit import Moments, fit
@@ -23,12 +22,13 @@ class LaidProduct(ProductQuantizer):
     def laid(self, variables: Any) -> dict[str, np.ndarray]:
         return {name: value.T if self.transposed else value for name, value in variables.items()}
 
-    def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
-        codebook, codes = self.laid(variables).values()
-        if codes[0, 0] < 0:
-            return x
-        rows = [np.concatenate([book[k] for book, k in zip(codebook, column, strict=True)]) for column in codes.T]
-        return np.stack(rows, 1) * (x != 0)
+
+def _forward(transform: LaidProduct, x: np.ndarray, variables: Any, training: bool) -> np.ndarray:
+    codebook, codes = transform.laid(variables).values()
+    if codes[0, 0] < 0:
+        return x
+    rows = [np.concatenate([book[k] for book, k in zip(codebook, column, strict=True)]) for column in codes.T]
+    return np.stack(rows, 1) * (x != 0)
 
 
 def _vjp(transform: LaidProduct, x: np.ndarray, variables: Any, g: np.ndarray) -> Any:
@@ -53,7 +53,7 @@ def _begins(net: Any, algorithm: Any, epoch: int, step: int | None) -> None:
             if edit.transform.kind == KIND:
                 transform = edit.transform
                 break
-            weight = edit.apply(xp, weight, net.variables[role, edit.transform.kind], False)
+            weight = net.transform(role, edit, weight, False)
         codebook, codes = product_code(weight[None], transform.subvector, transform.codewords)
         if algorithm.params.error_correction:
             moments = Moments(*weight.shape)
@@ -74,4 +74,4 @@ def _in_layout(transform: ProductQuantizer, role: str, transposed: bool) -> Laid
     return LaidProduct(**{**transform.model_dump(), "axis": 0}, transposed=transposed)
 
 
-REFERENCE = AlgorithmReference(begins=_begins, vjps={KIND: _vjp}, in_layout={KIND: _in_layout})
+REFERENCE = AlgorithmReference(begins=_begins, forwards={KIND: _forward}, vjps={KIND: _vjp}, in_layout={KIND: _in_layout})

@@ -5,8 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from nncf_ext import numerics
-from nncf_ext import numpy_xp as xp
 from nncf_ext.calibration.ranges import RangeCollector
 from nncf_ext.quantization.quantizers import Quantizer, Quantizing
 from tests.contract.data import data
@@ -14,15 +12,38 @@ from tests.contract.references import quantizers
 from tests.contract.references.reference import AlgorithmReference, Forward, Term
 
 
+def _size(transform: Quantizer, variables: Mapping[str, Any]) -> np.ndarray:
+    """The symmetric range's scale, the other's span."""
+    name = "scale" if transform.symmetric else "span"
+    return np.exp(variables[f"log_{name}"]) if transform.logarithm else np.abs(variables[name])
+
+
+def _grid(transform: Quantizer, variables: Mapping[str, Any]) -> tuple[np.ndarray, Any, Any]:
+    """(step, lowest, highest): of the multiples of the step that there are."""
+    lowest, highest = quantizers.levels_by_hand(transform)
+    size = _size(transform, variables)
+    if transform.symmetric:
+        return size / highest, lowest, highest
+    intervals = highest - lowest
+    low, high = quantizers.through_zero(variables["low"], variables["low"] + size, intervals)
+    step = (high - low) / intervals
+    zero = np.round(-low / step)
+    return step, -zero, intervals - zero
+
+
+def _forward(transform: Quantizer, x: np.ndarray, variables: Mapping[str, Any], training: bool) -> np.ndarray:
+    return quantizers.rounded(x, *_grid(transform, variables))
+
+
 def _vjp(
     transform: Quantizer, x: np.ndarray, variables: Mapping[str, Any], g: np.ndarray
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     assert transform.learned is not None
-    grid = transform.encoded(xp, variables)
-    v, zero = x / grid.step, numerics.zero_point(xp, grid.low, grid.step)
-    below, above = v < -zero, v > grid.intervals - zero
+    step, first, last = _grid(transform, variables)
+    v = x / step
+    below, above = v < first, v > last
     inside = ~(below | above)
-    axes = tuple(a for a, size in enumerate(grid.step.shape) if size == 1)
+    axes = tuple(a for a, size in enumerate(step.shape) if size == 1)
 
     def total(value: np.ndarray) -> np.ndarray:
         return np.sum(value, axis=axes, keepdims=True)
@@ -30,8 +51,8 @@ def _vjp(
     if not transform.learned:
         return g * inside, {}
     by_low = total(g * (below | above))
-    by_step = total(g * (np.where(inside, np.round(v) - v, 0) + np.where(above, grid.intervals, 0)))
-    lowest, highest = transform.levels
+    by_step = total(g * (np.where(inside, np.round(v) - v, 0) + np.where(above, last - first, 0)))
+    lowest, highest = quantizers.levels_by_hand(transform)
     # symmetric: step = |scale| / highest, low = lowest * step
     by_size = (by_step + lowest * by_low) / highest if transform.symmetric else by_step / (highest - lowest)
     name, others = ("scale", {}) if transform.symmetric else ("span", {"low": by_low})
@@ -71,7 +92,7 @@ def _begins(net: Any, algorithm: Any, epoch: int, step: int | None) -> None:
         for seen in tensors[:1] if role.endswith("weight") else tensors:
             value = seen[role]
             for edit in edits[:-1]:  # a mask comes before the quantizer
-                value = edit.apply(xp, value, net.variables[role, edit.transform.kind], False)
+                value = net.transform(role, edit, value, False)
             collector.update(value)
         _, values = edits[-1].transform.calibrate(tensors[0][role].shape, collector.result())
         net.variables[role, kinds[role]] = {name: var.value for name, var in values.items()}
@@ -90,4 +111,9 @@ def _clipping_loss(net: Any, algorithm: Any, forward: Forward) -> Term:
     return Term(factor * value, by_variable={key: 2 * factor * clip * times for key, (clip, times) in clips.items()})
 
 
-REFERENCE = AlgorithmReference(begins=_begins, loss=_clipping_loss, vjps={"quantizer": _vjp, **quantizers.VJPS})
+REFERENCE = AlgorithmReference(
+    begins=_begins,
+    loss=_clipping_loss,
+    forwards={"quantizer": _forward, **quantizers.FORWARDS},
+    vjps={"quantizer": _vjp, **quantizers.VJPS},
+)

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 
 from nncf_ext import noise
-from nncf_ext import numpy_xp as xp
 from nncf_ext.algorithms.rb_sparsity import RandomMask
-from tests.contract.references.reference import STEPS, AlgorithmReference, Forward, Term
+from tests.contract.references.learned_sparsity import laid_noise
+from tests.contract.references.reference import STEPS, AlgorithmReference, Forward, Term, sigmoid
 
 KIND = "rb_mask"
 
@@ -17,12 +17,8 @@ class Laid(RandomMask):
 
     transposed: bool
 
-    def noise(self, rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        return noise.logistic(xp, rows, shape[::-1]).T if self.transposed else noise.logistic(xp, rows, shape)
-
-    def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
-        score = variables["scores"]
-        return x * (score + (self.noise(variables["rows"], score.shape) if training else 0) > 0)
+    def laid_noise(self, rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        return laid_noise(noise.logistic, rows, shape, self.transposed)
 
 
 def _in_layout(transform: RandomMask, role: str, transposed: bool) -> Laid:
@@ -30,11 +26,16 @@ def _in_layout(transform: RandomMask, role: str, transposed: bool) -> Laid:
 
 
 def _slope(score: np.ndarray) -> np.ndarray:
-    return xp.sigmoid(score) * (1 - xp.sigmoid(score))
+    return sigmoid(score) * (1 - sigmoid(score))
+
+
+def _forward(transform: Laid, x: np.ndarray, variables: Any, training: bool) -> np.ndarray:
+    score = variables["scores"]
+    return x * (score + (transform.laid_noise(variables["rows"], x.shape) if training else 0) > 0)
 
 
 def _vjp(transform: Laid, x: np.ndarray, variables: Any, g: np.ndarray) -> Any:
-    noisy = variables["scores"] + transform.noise(variables["rows"], x.shape)
+    noisy = variables["scores"] + transform.laid_noise(variables["rows"], x.shape)
     return g * (noisy > 0), {"scores": g * x * _slope(noisy)}
 
 
@@ -85,4 +86,6 @@ def _loss(net: Any, algorithm: Any, forward: Forward) -> Term:
     return Term(float(off**2), by_variable={(role, KIND, "scores"): factor[role] * g for role, g in by_score.items()})
 
 
-REFERENCE = AlgorithmReference(begins=_begins, loss=_loss, vjps={KIND: _vjp}, in_layout={KIND: _in_layout})
+REFERENCE = AlgorithmReference(
+    begins=_begins, loss=_loss, forwards={KIND: _forward}, vjps={KIND: _vjp}, in_layout={KIND: _in_layout}
+)

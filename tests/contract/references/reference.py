@@ -11,6 +11,16 @@ import numpy as np
 STEPS = 2  # per epoch, in all of the contract's training
 
 
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    """Over the last axis."""
+    powers = np.exp(x - x.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
 @dataclass(frozen=True)
 class Forward:
     """A forward of the reference net: its input, its output, and the float net's output for the same input.
@@ -49,6 +59,14 @@ def _no_loss(net: Any, algorithm: Any, forward: Forward) -> Term:
     return Term(0.0)
 
 
+def as_it_is(transform: Any, x: np.ndarray, variables: Any, training: bool) -> np.ndarray:
+    return x
+
+
+def masked(transform: Any, x: np.ndarray, variables: Any, training: bool) -> np.ndarray:
+    return x * variables["mask"]
+
+
 def _all_stay(net: Any, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return weights
 
@@ -57,8 +75,9 @@ def _all_stay(net: Any, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]
 class AlgorithmReference:
     """begins(net, algorithm, epoch, step): the model is made (epoch -1), or an epoch (step None) or a step begins: put what the
     algorithm puts into `net.variables`. ends(net, algorithm, epoch, step): the optimizer has made the step.
-    loss(net, algorithm, forward): the algorithm's term. vjps: by transform kind, `(transform, x, variables, g) -> (gradient by x,
-    gradients by trainable variables)`, worked out by hand. stays(net, weights): what a stripped model has of them, by role.
+    loss(net, algorithm, forward): the algorithm's term. forwards: by transform kind, `(transform, x, variables, training) -> y`;
+    vjps: by transform kind, `(transform, x, variables, g) -> (gradient by x, gradients by trainable variables)`; both by hand.
+    stays(net, weights): what a stripped model has of them, by role.
     in_layout: by transform kind, `(transform, role, transposed) -> transform` as it is where weights are (inputs, outputs);
     transposed: whether the framework has them the other way round.
     """
@@ -66,6 +85,7 @@ class AlgorithmReference:
     begins: Callable[[Any, Any, int, int | None], None] = _nothing_begins
     ends: Callable[[Any, Any, int, int], None] = _nothing_ends
     loss: Callable[[Any, Any, Forward], Term] = _no_loss
+    forwards: Mapping[str, Callable[[Any, np.ndarray, Any, bool], np.ndarray]] = field(default_factory=dict)
     vjps: Mapping[str, Callable[..., tuple[np.ndarray, dict[str, np.ndarray]]]] = field(default_factory=dict)
     stays: Callable[[Any, dict[str, np.ndarray]], dict[str, np.ndarray]] = _all_stay
     in_layout: Mapping[str, Callable[[Any, str, bool], Any]] = field(default_factory=dict)

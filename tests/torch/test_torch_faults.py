@@ -209,8 +209,7 @@ def test_inspection_says_how_many_zeros_there_are(tmp_path):
         plain = controller.strip()
     zeros = {name: float((value == 0).float().mean()) for name, value in plain.named_parameters()}
     table = describe(tmp_path / "c.safetensors")[1]
-    said = [column.cells for column in table.columns]
-    shown = [cell.split("%")[0] for cell in list(said[-1])]
+    shown = [row[-1].split("%")[0] for row in table.rows]
     assert shown == [f"{100 * zeros[name]:.1f}" for name in ("0.weight", "0.bias", "2.weight", "2.bias")]
     assert zeros["0.weight"] > 0.5
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
@@ -168,11 +169,17 @@ def regroup(model: nn.Module, resizes: Sequence[Resize], changes: Changes, right
 
 
 def _resized(value: Any, resize: Resize) -> Any:
-    """A whole number, or a tuple or list with one, that is the old size, with the new one; None for anything else."""
+    """A whole number, or a tuple or list with one, that is the old size, with the new one; parts of the old size, with those of
+    the new one; None for anything else."""
     if type(value) is int:
         return resize.new if value == resize.old else None
-    if type(value) in (tuple, list) and all(type(item) is int for item in value) and value.count(resize.old) == 1:
+    if type(value) not in (tuple, list) or not all(type(item) is int for item in value):
+        return None
+    if value.count(resize.old) == 1:
         return type(value)(resize.new if item == resize.old else item for item in value)
+    if len(value) > 1 and sum(value) == resize.old and resize.keep is not None:
+        ends = np.searchsorted(resize.keep, np.cumsum(value))
+        return type(value)(int(size) for size in np.diff(ends, prepend=0))
     return None
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from nncf_ext import ops
 from nncf_ext.graph import INPUT, Graph, Node, Site
 from nncf_ext.quantization.nncf_rules import ANYTHING, Constraints, Mode, quantizer_setup
+from nncf_ext.quantization.poles import around_poles
 from nncf_ext.quantization.postprocessing import around_choices
 
 _NONE: Mapping[str, Constraints] = MappingProxyType({})
@@ -99,7 +100,7 @@ def place(
         )
         return _placements(graph, setup, weights)
 
-    ignored = {*ignored, *_attention_outputs(graph), *around_choices(graph)}
+    ignored = {*ignored, *_attention_outputs(graph), *around_choices(graph), *around_poles(graph)}
     placements = placed(ignored)
     if ignored_activations:  # NNCF ignores whole nodes: without these, it says where their weights and all other inputs go
         others = placed({*ignored, *ignored_activations})

@@ -265,3 +265,35 @@ def test_nothing_is_printed_and_logging_is_left_as_it_was(capfd: pytest.CaptureF
     finally:
         logging.disable(logging.NOTSET)
     assert capfd.readouterr() == ("", "")
+
+
+def test_what_must_not_become_zero_is_not_rounded() -> None:
+    """Linear attention: a sum of products plus an epsilon divides another one. The convolution behind reads integers again."""
+    graph = network(
+        Node("x", "Input"),
+        conv("a"),
+        conv("b"),
+        Node("sum", "Add"),
+        Node("epsilon", "Add"),
+        Node("ratio", "Div"),
+        conv("c"),
+        Node("log", "Log"),
+        Node("y", "Output"),
+        wires="x>a x>b a>sum b>sum:1 sum>epsilon a>ratio epsilon>ratio:1 ratio>c c>log log>y",
+    )
+    found = sites(place(graph))
+    assert not [site for site in found if site.startswith(("epsilon|", "c|output", "log|"))]
+    assert {"a|weight", "b|weight", "c|weight", "ratio|output"} <= set(found)
+
+
+def test_the_root_of_a_sum_of_squares_divides_too() -> None:
+    graph = network(
+        Node("x", "Input"),
+        conv("a"),
+        Node("epsilon", "Add"),
+        Node("rsqrt", "Pow", attrs={"exponent": -0.5}),
+        Node("scaled", "Mul"),
+        Node("y", "Output"),
+        wires="x>a a>epsilon epsilon>rsqrt a>scaled rsqrt>scaled:1 scaled>y",
+    )
+    assert not [site for site in sites(place(graph)) if site.startswith("epsilon|")]

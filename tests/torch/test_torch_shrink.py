@@ -415,6 +415,30 @@ def test_a_channel_shuffle_loses_groups() -> None:
     assert after.groups == after.conv2.groups == 3
 
 
+class Parts(nn.Module):
+    """The sizes that the code splits its channels into are its own, all of them too large afterwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes = [6, 3, 3]
+        self.wide, self.mix, self.head = nn.Conv2d(3, 12, 1), nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(6, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, same, mixed = torch.split(torch.relu(self.wide(x)), self.sizes, dim=1)
+        return self.head(torch.relu(gate) * torch.cat([same, self.mix(mixed)], 1))
+
+
+def test_parts_that_the_code_counts_get_smaller_together() -> None:
+    wanted = joined(
+        of((0, 1, 3, 4, 6, 7, 9, 10), "wide.weight", "wide.bias"),
+        of((0, 1), "mix.weight", "mix.bias"),
+        of((0, 1), "mix.weight", axis=1),
+        of((0, 1, 3, 4), "head.weight", axis=1),
+    )
+    after = shrunk(Parts(), IMAGE, wanted)[1]
+    assert after.sizes == [4, 2, 2]
+
+
 class Stubborn(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -20,6 +20,7 @@ from nncf_ext.algorithms.quantization import Quantization
 from nncf_ext.algorithms.rb_sparsity import RBSparsity
 from nncf_ext.algorithms.soft_threshold import SoftThresholdSparsity
 from nncf_ext.algorithms.variational_dropout import VariationalDropout
+from nncf_ext.algorithms.wanda_sparsity import WandaSparsity
 from nncf_ext.algorithms.weight_clustering import WeightClustering
 
 ALGORITHMS: dict[str, type[Any]] = {
@@ -29,6 +30,7 @@ ALGORITHMS: dict[str, type[Any]] = {
     "movement_sparsity": MovementSparsity,
     "rb_sparsity": RBSparsity,
     "const_sparsity": ConstSparsity,
+    "wanda_sparsity": WandaSparsity,
     "binarization": Binarization,
     "dynamic_sparse_training": DynamicSparseTraining,
     "iterative_magnitude": IterativeMagnitude,

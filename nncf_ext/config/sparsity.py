@@ -1,4 +1,4 @@
-"""The sections `magnitude_sparsity`, `rb_sparsity` and `const_sparsity`."""
+"""The sections `magnitude_sparsity`, `rb_sparsity`, `const_sparsity` and `wanda_sparsity`."""
 
 from __future__ import annotations
 
@@ -126,3 +126,27 @@ class ConstSparsityConfig(ScopedConfig):
 
     algorithm: Literal["const_sparsity"] = "const_sparsity"
     """Name of the algorithm."""
+
+
+class WandaSparsityParams(SparsityParams):
+    """The schedule of the sparsity level, and on how much data inputs are measured."""
+
+    sparsity_level_setting_mode: Literal["local"] = "local"
+    """local: the level holds in every output of every layer."""
+
+    num_samples: Size = 128
+    """Samples that are run at the start and in every epoch until the masks are frozen, rounded up to whole batches."""
+
+
+class WandaSparsityConfig(ScopedConfig):
+    """Wanda sparsity: of each output's weights, those with the smallest product of magnitude and norm of their input become zero,
+    more of them from epoch to epoch."""
+
+    algorithm: Literal["wanda_sparsity"] = "wanda_sparsity"
+    """Name of the algorithm."""
+
+    sparsity_init: Level = 0.0
+    """Share of zeros at the start."""
+
+    params: WandaSparsityParams = WandaSparsityParams()
+    """Schedule and samples."""

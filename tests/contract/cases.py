@@ -40,6 +40,7 @@ SPARSE = {
     "sparsity_init": 0.1,
     "params": {"sparsity_target": 0.6, "sparsity_target_epoch": 2, "sparsity_freeze_epoch": 10},
 }
+WANDA = {**SPARSE, "algorithm": "wanda_sparsity"}
 PRUNE = {
     "algorithm": "filter_pruning",
     "pruning_init": 0.15,
@@ -235,6 +236,8 @@ CASES = (
         ),
     ),
     Case("sparsity_polynomial", SPARSE),
+    Case("wanda", WANDA),
+    Case("wanda_with_int8", [WANDA, INT8]),
     Case("sparsity_convex", _sparse(concave=False, power=2)),
     Case("sparsity_exponential", _sparse(schedule="exponential")),
     Case("sparsity_multistep", _sparse(schedule="multistep", multistep_steps=[1, 2], multistep_sparsity_levels=[0.2, 0.4, 0.7])),

@@ -17,6 +17,7 @@ from tests.contract.references import (
     product_quantization,
     quantization,
     rb_sparsity,
+    wanda_sparsity,
 )
 from tests.contract.references.reference import AlgorithmReference
 
@@ -24,6 +25,7 @@ REFERENCES: dict[str, AlgorithmReference] = {
     "quantization": quantization.REFERENCE,
     "magnitude_sparsity": magnitude_sparsity.REFERENCE,
     "rb_sparsity": rb_sparsity.REFERENCE,
+    "wanda_sparsity": wanda_sparsity.REFERENCE,
     "const_sparsity": const_sparsity.REFERENCE,
     "filter_pruning": filter_pruning.REFERENCE,
     "dynamic_sparse_training": dynamic_sparse_training.REFERENCE,

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -97,19 +97,26 @@ class WandaSparsity(WandaSparsityConfig, ScheduledSparsity):
         readers = {Site(site.node, "input:0"): edit for edit in training.edits for site in edit.sites}
         squares = {edit.key: np.zeros(_inputs(training.graph, edit), np.float64) for edit in training.edits}
 
-        def visit(site: Site, x: Any) -> None:
-            axis = _axis_read(training.graph[site.node])
-            values = np.moveaxis(training.adapter.to_numpy(x).astype(np.float64), axis, -1)
-            squares[readers[site].key] += np.square(values.reshape(-1, values.shape[-1])).sum(0)
+        def squared(site: Site) -> Callable[[Any], np.ndarray]:
+            return lambda x: _square_sums(training.adapter.to_numpy(x), _axis_read(training.graph[site.node]))
 
-        batches = samples_with_progress(training.adapter, data.batches, self.params.num_samples, _WHAT)
+        run = training.adapter.inference(
+            training.attached.model, training.attached.traced, {site: squared(site) for site in readers}, ()
+        )
         with running_on_data(_WHAT, data.batches):
-            training.attached.observe(readers, batches, visit, ())
+            for batch in samples_with_progress(training.adapter, data.batches, self.params.num_samples, _WHAT):
+                for site, sums in run(batch)[1].items():
+                    squares[readers[site].key] += sums
         for edit in training.edits:
             norm = training.adapter.of_first_rank(np.sqrt(squares[edit.key]).astype(np.float32))
             if not np.isfinite(norm).all():
                 raise ConfigError(f"{self.where}: {edit.site.node} saw NaN or infinite values, expected numbers")
             training.attached.assign(edit, "norm", norm)
+
+
+def _square_sums(x: np.ndarray, axis: int) -> np.ndarray:
+    values = np.moveaxis(x.astype(np.float64), axis, -1)
+    return np.square(values.reshape(-1, values.shape[-1])).sum(0)
 
 
 def _of(edit: Edit) -> WandaMask:

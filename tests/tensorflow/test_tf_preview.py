@@ -21,6 +21,12 @@ CONFIG = {
 DIGITS = "nncf_ext_tensorflow.demo:digits_net"
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    """Room for whole names, wherever the tests run."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+
 def test_it_says_what_compressing_does_and_changes_nothing():
     model, config = digits_net(), NNCFConfig.from_dict(CONFIG)
     before = [(variable.path, variable.numpy()) for variable in model.variables]

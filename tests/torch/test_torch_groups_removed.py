@@ -22,6 +22,8 @@ from nncf_ext.edits import Removal
 from nncf_ext.graph import Site
 from tests.torch import test_torch_shrink as by_hand
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*its config cannot say which channels or heads are left:UserWarning")
+
 IMAGE = ExampleInput((torch.randn(2, 3, 32, 32),))
 PIXELS = ExampleInput((), {"pixel_values": IMAGE.args[0]})
 TOKENS = ExampleInput((), {"input_ids": torch.randint(0, 1000, (2, 6))})

@@ -13,6 +13,8 @@ from nncf_ext_torch.forward_scope import in_forward
 
 from nncf_ext import NNCFConfig
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*its config cannot say which channels or heads are left:UserWarning")
+
 
 def zeros(layer: torch.nn.Module) -> torch.Tensor:
     with in_forward():

@@ -17,6 +17,12 @@ INT8 = {"algorithm": "quantization"}
 PRUNE = {"algorithm": "filter_pruning", "params": {"pruning_target": 0.4}}
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    """Room for whole names, wherever the tests run."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+
 def previewed(*compression, **top):
     return preview_compression(DigitsNet(), NNCFConfig.from_dict({**SIZE, **top, "compression": list(compression)}))
 

@@ -38,6 +38,7 @@ QUICK = {
     "keras.applications": ("MobileNetV2",),
     "keras idioms": ("convolutions in a Sequential", "vision transformer, class token", "words, transformer", "series, LSTM"),
 }
+_SAID = ("seconds", "report", "told at export")  # of no use in the tables
 FORKED = ("torchvision", "timm", "transformers") if hasattr(os, "fork") else ()  # TensorFlow does not outlive a fork
 
 
@@ -135,7 +136,7 @@ def _measure(families: Sequence[str], options: argparse.Namespace) -> None:
             bar.update(task, description=f"{family}: {names[0]} ...")
             for row in measure(family, names):
                 with (KNOWN / f"{family}.jsonl").open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
+                    file.write(json.dumps({key: value for key, value in row.items() if key not in _SAID}) + "\n")
                 faults = {column: cell for column, cell in row["cells"].items() if cell not in ("ok", "not reached")}
                 bar.console.print(f"{family}: {row['name']}: {faults or 'all right'}", markup=False, highlight=False)
                 bar.advance(task)

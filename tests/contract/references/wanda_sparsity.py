@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from tests.contract.data import data
-from tests.contract.references.reference import AlgorithmReference
+from tests.contract.references.reference import AlgorithmReference, masked
 
 _READ = {"fc1.weight": "input", "fc2.weight": "relu"}
 
@@ -38,4 +38,6 @@ def _in_layout(transform: Any, role: str, transposed: bool) -> Any:
     return transform.model_copy(update={"input_axis": 0, "output_axis": 1})
 
 
-REFERENCE = AlgorithmReference(begins=_begins, vjps={"wanda_mask": _vjp}, in_layout={"wanda_mask": _in_layout})
+REFERENCE = AlgorithmReference(
+    begins=_begins, forwards={"wanda_mask": masked}, vjps={"wanda_mask": _vjp}, in_layout={"wanda_mask": _in_layout}
+)

@@ -316,7 +316,8 @@ class NumpyAdapter:
                 outputs = model.forward(inputs, False, seen)
             finally:
                 model.off = before
-            return outputs, {site: look(seen[ROLE_AT[site]]) for site, look in (sites or {}).items()}
+            tensors = {True: seen, False: dict(model.transformed)}  # where a tensor is made, and where it is read
+            return outputs, {site: look(tensors[site.port is None][ROLE_AT[site]]) for site, look in (sites or {}).items()}
 
         return run
 

@@ -19,7 +19,7 @@ test: check
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" tests/contract/test_contract_torch.py tests/torch tests/contract/test_contract_numpy.py tests/core
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" tests/contract/test_contract_tensorflow.py tests/tensorflow
 
-# The core and the contract over numpy, in an environment that has neither PyTorch nor TensorFlow: under a minute on two cores.
+# The core and the contract over numpy, in an environment that has neither PyTorch nor TensorFlow.
 test-core: .venv-core/installed
 	$(BIN:.venv/%=.venv-core/%)/python -m pytest -n 2 --dist loadfile -m "not slow" tests/contract/test_contract_numpy.py tests/core
 

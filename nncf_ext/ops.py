@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from nncf_ext.graph import INPUT, OUTPUT, Node, Parameter
+from nncf_ext.graph import INPUT, OUTPUT, Graph, Node, Parameter
 
 # Operator type -> input port that ONNX gives the weight, where the graph states no other.
 _WEIGHT_PORTS: Mapping[str, int] = MappingProxyType({"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "Gather": 0})
@@ -95,6 +95,18 @@ def output_axes(node: Node) -> tuple[int, ...]:
         labels = operands.split(",")[1].replace("...", "")
         return tuple(axis for axis, label in enumerate(labels) if label in output)
     return (0 if weight is None or weight.channel_axis is None else weight.channel_axis,)
+
+
+def why_inputs_differ(graph: Graph, node: Node, weight: Parameter) -> str | None:
+    """Why the outputs of a convolution do not all read the same inputs, or are not known to; None where they do."""
+    if is_depthwise(node) or node.attrs.get("groups", 1) != 1:
+        return "a convolution in groups: its outputs do not read the same inputs"
+    if weight.input_axis is None or weight.channel_axis is None:
+        return "nothing says which axis of its weight is of the inputs"
+    read = next((edge.shape for edge in graph.inputs_of.get(node.name, ())), ())
+    if weight.shape[weight.input_axis] not in (read[1:2] + read[-1:]):
+        return "a convolution in groups: its outputs do not read the same inputs"
+    return None
 
 
 def without_empty(nodes: Iterable[Node]) -> tuple[Node, ...]:

@@ -22,7 +22,7 @@ from nncf_ext.encodings import ProductCodes
 from nncf_ext.errors import ConfigError
 from nncf_ext.files.schema import NotNegative
 from nncf_ext.graph import Graph, Node, Parameter, Site
-from nncf_ext.ops import is_depthwise, output_axes, weight_port
+from nncf_ext.ops import output_axes, weight_port, why_inputs_differ
 from nncf_ext.schedules import Clock
 from nncf_ext.scopes import compile_scope, matched_by
 from nncf_ext.sparsity.weight_matrix import weight_matrix
@@ -253,14 +253,7 @@ def _unfit(graph: Graph, node: Node) -> str | None:
         return f"{node.op}: product codes are for linear layers and convolutions"
     weight = _weight(node)
     if node.op == "Conv":
-        if is_depthwise(node) or node.attrs.get("groups", 1) != 1:
-            return "a convolution in groups: its outputs do not read the same inputs"
-        if weight.input_axis is None or weight.channel_axis is None:
-            return "nothing says which axis of its weight is of the inputs"
-        shape = _read(graph, node)
-        if weight.shape[weight.input_axis] not in (shape[1:2] + shape[-1:]):
-            return "a convolution in groups: its outputs do not read the same inputs"
-        return None
+        return why_inputs_differ(graph, node, weight)
     matrix = weight_matrix(node, weight)
     return matrix if isinstance(matrix, str) else None
 

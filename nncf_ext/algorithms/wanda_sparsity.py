@@ -17,7 +17,7 @@ from nncf_ext.config.sparsity import WandaSparsityConfig
 from nncf_ext.edits import MASK, Edit, Plan, Range, Transform, Var
 from nncf_ext.errors import ConfigError
 from nncf_ext.graph import Graph, Node, Parameter, Site
-from nncf_ext.ops import is_depthwise, output_axes, weight_port
+from nncf_ext.ops import output_axes, weight_port, why_inputs_differ
 from nncf_ext.schedules import Clock
 from nncf_ext.sparsity.selection import descending_ranks
 
@@ -143,13 +143,7 @@ def _axis_read(node: Node) -> int:
 def _why_not(graph: Graph, node: Node, weight: Parameter) -> str | None:
     """Why it is not known which of a layer's inputs each weight multiplies."""
     if node.op == "Conv":
-        if weight.input_axis is None or weight.channel_axis is None:
-            return "nothing says which axis of its weight is of the inputs"
-        read = next((edge.shape for edge in graph.inputs_of.get(node.name, ())), ())
-        in_groups = node.attrs.get("groups", 1) != 1 or is_depthwise(node)
-        if in_groups or not read or weight.shape[weight.input_axis] != read[_axis_read(node)]:
-            return "a convolution in groups: its outputs do not read the same inputs"
-        return None
+        return why_inputs_differ(graph, node, weight)
     if node.op not in ("Gemm", "MatMul") or weight.slot != "weight":
         return f"{node.op}: wanda_sparsity is for linear layers and convolutions"
     if weight_port(node) != 1:

@@ -168,7 +168,9 @@ def adapt_batchnorm(adapter: Adapter, model: Any, algorithms: Sequence[Any], ext
             problem = not_finite(value)
             if problem and not not_finite(before[name]):
                 adapter.load_tensors(model, before)
-                raise ConfigError(f"batch-norm adaptation: {name}: {problem}: check the data, which has NaN or infinite values")
+                raise ConfigError(
+                    f"batch-norm adaptation: {name}: {problem}: check the data for NaN and infinite values, and the model on them"
+                )
 
 
 def samples_wanted(

@@ -25,7 +25,16 @@ def gradient_scale(elements: int, highest: int) -> float:
     return 1 / math.sqrt(elements * highest)
 
 
-class LSQ(Uniform):
+class _StepFromValues(Uniform):
+    """The first step is made of values, not of their ends alone."""
+
+    def observer(
+        self, of_parameter: bool, kind: str = "mixed_min_max", percentiles: tuple[float, float] = (0.1, 99.9)
+    ) -> Observer | None:
+        return RangeCollector(kind, self.channel_axis, self.symmetric, of_parameter, percentiles, keeps_values=True)
+
+
+class LSQ(_StepFromValues):
     """round(clip(v, -Qn, Qp)) * s, v = x / s, with a learned step s > 0: ds = round(v) - v inside, -Qn or Qp outside, times g.
 
     elements: N of `gradient_scale`. start: how s starts. mean: 2 * mean|x| / sqrt(Qp) (LSQ); three_sigma: max(|mu - 3 sd|,
@@ -55,12 +64,6 @@ class LSQ(Uniform):
         """For weights LSQ+ has another start, and nothing else."""
         return cls.at(place).model_copy(update={"start": "three_sigma"})
 
-    def observer(
-        self, of_parameter: bool, kind: str = "mixed_min_max", percentiles: tuple[float, float] = (0.1, 99.9)
-    ) -> Observer | None:
-        """It keeps values too."""
-        return RangeCollector(kind, self.channel_axis, self.symmetric, of_parameter, percentiles, keeps_values=True)
-
     @property
     def words(self) -> str:
         return f"{super().words}, learned step"
@@ -88,7 +91,7 @@ class LSQ(Uniform):
         return numerics.fake_quantize_symmetric(xp, x, step * highest, lowest, highest)
 
 
-class LSQPlus(Uniform):
+class LSQPlus(_StepFromValues):
     """round(clip(v, 0, n)) * s + b, v = (x - b) / s, with learned step and offset: db = 1 outside, 0 inside; ds = round(v) - v
     inside, 0 below, n above; both times g.
 
@@ -113,12 +116,6 @@ class LSQPlus(Uniform):
             learned=place.learned,
             elements=place.elements,
         )
-
-    def observer(
-        self, of_parameter: bool, kind: str = "mixed_min_max", percentiles: tuple[float, float] = (0.1, 99.9)
-    ) -> Observer | None:
-        """It keeps values too."""
-        return RangeCollector(kind, self.channel_axis, self.symmetric, of_parameter, percentiles, keeps_values=True)
 
     @property
     def words(self) -> str:

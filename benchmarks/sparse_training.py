@@ -85,14 +85,14 @@ def move(rounds: int) -> dict[str, Any]:
     controller, model = create_compressed_model(model, config(1), dummy_forward_fn=lambda model: model(images))
     optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9)
     seconds: list[float] = []
-    settle = Controller.settle
+    after_optimizer_step = Controller.after_optimizer_step
 
     def timed(self: Any) -> None:
         start = time.perf_counter()
-        settle(self)
+        after_optimizer_step(self)
         seconds.append(time.perf_counter() - start)
 
-    Controller.settle = timed  # pyright: ignore[reportAttributeAccessIssue]
+    Controller.after_optimizer_step = timed  # pyright: ignore[reportAttributeAccessIssue]
     resident = []
     for _ in range(rounds):
         controller.scheduler.step()

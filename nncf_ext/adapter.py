@@ -148,7 +148,7 @@ class Adapter(Protocol):
         """
         ...
 
-    def evaluation(self, model: Any) -> AbstractContextManager[None]:
+    def preserving_state(self, model: Any) -> AbstractContextManager[None]:
         """Around the user's own look at `model`, which is plain before and after: no gradients are kept, and its weights,
         statistics and modes are afterwards what they were."""
         ...
@@ -245,7 +245,7 @@ class Adapter(Protocol):
         """What layers learned from data and keep in no tensor (vocabularies, bounds of bins) by layer, for a checkpoint."""
         ...
 
-    def of_first_rank(self, value: Any) -> Any:
+    def broadcast_from_rank0(self, value: Any) -> Any:
         """What the first of several training processes has (plain data), on all of them; `value` where there is one."""
         ...
 

@@ -69,7 +69,7 @@ class Training:
     def variable(self, edit: Edit, name: str) -> np.ndarray:
         return self.adapter.to_numpy(self.attached.variables(edit)[name])
 
-    def reaching(self, site: Site) -> np.ndarray:
+    def weight_after_earlier_edits(self, site: Site) -> np.ndarray:
         """The parameter at `site` as the algorithm's own edit gets it."""
         value: Any = self.xp.stop_gradient(self.attached.parameter(site))
         for edit in self.attached.plan.at(site):
@@ -81,7 +81,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Prospect:
+class PlanningContext:
     """What an algorithm sees of a model for which there is a plan, and which is still plain.
 
     ranges: by edit key. trial(plan): the model compressed with that plan, ranges and BatchNorm statistics initialised; afterwards
@@ -109,7 +109,7 @@ class Prospect:
 
 
 @dataclass(frozen=True)
-class Outlook:
+class PlanSummary:
     """What an algorithm is going to do to a model, as far as that is known without data.
 
     at: what happens to the tensors, in words. report: a dataclass like that of `Algorithm.report`, or None. by_data: what is
@@ -161,15 +161,15 @@ class Algorithm:
         """Where to place which transforms."""
         return Plan()
 
-    def outlook(self, graph: Graph, edits: Sequence[Edit]) -> Outlook:
+    def plan_summary(self, graph: Graph, edits: Sequence[Edit]) -> PlanSummary:
         """What `plan`, which gave these edits, means for the model."""
-        return Outlook({site: edit.transform.kind.replace("_", " ") for edit in edits for site in edit.sites})
+        return PlanSummary({site: edit.transform.kind.replace("_", " ") for edit in edits for site in edit.sites})
 
     def range_inits(self, graph: Graph, edits: Sequence[Edit]) -> Mapping[str, RangeInit]:
         """How the ranges of its edits that need one start, by edit key."""
         return {}
 
-    def refine(self, plan: Plan, prospect: Prospect) -> Plan:
+    def refine(self, plan: Plan, context: PlanningContext) -> Plan:
         """What data decide about the algorithm's edits in the composed plan. Not called where a saved plan is taken up again."""
         return plan
 

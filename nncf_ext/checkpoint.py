@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from safetensors.numpy import save_file
 
 from nncf_ext.edits import Plan
-from nncf_ext.errors import shown
+from nncf_ext.errors import as_json
 from nncf_ext.files.finite import not_finite
 from nncf_ext.files.json_text import Unreadable, refused_as, value_of
 from nncf_ext.files.schema import expect
@@ -80,8 +80,10 @@ def find_checkpoint(path: Path) -> Path:
         return path
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: no such checkpoint or folder")
-    shown = [file for file in path.rglob(f"*{SUFFIX}") if not any(part[0] == "." for part in file.relative_to(path).parts)]
-    found = sorted((file for file in shown if file.is_file()), key=lambda file: file.stat().st_mtime)  # not what is being written
+    visible = [file for file in path.rglob(f"*{SUFFIX}") if not any(part[0] == "." for part in file.relative_to(path).parts)]
+    found = sorted(
+        (file for file in visible if file.is_file()), key=lambda file: file.stat().st_mtime
+    )  # not what is being written
     if not found:
         raise FileNotFoundError(f"{path}: no checkpoint (*{SUFFIX}) in this folder")
     return found[-1]
@@ -149,7 +151,7 @@ class TensorFile:
             raise CheckpointError(
                 f"{self.path} looks like a pickle (torch.save): it is not loaded, because loading one can run code"
             )
-        with self._told():
+        with self._raised_as_checkpoint_error():
             self._file: Any = safetensors.safe_open(self.path, framework="numpy")
             self._metadata = self._file.metadata() or {}
 
@@ -160,7 +162,7 @@ class TensorFile:
         return {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices}
 
     def read(self, name: str) -> np.ndarray:
-        with self._told():
+        with self._raised_as_checkpoint_error():
             return self._file.get_tensor(name)
 
     @cached_property
@@ -172,7 +174,7 @@ class TensorFile:
             header = value_of(self._metadata["nncf_ext"].encode(), MOST_STATE)
             if not isinstance(header, dict) or header.get("format") != FORMAT:
                 found = header.get("format") if isinstance(header, dict) else header
-                raise Unreadable(f"found checkpoint format {shown(found)}, expected {FORMAT}")
+                raise Unreadable(f"found checkpoint format {as_json(found)}, expected {FORMAT}")
             return expect(_OBJECT, header.get("state"))
 
     @property
@@ -188,11 +190,11 @@ class TensorFile:
         named += [name for names in self.state.get("parameters", {}).values() for name in names]
         missing = next((name for name in named if name not in self.specs), None)
         if missing is not None:
-            raise CheckpointError(f"{self.path} has no tensor {shown(missing)}, which its compression state names")
+            raise CheckpointError(f"{self.path} has no tensor {as_json(missing)}, which its compression state names")
         return self.state
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _raised_as_checkpoint_error(self) -> Iterator[None]:
         try:
             yield
         except (safetensors.SafetensorError, OSError, ValueError, TypeError, MemoryError) as error:  # of types numpy lacks, too

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nncf_ext.adapter import Adapter, Traced
-from nncf_ext.algorithm import Algorithm, Prospect
+from nncf_ext.algorithm import Algorithm, PlanningContext
 from nncf_ext.calibration.collectors import ranges_of
 from nncf_ext.calibration.initialization import QuantizationRangeInitArgs, adapt_batchnorm, check_registered, for_model
 from nncf_ext.checkpoint import CheckpointError, check_plan_fits, plan_in
@@ -78,7 +78,7 @@ def compress(
         except (ValueError, TypeError, LookupError, ArithmeticError, AssertionError, MemoryError) as error:
             raise CheckpointError(f"the compression state's plan does not fit this model: {error}") from error
     else:
-        plan = united(planned(algorithms, traced.graph, config), traced.graph)
+        plan = merge_plans(plan_all(algorithms, traced.graph, config), traced.graph)
         _check_parameters(adapter, model, traced, algorithms, plan)
         starts: dict[str, RangeInit] = {}
         for algorithm in algorithms:
@@ -126,16 +126,16 @@ def _check_parameters(adapter: Adapter, model: Any, traced: Traced, algorithms: 
             raise ConfigError(f"{where}: {site} has NaN or infinite values, expected numbers: {problem}")
 
 
-def planned(algorithms: Sequence[Algorithm], graph: Graph, config: NNCFConfig) -> dict[str, Plan]:
+def plan_all(algorithms: Sequence[Algorithm], graph: Graph, config: NNCFConfig) -> dict[str, Plan]:
     """What each algorithm, by its name, asks for in a model with this graph, without looking at weights or data."""
     return {a.algorithm: _with_lr_multiplier(a.plan(graph, config.target_device), a, config) for a in algorithms}
 
 
-def united(plans: Mapping[str, Plan], graph: Graph) -> Plan:
+def merge_plans(plans: Mapping[str, Plan], graph: Graph) -> Plan:
     """One plan out of those of the algorithms. ValueError where two edits collide."""
     plan = compose(plans.values())
     takes_weights = any(edit.site.is_parameter for edit in plan)
-    return replace(plan, skipped=plan.skipped + opaque(graph) + (unknown_weights(graph) if takes_weights else ()))
+    return replace(plan, skipped=plan.skipped + opaque_nodes(graph) + (unknown_weights(graph) if takes_weights else ()))
 
 
 def _with_lr_multiplier(plan: Plan, algorithm: Algorithm, config: NNCFConfig) -> Plan:
@@ -145,7 +145,7 @@ def _with_lr_multiplier(plan: Plan, algorithm: Algorithm, config: NNCFConfig) ->
     return plan if factor is None else replace(plan, edits=tuple(replace(edit, lr_multiplier=factor) for edit in plan))
 
 
-def opaque(graph: Graph) -> tuple[tuple[str, str], ...]:
+def opaque_nodes(graph: Graph) -> tuple[tuple[str, str], ...]:
     """The nodes that every algorithm leaves alone, with the reason."""
     return tuple((node.name, f"{node.op}: no operator of ONNX") for node in graph.nodes if is_opaque(node))
 
@@ -175,7 +175,7 @@ def _refined(
 
     @contextmanager
     def trial(plan: Plan) -> Iterator[Any]:
-        with adapter.evaluation(model):
+        with adapter.preserving_state(model):
             attached = adapter.apply(model, traced, *_calibrated(plan, traced.graph, ranges))
             try:
                 adapt_batchnorm(adapter, model, algorithms, extras)
@@ -184,7 +184,7 @@ def _refined(
                 attached.detach()
 
     log_dir = Path(config.log_dir or ".")
-    prospect = Prospect(adapter, model, traced, config.target_device, ranges, trial, extras, log_dir, teacher_graph)
+    context = PlanningContext(adapter, model, traced, config.target_device, ranges, trial, extras, log_dir, teacher_graph)
     for algorithm in algorithms:
-        plan = algorithm.refine(plan, prospect)
+        plan = algorithm.refine(plan, context)
     return plan

@@ -27,7 +27,7 @@ from nncf_ext.distillation.losses import difference_of, of_samples
 from nncf_ext.distillation.outputs import Outputs
 from nncf_ext.distillation.teacher_cache import TeacherCache
 from nncf_ext.edits import MASK, QUANTIZE, Edit, Plan, Removal
-from nncf_ext.errors import ConfigError, shown
+from nncf_ext.errors import ConfigError, as_json
 from nncf_ext.files.finite import not_finite
 from nncf_ext.files.json_text import refused_as
 from nncf_ext.forward_loss import ForwardLoss
@@ -50,10 +50,10 @@ class Scheduler:
 
     def __getattr__(self, name: str) -> Any:
         """The algorithms' own, as NNCF 2.x names them: `current_sparsity_level`, `target_level`, `freeze_epoch`, ..."""
-        return _told(vars(self).get("_controller"), "schedule", name)
+        return _reported_value(vars(self).get("_controller"), "schedule", name)
 
     @property
-    def child_schedulers(self) -> list[Told]:
+    def child_schedulers(self) -> list[ReportedValues]:
         """The algorithms' one by one, as NNCF 2.x's composite scheduler has them."""
         return [child.scheduler for child in self._controller.child_ctrls]
 
@@ -94,10 +94,10 @@ class CompressionLoss:
 
     def __getattr__(self, name: str) -> Any:
         """The algorithms' own, as NNCF 2.x names them: `target_sparsity_rate`, `disabled`, `p`."""
-        return _told(vars(self).get("_controller"), "loss_settings", name)
+        return _reported_value(vars(self).get("_controller"), "loss_settings", name)
 
     @property
-    def child_losses(self) -> list[Told]:
+    def child_losses(self) -> list[ReportedValues]:
         """The algorithms' one by one, as NNCF 2.x's composite loss has them."""
         return [child.loss for child in self._controller.child_ctrls]
 
@@ -184,7 +184,7 @@ class Controller:
         """The algorithms one by one, as NNCF 2.x's composite controller has them."""
         return [ChildController(self, algorithm) for algorithm in self._algorithms]
 
-    def told_of(self, algorithm: Algorithm, method: str) -> Mapping[str, Any]:
+    def reported_values(self, algorithm: Algorithm, method: str) -> Mapping[str, Any]:
         """`Algorithm.schedule` or `Algorithm.loss_settings` in the present state."""
         state = self._states[algorithm.algorithm]
         return algorithm.schedule(self.clock, state) if method == "schedule" else algorithm.loss_settings(state)
@@ -212,7 +212,7 @@ class Controller:
     def advance(self, clock: Clock, event: str) -> None:
         """Move the clock and let every algorithm act on `event` (`epoch_step` or `step`)."""
         self._refuse_stripped(event)
-        self.settle()
+        self.after_optimizer_step()
         if event == "epoch_step":
             self._step_watch.epoch_begins()
         if self.clock == Clock() and max(clock.epoch, clock.step) == 0:
@@ -222,7 +222,7 @@ class Controller:
             name = algorithm.algorithm
             self._states[name] = getattr(algorithm, event)(self._training(algorithm), clock, self._states[name])
 
-    def settle(self) -> None:
+    def after_optimizer_step(self) -> None:
         """Let the algorithms finish what waits for the end of an optimizer step. Called by itself, wherever that matters."""
         self._update("after_optimizer_step")
 
@@ -379,7 +379,7 @@ class Controller:
     def get_compression_state(self) -> dict[str, Any]:
         """Plan and schedules as plain JSON data, to be saved beside the model's weights."""
         with _ALONE:
-            self.settle()
+            self.after_optimizer_step()
             return {
                 "builder_state": {"format": STATE_FORMAT, "plan": self._attached.plan.to_json()},
                 "variables": {edit.key: dict(self._attached.tensor_names(edit)) for edit in self._attached.plan},
@@ -539,7 +539,7 @@ class Controller:
 
     def _load(self, path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], tables: Any) -> None:
         if not isinstance(tables, Mapping):
-            raise CheckpointError(f"{path}: tables: found {shown(tables)}, expected one by layer")
+            raise CheckpointError(f"{path}: tables: found {as_json(tables)}, expected one by layer")
         try:
             self._adapter.load_tensors(self.model, tensors, tables)
         except ValueError as error:
@@ -673,7 +673,7 @@ class Controller:
         from nncf_ext.packed.plain import packed_model
 
         with _ALONE:
-            self.settle()
+            self.after_optimizer_step()
             self._warn_of_shortfalls()
             removals = self._removals()
             attached, graph = self._smaller(self._live, removals, True) if removals else (self._live, self._graph)
@@ -708,7 +708,15 @@ class Controller:
         edits = self._attached.plan.of(algorithm.algorithm)
         outputs = self._outputs.get(threading.get_ident())
         return Training(
-            self._adapter, self._graph, self._attached, edits, outputs, self._extras, self.settle, self._teacher, self._plain
+            self._adapter,
+            self._graph,
+            self._attached,
+            edits,
+            outputs,
+            self._extras,
+            self.after_optimizer_step,
+            self._teacher,
+            self._plain,
         )
 
     def _plain(self) -> tuple[Any, Any]:
@@ -803,15 +811,17 @@ def _clock_in(state: Any) -> Clock:
         raise CheckpointError(f"scheduler_state: {error}") from None
 
 
-def _told(controller: Controller | None, method: str, name: str) -> Any:
-    told = [controller.told_of(algorithm, method) for algorithm in controller.algorithms] if controller is not None else []
+def _reported_value(controller: Controller | None, method: str, name: str) -> Any:
+    told = (
+        [controller.reported_values(algorithm, method) for algorithm in controller.algorithms] if controller is not None else []
+    )
     for values in told:
         if name in values:
             return values[name]
     raise AttributeError(f"no algorithm of this controller has a {name!r} here")
 
 
-class Told:
+class ReportedValues:
     """What one algorithm's scheduler or loss tells. The controller's own step, and add up, those of all algorithms."""
 
     def __init__(self, controller: Controller, algorithm: Algorithm, method: str):
@@ -819,7 +829,7 @@ class Told:
 
     def __getattr__(self, name: str) -> Any:
         controller, algorithm, method = vars(self).get("_of", (None, None, ""))
-        told = controller.told_of(algorithm, method) if controller is not None else {}
+        told = controller.reported_values(algorithm, method) if controller is not None else {}
         if name in told:
             return told[name]
         whose = "controller.scheduler" if method == "schedule" else "controller.loss"
@@ -838,12 +848,12 @@ class ChildController:
         return self._controller.model
 
     @property
-    def scheduler(self) -> Told:
-        return Told(self._controller, self._algorithm, "schedule")
+    def scheduler(self) -> ReportedValues:
+        return ReportedValues(self._controller, self._algorithm, "schedule")
 
     @property
-    def loss(self) -> Told:
-        return Told(self._controller, self._algorithm, "loss_settings")
+    def loss(self) -> ReportedValues:
+        return ReportedValues(self._controller, self._algorithm, "loss_settings")
 
     def statistics(self, quickly_collected_only: bool = False) -> CompressionStatistics:
         whole = self._controller.statistics(quickly_collected_only)

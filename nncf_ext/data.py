@@ -107,7 +107,7 @@ class Framework(Protocol):
         """One array of those of some samples. ValueError or TypeError where they have no common shape."""
         ...
 
-    def pieces(self, inputs: Any, target: Any) -> Iterable[tuple[Any, Any]]:
+    def micro_batches(self, inputs: Any, target: Any) -> Iterable[tuple[Any, Any]]:
         """A batch in parts of few samples each."""
         ...
 
@@ -342,7 +342,7 @@ class Batches:
     def __call__(self) -> Iterator[Any]:
         for inputs, target in self.data.batches(self.expected):
             if self.labelled:
-                yield from self.data.framework.pieces(inputs, target())
+                yield from self.data.framework.micro_batches(inputs, target())
             else:
                 yield inputs
 

@@ -44,11 +44,11 @@ def json_path(location: Iterable[str | int]) -> str:
         elif isinstance(step, str) and len(step) <= _SHOWN and re.fullmatch(r"[A-Za-z_]\w*", step):
             path += f".{step}" if path else step
         else:
-            path += f"[{shown(step)}]"
+            path += f"[{as_json(step)}]"
     return path or "top level"
 
 
-def shown(value: Any) -> str:
+def as_json(value: Any) -> str:
     """`value` as JSON writes it, shortened."""
     text = ""
     for piece in _pieces(value):
@@ -107,7 +107,7 @@ def refusal(sentence: str, *keys: str) -> PydanticCustomError:
 def parse(model: type[Model], data: Any, location: tuple[str | int, ...] = ()) -> Model:
     """`data` as a `model`; ConfigError about the outermost mistake otherwise. `location` is where `data` stands in the file."""
     if not isinstance(data, Mapping):
-        raise ConfigError(f"{json_path(location)}: found {shown(data)}, expected an object")
+        raise ConfigError(f"{json_path(location)}: found {as_json(data)}, expected an object")
     try:
         return model.model_validate(dict(data))
     except ValidationError as error:
@@ -128,4 +128,4 @@ def sentence(location: tuple[str | int, ...], detail: Mapping[str, Any]) -> str:
         expected = choose(found, re.findall(r"'([^']*)'", context["expected"]))
     else:
         expected = f"expected {_EXPECTED.get(kind) or detail['msg'].removeprefix('Input should be ')}"
-    return f"{json_path(location)}: found {shown(found)}, {expected}"
+    return f"{json_path(location)}: found {as_json(found)}, {expected}"

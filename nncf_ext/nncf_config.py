@@ -18,7 +18,7 @@ from nncf_ext.config.accuracy_aware import AccuracyAwareTraining
 from nncf_ext.config.section import ScopedConfig
 from nncf_ext.config.top_level import InputInfo, TopLevel
 from nncf_ext.data import ModelInputs
-from nncf_ext.errors import ConfigError, choose, json_path, nearest, parse, shown
+from nncf_ext.errors import ConfigError, as_json, choose, json_path, nearest, parse
 from nncf_ext.files.json_text import expect_plain, refused_as
 from nncf_ext.nncf2.names import ALGORITHMS as FORMER_NAMES
 from nncf_ext.scopes import LONGEST, MARKER, Inherited
@@ -56,7 +56,7 @@ class NNCFConfig(dict[str, Any]):
     @classmethod
     def _validated(cls, content: Any) -> NNCFConfig:
         if not isinstance(content, Mapping):
-            raise ConfigError(f"top level: found {shown(content)}, expected an object")
+            raise ConfigError(f"top level: found {as_json(content)}, expected an object")
         with refused_as(ConfigError, "config"):
             texts = expect_plain(content, loader.MOST_VALUES)
         expressions = sum(len(text) for text in texts if MARKER in text)
@@ -98,7 +98,7 @@ class NNCFConfig(dict[str, Any]):
             algorithm = parse(ALGORITHMS[name], {**entry, "algorithm": name}, location)
             if isinstance(algorithm, ScopedConfig):
                 algorithm = _with_scopes_of(top, algorithm)
-                algorithm._where = json_path(location)
+                algorithm._json_path = json_path(location)
             algorithms[name] = algorithm
         return tuple(algorithms.values())
 
@@ -158,7 +158,7 @@ class NNCFConfig(dict[str, Any]):
             return [(("compression",), compression)]
         if isinstance(compression, list | tuple):
             return [(("compression", index), entry) for index, entry in enumerate(compression)]
-        raise ConfigError(f"compression: found {shown(compression)}, expected an object or an array of objects")
+        raise ConfigError(f"compression: found {as_json(compression)}, expected an object or an array of objects")
 
 
 def register_loader(config: NNCFConfig, batches: Callable[[], Iterable[Any]]) -> NNCFConfig:
@@ -223,7 +223,7 @@ def json_schema() -> dict[str, Any]:
 
 def _algorithm_name(location: tuple[str | int, ...], entry: Any) -> str:
     if not isinstance(entry, Mapping):
-        raise ConfigError(f"{json_path(location)}: found {shown(entry)}, expected an object")
+        raise ConfigError(f"{json_path(location)}: found {as_json(entry)}, expected an object")
     if "algorithm" not in entry:
         raise ConfigError(f"{json_path(location)}: the key 'algorithm' is missing, {choose(None, ALGORITHMS)}")
     name = entry["algorithm"]
@@ -236,7 +236,7 @@ def _algorithm_name(location: tuple[str | int, ...], entry: Any) -> str:
         return present
     if isinstance(name, str) and name in KNOWN_NOT_BUILT:
         raise ConfigError(f"{path}: {name!r} is known, not built yet, {choose(None, ALGORITHMS)}")
-    raise ConfigError(f"{path}: found {shown(name)}, {choose(name, ALGORITHMS)}")
+    raise ConfigError(f"{path}: found {as_json(name)}, {choose(name, ALGORITHMS)}")
 
 
 def _with_scopes_of(top: TopLevel, algorithm: ScopedConfig) -> ScopedConfig:
@@ -259,7 +259,7 @@ def _flat(section: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key} {shown(value)}"
+            yield f"{prefix}{key} {as_json(value)}"
 
 
 def _listed(names: Iterable[Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from nncf_ext.algorithms import ALGORITHMS
 from nncf_ext.checkpoint import CheckpointError, SavedPlan
 from nncf_ext.edits import Edit, Plan
-from nncf_ext.errors import shown
+from nncf_ext.errors import as_json
 from nncf_ext.files.json_text import Unreadable, refused_as
 from nncf_ext.files.schema import expect
 from nncf_ext.graph import Site
@@ -39,5 +39,5 @@ def plan_from_json(data: Any) -> Plan:
 def _site(text: str) -> Site:
     site = Site.parse(text)
     if not site.node or not re.fullmatch(r"input:\d{1,6}|[^:]+", site.slot):
-        raise Unreadable(f"found the site {shown(text)}, expected node|slot")
+        raise Unreadable(f"found the site {as_json(text)}, expected node|slot")
     return site

@@ -99,7 +99,7 @@ def select(
     ignored: Iterable[str] = (),
     target: Iterable[str] | None = None,
     validate: bool = True,
-    where: str = "",
+    json_path: str = "",
 ) -> list[str]:
     """Those of `names` that are considered, in their order.
 
@@ -111,7 +111,7 @@ def select(
             continue
         matched: set[str] = set()
         for pattern in patterns:
-            path = f"{where}.{key}" if where and not isinstance(pattern, Inherited) else key
+            path = f"{json_path}.{key}" if json_path and not isinstance(pattern, Inherited) else key
             matched |= matched_by(pattern, names, path, validate)
         kept = [name for name in kept if (name in matched) == (key == "target_scopes")]
     return kept

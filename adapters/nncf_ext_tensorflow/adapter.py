@@ -80,7 +80,7 @@ class KerasAdapter:
         return loss_gradients(model, weights, loss, batch, factor)
 
     @contextmanager
-    def evaluation(self, model: keras.Model) -> Iterator[None]:
+    def preserving_state(self, model: keras.Model) -> Iterator[None]:
         before = [(variable, variable.numpy()) for variable in model.variables]
         try:
             yield
@@ -183,7 +183,7 @@ class KerasAdapter:
     def tables(self, model: keras.Model) -> dict[str, Table]:
         return tables_of(model)
 
-    def of_first_rank(self, value: Any) -> Any:
+    def broadcast_from_rank0(self, value: Any) -> Any:
         """`value`: a strategy of tf.distribute that is supported has one process."""
         return value
 

@@ -94,7 +94,7 @@ class StepSchedules(keras.callbacks.Callback):
             self._begin_step()
             self._step_begun = False
         if ended:
-            self._controller.settle()
+            self._controller.after_optimizer_step()
         if begun:
             self._begin_step()
 

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from nncf_ext.calibration.initialization import pieces
+from nncf_ext.calibration.initialization import micro_batches
 from nncf_ext.data import Input, ModelInputs
 from nncf_ext_tensorflow import keras_private
 
@@ -39,8 +39,8 @@ class KerasData:
             raise TypeError("no numbers")
         return found
 
-    def pieces(self, inputs: Any, target: Any) -> Iterator[tuple[Any, Any]]:
-        return pieces((inputs, target), int(keras.tree.flatten(inputs)[0].shape[0]))
+    def micro_batches(self, inputs: Any, target: Any) -> Iterator[tuple[Any, Any]]:
+        return micro_batches((inputs, target), int(keras.tree.flatten(inputs)[0].shape[0]))
 
 
 def expected_inputs(model: Any, example: Any = None) -> ModelInputs:

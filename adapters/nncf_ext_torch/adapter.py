@@ -23,7 +23,7 @@ from nncf_ext_torch.data import TorchData
 from nncf_ext_torch.gradients import loss_gradients
 from nncf_ext_torch.hub_config import unsaid
 from nncf_ext_torch.inference import inference
-from nncf_ext_torch.sharding import of_first_rank, overwrite, to_numpy
+from nncf_ext_torch.sharding import broadcast_from_rank0, overwrite, to_numpy
 from nncf_ext_torch.sites import parameter_name
 from nncf_ext_torch.taps import AfterForward, tap
 from nncf_ext_torch.trace import ExampleInput, TorchTrace, leaves
@@ -56,7 +56,7 @@ class TorchAdapter:
 
     def adapt_batchnorm(self, model: nn.Module, batches: Iterable[Any]) -> None:
         batchnorm.adapt_batchnorm(model, batches)
-        for name, statistic in of_first_rank(dict(model.named_buffers())).items():
+        for name, statistic in broadcast_from_rank0(dict(model.named_buffers())).items():
             model.get_buffer(name).copy_(statistic)
 
     def hessian_products(
@@ -77,7 +77,7 @@ class TorchAdapter:
         return value, by_factor, {name: self.to_numpy(gradient) for name, gradient in gradients.items()}
 
     @contextmanager
-    def evaluation(self, model: nn.Module) -> Iterator[None]:
+    def preserving_state(self, model: nn.Module) -> Iterator[None]:
         before = {name: value.clone() for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
         modes = [(module, module.training) for module in model.modules()]
         try:
@@ -168,14 +168,14 @@ class TorchAdapter:
         state = model.state_dict()
         for name, value in tensors.items():
             overwrite(state[name], torch.as_tensor(value))
-        apply.settle(model)
+        apply.accept_written(model)
 
     def tables(self, model: nn.Module) -> dict[str, Table]:
         """Modules keep all that they learn in parameters and buffers."""
         return {}
 
-    def of_first_rank(self, value: Any) -> Any:
-        return of_first_rank(value)
+    def broadcast_from_rank0(self, value: Any) -> Any:
+        return broadcast_from_rank0(value)
 
     def to_numpy(self, array: torch.Tensor) -> np.ndarray:
         return to_numpy(array)

@@ -88,10 +88,10 @@ class Applied:
         if self.follower is not None:
             self.follower.follow()
 
-    def settle(self) -> None:
+    def accept_written(self) -> None:
         """Of a copy: what was written into it until now is no average."""
         if self.follower is not None:
-            self.follower.settle()
+            self.follower.accept_written()
 
     def __call__(self, x: torch.Tensor, training: bool) -> torch.Tensor:
         if self.follower is not None and not torch.compiler.is_compiling():
@@ -316,10 +316,10 @@ def detach(model: nn.Module) -> None:
     remove_tap(model)
 
 
-def settle(model: nn.Module) -> None:
+def accept_written(model: nn.Module) -> None:
     """Somebody wrote values into the whole model that belong together."""
     for applied in applied_in(model):
-        applied.settle()
+        applied.accept_written()
 
 
 def applied_in(model: nn.Module) -> list[Applied]:

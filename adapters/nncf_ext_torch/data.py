@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
-from nncf_ext.calibration.initialization import pieces
+from nncf_ext.calibration.initialization import micro_batches
 from nncf_ext.data import Input, ModelInputs, target_in
 from nncf_ext_torch.arguments import by_argument
 from nncf_ext_torch.trace import ExampleInput, leaves
@@ -58,9 +58,9 @@ class TorchData:
             raise TypeError("no numbers")
         return found
 
-    def pieces(self, inputs: ExampleInput, target: Any) -> Iterator[tuple[ExampleInput, Any]]:
+    def micro_batches(self, inputs: ExampleInput, target: Any) -> Iterator[tuple[ExampleInput, Any]]:
         samples = next((tensor.shape[0] for _, tensor in leaves(inputs) if tensor.ndim), 1)
-        for args, kwargs, part in pieces((inputs.args, inputs.kwargs, target), samples):
+        for args, kwargs, part in micro_batches((inputs.args, inputs.kwargs, target), samples):
             yield ExampleInput(args, kwargs), part
 
     def _placed(self, call: ExampleInput) -> ExampleInput:

@@ -35,7 +35,7 @@ class Follower:
         original = self._original()
         return None if original is None else Follower(original, variables)
 
-    def settle(self) -> None:
+    def accept_written(self) -> None:
         """What was written was right: a file, say."""
         self._seen = _written(self._variables.owner)
 

@@ -56,7 +56,7 @@ class CompressionEvents:
         self._controller.scheduler.step()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._controller.settle()
+        self._controller.after_optimizer_step()
         state.stateful_callbacks[_KEY] = self._controller.get_state()
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

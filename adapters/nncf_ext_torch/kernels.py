@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from nncf_ext import numerics
 from nncf_ext_torch import native
-from nncf_ext_torch.saved_tensors import give_recipe, is_held
+from nncf_ext_torch.saved_tensors import is_held, set_recompute
 
 aten = torch.ops.aten  # not torch.*: under torch.compile an adapter's function mode counts those as the model's own operators
 
@@ -91,7 +91,7 @@ def _native(x: Tensor, low: Tensor | None, step: Tensor, lowest: int, intervals:
             y: Tensor = _Native.apply(x, low, step, lowest, intervals, axis, held)
             if held and x.numel() >= WORTH_A_RECIPE:
                 source = _dense(x.detach()), None, None if low is None else low.detach(), step.detach(), lowest, intervals, axis
-                give_recipe(y, lambda: _forward(*source))
+                set_recompute(y, lambda: _forward(*source))
             return y
         return _forward(_dense(x), None, low, step, lowest, intervals, axis)
 

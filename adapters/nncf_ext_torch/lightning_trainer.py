@@ -59,7 +59,7 @@ class CompressionCallback(callbacks.Callback):
             self._controller.scheduler.step()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self._controller.settle()
+        self._controller.after_optimizer_step()
 
     def _refuse_averaged_masks(self, others: Sequence[Any]) -> None:
         """ValueError where a callback will average masks or codes as numbers, and put them into the model when training ends."""

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from nncf_ext.nncf2.names import SETTINGS, VARIABLES
-from nncf_ext_torch.apply import Applied, applied_in, settle
+from nncf_ext_torch.apply import Applied, accept_written, applied_in
 
 _PREFIXES = re.compile(r"^(?:module\.|nncf_module\.|_orig_mod\.)+")  # DataParallel's, NNCF's up to 2.4, torch.compile's
 _OF_PARAMETER = re.compile(r"(?P<module>.*?)\.?pre_ops\.\w+\.op\.(?P<name>(?:\w+_ctx\.)?\w+)$")
@@ -85,7 +85,7 @@ def load_state(
     with torch.no_grad():
         for name, value in found.items():
             own[name].copy_(value)
-    settle(model)
+    accept_written(model)
     if problems:
         warnings.warn(f"load_state: {len(found)} tensors loaded; {problems[0]} ({len(problems)} such differences)", stacklevel=2)
     return len(found)

@@ -34,7 +34,7 @@ from nncf_ext_torch.function_mode import (
 from nncf_ext_torch.programs import Program
 from nncf_ext_torch.realign import Table, table_of
 from nncf_ext_torch.recomputation import carry_context_into_recomputation
-from nncf_ext_torch.saved_tensors import recipes_kept
+from nncf_ext_torch.saved_tensors import recomputing_saved
 from nncf_ext_torch.sharding import is_sharded
 
 
@@ -165,7 +165,7 @@ def _subclass(base: type[nn.Module], parameters: tuple[str, ...], attribute: str
 
     def load(self: Any, *args: Any, **kwargs: Any) -> Any:
         loaded = base._load_from_state_dict(self, *args, **kwargs)
-        _tell_steps(self, attribute, "settle")
+        _tell_steps(self, attribute, "accept_written")
         return loaded
 
     if hasattr(base, "__deepcopy__"):
@@ -340,7 +340,7 @@ def _forward(base: type[nn.Module], attribute: str) -> Callable[..., Any]:
         sharded = getattr(self, "_is_fsdp_managed_module", False)
         if torch.compiler.is_compiling() or sharded or not edits.parameters:
             return plain(self, *args, **kwargs)
-        with recipes_kept():
+        with recomputing_saved():
             return plain(self, *args, **kwargs)
 
     def plain(self: nn.Module, *args: Any, **kwargs: Any) -> Any:

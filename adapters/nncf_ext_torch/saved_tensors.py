@@ -14,18 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_RECIPE = "_nncf_ext_recipe"  # attribute of a tensor that has one
+_RECOMPUTE = "_nncf_ext_recipe"  # attribute of a tensor that has one
 
 
 @dataclass(frozen=True)
-class _Recipe:
+class _Recompute:
     compute: Callable[[], Tensor]
     version: int  # of the tensor: one that was written into since is another
 
 
 @dataclass(frozen=True)
 class _Packed:
-    recipe: _Recipe
+    recompute: _Recompute
     place: tuple[Any, Any, Any]  # size, strides and offset in the recipe's tensor
 
 
@@ -34,12 +34,12 @@ def is_held(x: Tensor) -> bool:
     return x.is_leaf or hasattr(type(x.grad_fn), "_saved_result")
 
 
-def give_recipe(y: Tensor, compute: Callable[[], Tensor]) -> None:
+def set_recompute(y: Tensor, compute: Callable[[], Tensor]) -> None:
     """`compute` makes `y` again, bit for bit and in the same layout, out of tensors that are held anyway."""
-    setattr(y, _RECIPE, _Recipe(compute, y._version))
+    setattr(y, _RECOMPUTE, _Recompute(compute, y._version))
 
 
-def recipes_kept() -> AbstractContextManager[Any]:
+def recomputing_saved() -> AbstractContextManager[Any]:
     """Around a forward pass. Does nothing where it has no use, or where the user keeps tensors in a way of their own."""
     users: Any = torch._C._autograd._top_saved_tensors_default_hooks(False)  # pyright: ignore[reportAttributeAccessIssue]
     if users is not None or not torch.is_grad_enabled():
@@ -50,14 +50,14 @@ def recipes_kept() -> AbstractContextManager[Any]:
 def _pack(tensor: Tensor) -> Tensor | _Packed:
     with torch._C.DisableTorchFunction():  # a function mode around must not take these for the model's operators
         base = tensor if tensor._base is None else tensor._base  # a linear layer keeps its weight transposed
-        recipe: _Recipe | None = getattr(base, _RECIPE, None)
-        if recipe is None or recipe.version != base._version:
+        recompute: _Recompute | None = getattr(base, _RECOMPUTE, None)
+        if recompute is None or recompute.version != base._version:
             return tensor
-        return _Packed(recipe, (tensor.size(), tensor.stride(), tensor.storage_offset()))
+        return _Packed(recompute, (tensor.size(), tensor.stride(), tensor.storage_offset()))
 
 
 def _unpack(packed: Tensor | _Packed) -> Tensor:
     if isinstance(packed, Tensor):
         return packed
     with torch._C.DisableTorchFunction(), torch.no_grad():
-        return packed.recipe.compute().as_strided(*packed.place)
+        return packed.recompute.compute().as_strided(*packed.place)

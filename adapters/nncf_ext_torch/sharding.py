@@ -48,7 +48,7 @@ def _placed_like(tensor: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     return distribute_tensor(value, sharded.device_mesh, sharded.placements, src_data_rank=None)
 
 
-def of_first_rank(value: T) -> T:
+def broadcast_from_rank0(value: T) -> T:
     """What rank 0 has, on all ranks; `value` where there is one process only."""
     if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
         return value

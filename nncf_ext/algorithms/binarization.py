@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from nncf_ext import numerics
-from nncf_ext.algorithm import Outlook, State, Training
+from nncf_ext.algorithm import PlanSummary, State, Training
 from nncf_ext.algorithms.staged_quantizers import StagedQuantizers
 from nncf_ext.calibration.ranges import RangeCollector
 from nncf_ext.config.binarization import BinarizationConfig
@@ -95,7 +95,7 @@ class Binarization(BinarizationConfig, StagedQuantizers):
     transforms: ClassVar[tuple[type[Transform], ...]] = (BinaryWeight, BinaryActivation)
 
     def plan(self, graph: Graph, target_device: str) -> Plan:
-        select([node.name for node in graph.nodes], self.ignored_scopes, self.target_scopes, self.validate_scopes, self.where)
+        select([node.name for node in graph.nodes], self.ignored_scopes, self.target_scopes, self.validate_scopes, self.json_path)
         weights: dict[str, list[Site]] = {}
         edits, skipped = [], []
         for node in graph.nodes:
@@ -120,15 +120,15 @@ class Binarization(BinarizationConfig, StagedQuantizers):
 
     def range_inits(self, graph: Graph, edits: Sequence[Edit]) -> Mapping[str, RangeInit]:
         activations = {edit.key: edit for edit in edits if edit.transform.observer(edit.site.is_parameter) is not None}
-        return range_inits(activations, graph, self.initializer.range, ScopeOverrides(), self.where, self.validate_scopes)
+        return range_inits(activations, graph, self.initializer.range, ScopeOverrides(), self.json_path, self.validate_scopes)
 
-    def outlook(self, graph: Graph, edits: Sequence[Edit]) -> Outlook:
+    def plan_summary(self, graph: Graph, edits: Sequence[Edit]) -> PlanSummary:
         weight = f"1 bit ({self.mode}), scale per {'channel' if self.mode == 'xnor' else 'tensor'}"
         activation = "1 bit, learned threshold per channel"
         at = {site: weight if site.is_parameter else activation for edit in edits for site in edit.sites}
         ways = Counter((start.type, start.amount) for start in self.range_inits(graph, edits).values())
         by_data = tuple(f"scales of {n} activations, {way} of {amount}" for (way, amount), n in ways.items() if amount)
-        return Outlook(at, _statistics(graph, edits), by_data)
+        return PlanSummary(at, _statistics(graph, edits), by_data)
 
     def report(self, training: Training, clock: Clock, state: State) -> BinarizationStatistics:
         return _statistics(training.graph, training.edits)

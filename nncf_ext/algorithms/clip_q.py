@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from nncf_ext import numerics, numpy_xp
-from nncf_ext.algorithm import Algorithm, CompressionStage, Outlook, Prospect, Remembered, State, Training
+from nncf_ext.algorithm import Algorithm, CompressionStage, PlanningContext, PlanSummary, Remembered, State, Training
 from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.calibration.trials import scorer, search
 from nncf_ext.config.clip_q import ClipQConfig, ClipQLayer
@@ -125,13 +125,13 @@ class ClipQCompression(ClipQConfig, Algorithm):
 
         return plan_weights(graph, self, self.algorithm, transform)
 
-    def refine(self, plan: Plan, prospect: Prospect) -> Plan:
+    def refine(self, plan: Plan, context: PlanningContext) -> Plan:
         """The plan with the numbers that the search finds."""
         settings = self.initializer.search
         if settings is None:
             return plan
-        where = self._at("initializer.search")
-        score = scorer(prospect, settings.eval_subset_ratio, where, "the search")
+        json_path = self._at("initializer.search")
+        score = scorer(context, settings.eval_subset_ratio, json_path, "the search")
         edits = plan.of(self.algorithm)
         found = {edit.key: edit for edit in edits if self._own(edit.site.node)}
         wanted = [edit for edit in edits if edit.key not in found]
@@ -143,7 +143,7 @@ class ClipQCompression(ClipQConfig, Algorithm):
                 choice = proposed["pruning"], proposed["bits"]
                 if choice not in tried:
                     compressed = {**found, edit.key: _with(edit, *choice)}
-                    with prospect.trial(_only(plan, self.algorithm, compressed)) as model:
+                    with context.trial(_only(plan, self.algorithm, compressed)) as model:
                         tried[choice] = score(model) + settings.trade_off * _saved(*choice)
                 return tried[choice]
 
@@ -152,15 +152,15 @@ class ClipQCompression(ClipQConfig, Algorithm):
             found[edit.key] = _with(edit, *max(tried, key=lambda choice: tried[choice]))
         return _only(plan, self.algorithm, found)
 
-    def outlook(self, graph: Graph, edits: Sequence[Edit]) -> Outlook:
+    def plan_summary(self, graph: Graph, edits: Sequence[Edit]) -> PlanSummary:
         at, searched = {}, 0
         for edit in edits:
             transform = _transform(edit)
-            words = f"{transform.pruning:.0%} zeros, {transform.bits} bits: {2**transform.bits} shared values"
+            description = f"{transform.pruning:.0%} zeros, {transform.bits} bits: {2**transform.bits} shared values"
             if self.initializer.search is not None and self._own(edit.site.node) is None:
-                words, searched = "zeros and bits by search", searched + 1
-            at.update(dict.fromkeys(edit.sites, f"clip_q: {words}"))
-        return Outlook(at, by_data=(f"zeros and bits of {searched} weights, by search",) if searched else ())
+                description, searched = "zeros and bits by search", searched + 1
+            at.update(dict.fromkeys(edit.sites, f"clip_q: {description}"))
+        return PlanSummary(at, by_data=(f"zeros and bits of {searched} weights, by search",) if searched else ())
 
     def start(self) -> State:
         return {"begun": False}
@@ -186,7 +186,7 @@ class ClipQCompression(ClipQConfig, Algorithm):
         layers, kept, size = [], 0, 0
         for edit in training.edits if state["begun"] else ():
             transform = _transform(edit)
-            values = transform.apply(numpy_xp, training.reaching(edit.site), {"begun": np.True_}, False)
+            values = transform.apply(numpy_xp, training.weight_after_earlier_edits(edit.site), {"begun": np.True_}, False)
             nonzero = values[values != 0]
             share = 1 - nonzero.size / max(values.size, 1)
             layers.append(ClippedLayer(edit.site.label, transform.pruning, transform.bits, share, int(np.unique(nonzero).size)))
@@ -203,7 +203,7 @@ class ClipQCompression(ClipQConfig, Algorithm):
         return next((own for scope, own in reversed([*self.params.by_scope.items()]) if matches(node, [scope])), None)
 
     def _at(self, key: str) -> str:
-        return f"{self.where}.{key}" if self.where else key
+        return f"{self.json_path}.{key}" if self.json_path else key
 
 
 def _saved(pruning: float, bits: int) -> float:

@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from nncf_ext import numerics
-from nncf_ext.algorithm import Algorithm, CompressionStage, Outlook, Remembered, State, Training, expect_codes_as_said
+from nncf_ext.algorithm import Algorithm, CompressionStage, PlanSummary, Remembered, State, Training, expect_codes_as_said
 from nncf_ext.algorithms.weights import plan_weights
-from nncf_ext.coding.code_books import Book, Coded, entropy
+from nncf_ext.coding.code_books import Codebook, WeightedValues, entropy
 from nncf_ext.coding.hessian_weighting import hessian_weights
 from nncf_ext.config.code_books import CodeBookParams
 from nncf_ext.config.section import ScopedConfig
@@ -78,11 +78,11 @@ class CodedWeights(Algorithm):
         """Values other than zero that a code book may have."""
         raise NotImplementedError
 
-    def coded(self, books: Sequence[Book]) -> list[Coded]:
+    def coded(self, books: Sequence[WeightedValues]) -> list[Codebook]:
         """The values of each code book. No book is without values."""
         raise NotImplementedError
 
-    def words(self) -> str:
+    def description(self) -> str:
         """What happens to a weight."""
         raise NotImplementedError
 
@@ -90,8 +90,8 @@ class CodedWeights(Algorithm):
         assert isinstance(self, ScopedConfig)
         return plan_weights(graph, self, self.algorithm, CodeBook(levels=self.most))
 
-    def outlook(self, graph: Graph, edits: Sequence[Edit]) -> Outlook:
-        return Outlook({site: self.words() for edit in edits for site in edit.sites})
+    def plan_summary(self, graph: Graph, edits: Sequence[Edit]) -> PlanSummary:
+        return PlanSummary({site: self.description() for edit in edits for site in edit.sites})
 
     def start(self) -> State:
         return {"coded": False}
@@ -128,7 +128,7 @@ class CodedWeights(Algorithm):
     def report(self, training: Training, clock: Clock, state: State) -> CodeBookStatistics:
         layers, bits, size = [], 0.0, 0
         for edit in training.edits if state["coded"] else ():
-            codes = np.where(training.reaching(edit.site) == 0, 0, training.variable(edit, "codes"))
+            codes = np.where(training.weight_after_earlier_edits(edit.site) == 0, 0, training.variable(edit, "codes"))
             if codes.min(initial=0) < 0:  # the state was loaded, and the weights were not yet
                 continue
             counts = np.bincount(codes.reshape(-1), minlength=1)
@@ -139,46 +139,46 @@ class CodedWeights(Algorithm):
 
     def _code(self, training: Training) -> State:
         """Find the values, on the first rank, and give every weight its code."""
-        where = getattr(self, "where", "") or self.algorithm
-        weights = [training.reaching(edit.site) for edit in training.edits]
+        json_path = getattr(self, "json_path", "") or self.algorithm
+        weights = [training.weight_after_earlier_edits(edit.site) for edit in training.edits]
         for edit, weight in zip(training.edits, weights, strict=True):
             if not np.isfinite(weight).all():
-                raise ConfigError(f"{where}: {edit.site} has NaN or infinite values, expected numbers to code")
-        counted = hessian_weights(training, weights, self.params.weighting, self.params.weighting_samples, where)
+                raise ConfigError(f"{json_path}: {edit.site} has NaN or infinite values, expected numbers to code")
+        counted = hessian_weights(training, weights, self.params.weighting, self.params.weighting_samples, json_path)
         books = [
-            Book(w[w != 0].astype(np.float64), h[w != 0].astype(np.float64), int(np.count_nonzero(w == 0)))
+            WeightedValues(w[w != 0].astype(np.float64), h[w != 0].astype(np.float64), int(np.count_nonzero(w == 0)))
             for w, h in zip(weights, counted, strict=True)
         ]
-        for edit, found in zip(training.edits, training.adapter.of_first_rank(self._found(books)), strict=True):
-            _place(training, edit, found, where)
+        for edit, found in zip(training.edits, training.adapter.broadcast_from_rank0(self._found(books)), strict=True):
+            _place(training, edit, found, json_path)
         return {"coded": True}
 
-    def _found(self, books: Sequence[Book]) -> list[Coded]:
+    def _found(self, books: Sequence[WeightedValues]) -> list[Codebook]:
         """By layer; a layer of zeros has no values."""
         held = [book for book in books if book.values.size]
         if self.params.code_books == "network" and held:
             values, weights = (np.concatenate([getattr(book, name) for book in held]) for name in ("values", "weights"))
-            together = self.coded([Book(values, weights, sum(book.zeros for book in held))])[0]
+            together = self.coded([WeightedValues(values, weights, sum(book.zeros for book in held))])[0]
             ends = np.cumsum([book.values.size for book in held])
             by_layer = [_own(together, codes) for codes in np.split(together.codes, ends[:-1])]
         else:
             by_layer = self.coded(held) if held else []
         found = iter(by_layer)
-        return [next(found) if book.values.size else Coded(np.empty(0), np.empty(0, np.int32)) for book in books]
+        return [next(found) if book.values.size else Codebook(np.empty(0), np.empty(0, np.int32)) for book in books]
 
 
-def _own(together: Coded, codes: np.ndarray) -> Coded:
+def _own(together: Codebook, codes: np.ndarray) -> Codebook:
     """Of a common code book what one layer uses."""
     used = np.unique(codes[codes > 0])
     number = np.zeros(together.centroids.size + 1, np.int32)
     number[used] = 1 + np.arange(used.size)
-    return Coded(together.centroids[used - 1], number[codes])
+    return Codebook(together.centroids[used - 1], number[codes])
 
 
-def _place(training: Training, edit: Edit, found: Coded, where: str) -> None:
-    weight = training.reaching(edit.site)
+def _place(training: Training, edit: Edit, found: Codebook, json_path: str) -> None:
+    weight = training.weight_after_earlier_edits(edit.site)
     if found.codes.size and not found.codes.any():
-        raise ConfigError(f"{where}: all {weight.size} weights of {edit.site.label} would be zero, expected more bits")
+        raise ConfigError(f"{json_path}: all {weight.size} weights of {edit.site.label} would be zero, expected more bits")
     codes = np.zeros(weight.shape, np.int32)
     codes[weight != 0] = found.codes
     assert isinstance(edit.transform, CodeBook)

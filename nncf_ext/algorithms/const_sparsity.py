@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from nncf_ext.algorithm import Algorithm, Outlook, State, Training
-from nncf_ext.algorithms.sparsity import BinaryMask, SparsityStatistics, measured, outlook_of_masks
+from nncf_ext.algorithm import Algorithm, PlanSummary, State, Training
+from nncf_ext.algorithms.sparsity import BinaryMask, SparsityStatistics, measured, summary_of_masks
 from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.config.sparsity import ConstSparsityConfig
 from nncf_ext.edits import Edit, Plan, Transform
@@ -24,8 +24,8 @@ class ConstSparsity(ConstSparsityConfig, Algorithm):
     def plan(self, graph: Graph, target_device: str) -> Plan:
         return plan_weights(graph, self, self.algorithm, BinaryMask())
 
-    def outlook(self, graph: Graph, edits: Sequence[Edit]) -> Outlook:
-        return outlook_of_masks(graph, edits, lambda _: "mask: its zeros stay zero", None)
+    def plan_summary(self, graph: Graph, edits: Sequence[Edit]) -> PlanSummary:
+        return summary_of_masks(graph, edits, lambda _: "mask: its zeros stay zero", None)
 
     def initialize(self, training: Training, state: State) -> State:
         for edit in training.edits:

@@ -17,8 +17,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from nncf_ext import noise, numpy_xp
-from nncf_ext.algorithm import Algorithm, CompressionStage, Outlook, Remembered, State, Training
-from nncf_ext.algorithms.sparsity import SparsityStatistics, measured, outlook_of_masks
+from nncf_ext.algorithm import Algorithm, CompressionStage, PlanSummary, Remembered, State, Training
+from nncf_ext.algorithms.sparsity import SparsityStatistics, measured, summary_of_masks
 from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.channels.costs import flops
 from nncf_ext.config.corad import CoradConfig, Weighted
@@ -144,9 +144,9 @@ class Corad(CoradConfig, Algorithm):
             return None
         return f"the proximal step writes into weights, and this one is computed anew in each forward ({weight.made_by})"
 
-    def outlook(self, graph: Graph, edits: Sequence[Edit]) -> Outlook:
-        words = "not regularised" if self.regularization is None else f"regularised by {self.regularization.type}"
-        return outlook_of_masks(graph, edits, lambda _: words, None)
+    def plan_summary(self, graph: Graph, edits: Sequence[Edit]) -> PlanSummary:
+        description = "not regularised" if self.regularization is None else f"regularised by {self.regularization.type}"
+        return summary_of_masks(graph, edits, lambda _: description, None)
 
     def start(self) -> State:
         return {"regularization": 0.0, "distillation": 0.0}
@@ -156,7 +156,7 @@ class Corad(CoradConfig, Algorithm):
         kind = None if self.regularization is None else self.regularization.type
         if kind == "bit_width" and not any(_grids(training, edit) for edit in training.edits):
             raise ConfigError(
-                f"{self.where}.regularization.type: bit_width is about learned ranges, expected quantization beside it"
+                f"{self.json_path}.regularization.type: bit_width is about learned ranges, expected quantization beside it"
             )
         return {**state, "latency": self._latencies(training.graph)} if kind == "latency" else state
 
@@ -229,8 +229,8 @@ class Corad(CoradConfig, Algorithm):
         if not training.edits or self.stage(clock, state) is CompressionStage.FULLY_COMPRESSED:
             return None
         found = {"regularization": self.regularization, "distillation": self.distillation}
-        words = [f"{state[name]:g} of {term.weight:g} for {name}" for name, term in found.items() if term is not None]
-        return f"found the factors {', '.join(words)}, expected the schedule at its end"
+        description = [f"{state[name]:g} of {term.weight:g} for {name}" for name, term in found.items() if term is not None]
+        return f"found the factors {', '.join(description)}, expected the schedule at its end"
 
     def report(self, training: Training, clock: Clock, state: State) -> CoradStatistics:
         raw = [training.adapter.to_numpy(training.attached.parameter(edit.site)) for edit in training.edits]
@@ -283,19 +283,19 @@ class Corad(CoradConfig, Algorithm):
         assert self.regularization is not None
         if self.regularization.latency_table is None:
             return {site.label: float(count) for site, count in flops(graph).items()}
-        where, path = f"{self.where}.regularization.latency_table", Path(self.regularization.latency_table)
+        json_path, path = f"{self.json_path}.regularization.latency_table", Path(self.regularization.latency_table)
         try:
-            with refused_as(ConfigError, f"{where}: {path} cannot be read as JSON"):
+            with refused_as(ConfigError, f"{json_path}: {path} cannot be read as JSON"):
                 table = value_in(path)
         except OSError as error:
-            raise ConfigError(f"{where}: {path} cannot be read as JSON: {error}") from None
+            raise ConfigError(f"{json_path}: {path} cannot be read as JSON: {error}") from None
         wrong = not isinstance(table, dict) or any(isinstance(v, bool) or not isinstance(v, int | float) for v in table.values())
         if wrong or any(v < 0 for v in table.values()):
-            raise ConfigError(f"{where}: {path}: expected an object with a number, 0 or more, by node name")
+            raise ConfigError(f"{json_path}: {path}: expected an object with a number, 0 or more, by node name")
         labels = {site.label for site in flops(graph)}
         unknown = next((name for name in table if name not in graph.by_name and name not in labels), None)
         if unknown is not None:
-            raise ConfigError(f"{where}: {path}: {unknown!r} is no node of the model")
+            raise ConfigError(f"{json_path}: {path}: {unknown!r} is no node of the model")
         return {name: float(value) for name, value in table.items()}
 
 

@@ -19,8 +19,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from nncf_ext import numerics
-from nncf_ext.algorithm import Algorithm, CompressionStage, Outlook, Remembered, State, Training
-from nncf_ext.algorithms.sparsity import BinaryMask, SparsityStatistics, measured, outlook_of_masks
+from nncf_ext.algorithm import Algorithm, CompressionStage, PlanSummary, Remembered, State, Training
+from nncf_ext.algorithms.sparsity import BinaryMask, SparsityStatistics, measured, summary_of_masks
 from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.channels.costs import flops
 from nncf_ext.config.dynamic_sparse_training import DynamicSparseTrainingConfig
@@ -159,15 +159,16 @@ class DynamicSparseTraining(DynamicSparseTrainingConfig, Algorithm):
             self.params.ratio[1] if self.params.ratio else 0,
         )
         outputs, inputs, _ = structure.matrix
-        where = f"{self.where}.params" if self.where else "params"
+        json_path = f"{self.json_path}.params" if self.json_path else "params"
         if kind == "n:m" and inputs % structure.group:
             raise ConfigError(
-                f"{where}.structure: found {self.params.structure}, and {node.name} has {inputs} inputs, expected a multiple of "
+                f"{json_path}.structure: found {self.params.structure}, and {node.name} has {inputs} inputs, "
+                "expected a multiple of "
                 f"{structure.group}: leave it out with ignored_scopes"
             )
         if kind == "block" and (outputs % structure.block[0] or inputs % structure.block[1]):
             raise ConfigError(
-                f"{where}.block: found {list(structure.block)}, and {node.name} has {outputs} outputs and {inputs} inputs, "
+                f"{json_path}.block: found {list(structure.block)}, and {node.name} has {outputs} outputs and {inputs} inputs, "
                 "expected divisors of these: leave it out with ignored_scopes"
             )
         return structure
@@ -175,18 +176,18 @@ class DynamicSparseTraining(DynamicSparseTrainingConfig, Algorithm):
     def _densities(self, graph: Graph, edits: Sequence[Edit], level: float | None = None) -> list[float]:
         """Of the edits' weights at `level`, by default the target's. ConfigError where a layer cannot have such a density."""
         level = self.params.level if level is None else level
-        where = f"{self.where}.params" if self.where else "params"
+        json_path = f"{self.json_path}.params" if self.json_path else "params"
         names = [edit.site.label for edit in edits]
         distribution = self.params.distribution if self.params.ratio is None else "uniform"
         shapes = {name: graph.shape_of(edit.site) for name, edit in zip(names, edits, strict=True)}
-        density = densities(distribution, shapes, level, f"{where}.distribution", self.validate_scopes)
+        density = densities(distribution, shapes, level, f"{json_path}.distribution", self.validate_scopes)
         for name, structure, share in zip(names, self._structures(graph, edits), density, strict=True):
             if share * structure.groups[1] < 1 - 1e-9:
                 units = structure.groups[1]
                 what = "connections" if structure.unit_size == 1 else f"{self.params.structure}s"
                 of = " of each output" if structure.kind == "constant_fan_in" else ""
                 raise ConfigError(
-                    f"{where}.sparsity_target: found {level}, which leaves {name} {share * units:.2g} of {units} {what}{of}, "
+                    f"{json_path}.sparsity_target: found {level}, which leaves {name} {share * units:.2g} of {units} {what}{of}, "
                     "expected at least one: give it a level of its own in distribution, or leave it out with ignored_scopes"
                 )
         return density
@@ -196,13 +197,13 @@ class DynamicSparseTraining(DynamicSparseTrainingConfig, Algorithm):
         found = [self._structure(node, weight) for node, weight in nodes if weight is not None]
         return [structure for structure in found if isinstance(structure, Structure)]
 
-    def outlook(self, graph: Graph, edits: Sequence[Edit]) -> Outlook:
+    def plan_summary(self, graph: Graph, edits: Sequence[Edit]) -> PlanSummary:
         by_edit = dict(zip((edit.key for edit in edits), self._densities(graph, edits), strict=True))
 
-        def words(edit: Edit) -> str:
+        def description(edit: Edit) -> str:
             return f"{self.params.method}: {1 - by_edit[edit.key]:.1%} without connection ({self.params.structure})"
 
-        return outlook_of_masks(graph, edits, words, self.params.level)
+        return summary_of_masks(graph, edits, description, self.params.level)
 
     def start(self) -> State:
         return {"moving": None, "updates": 0, "frozen": False, "sparse": True}

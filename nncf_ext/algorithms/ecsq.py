@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nncf_ext.algorithms.code_book import CodedWeights
-from nncf_ext.coding.code_books import Book, Coded, iterative, iterative_at_rate, uniform_at_rate
+from nncf_ext.coding.code_books import Codebook, WeightedValues, iterative, iterative_at_rate, uniform_at_rate
 from nncf_ext.config.code_books import ECSQConfig
 
 
@@ -14,12 +14,12 @@ class ECSQ(ECSQConfig, CodedWeights):
     def most(self) -> int:
         return self.params.levels - 1
 
-    def words(self) -> str:
+    def description(self) -> str:
         target = self.params.target_bits
         aim = f"lagrangian {self.params.lagrangian}" if target is None else f"{target} bits per weight"
         return f"entropy-constrained quantization to {aim}"
 
-    def coded(self, books: Sequence[Book]) -> list[Coded]:
+    def coded(self, books: Sequence[WeightedValues]) -> list[Codebook]:
         params = self.params
         if params.target_bits is None:
             assert params.lagrangian is not None

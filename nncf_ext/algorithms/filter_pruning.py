@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, PrivateAttr
 
-from nncf_ext.algorithm import Algorithm, CompressionStage, Outlook, Remembered, State, Training
+from nncf_ext.algorithm import Algorithm, CompressionStage, PlanSummary, Remembered, State, Training
 from nncf_ext.calibration.initialization import LeGRInitArgs
 from nncf_ext.channels.groups import ChannelGroup, channel_groups
 from nncf_ext.channels.prunable import (
@@ -187,12 +187,12 @@ class FilterPruning(FilterPruningConfig, Algorithm):
         return True
 
     def plan(self, graph: Graph, target_device: str) -> Plan:
-        select([node.name for node in graph.nodes], self.ignored_scopes, self.target_scopes, self.validate_scopes, self.where)
+        select([node.name for node in graph.nodes], self.ignored_scopes, self.target_scopes, self.validate_scopes, self.json_path)
         groups, refused = self._divided(graph)
         self._check_named(refused)
         if not groups:
             why = next(iter(refused.items()), ("the model", "has no layer with filters"))
-            raise ConfigError(f"{self.where or self.algorithm}: found no filter that can be pruned: {': '.join(why)}")
+            raise ConfigError(f"{self.json_path or self.algorithm}: found no filter that can be pruned: {': '.join(why)}")
         self._prunable = model = PrunableModel(graph, groups)
         self._check_target(model)
         self._check_that_filters_go(model)
@@ -207,7 +207,7 @@ class FilterPruning(FilterPruningConfig, Algorithm):
         edits = tuple(Edit(tuple(sites[name]), FilterMask(axes=tuple(sorted(axes[name]))), self.algorithm) for name in axes)
         return Plan(edits, tuple(refused.items()))
 
-    def outlook(self, graph: Graph, edits: Sequence[Edit]) -> Outlook:
+    def plan_summary(self, graph: Graph, edits: Sequence[Edit]) -> PlanSummary:
         model = self._model_of(graph)
         keep = model.everything()
         if not self.params.all_weights:  # then it is not the weights that decide how many filters go in which layer
@@ -232,7 +232,7 @@ class FilterPruning(FilterPruningConfig, Algorithm):
             None if cost is None else cost.parameters,
             tuple(groups),
         )
-        return Outlook(self._at_sites(model, keep, cost is not None), report, self._by_data())
+        return PlanSummary(self._at_sites(model, keep, cost is not None), report, self._by_data())
 
     def start(self) -> State:
         return {"level": 0.0, "pruned": 0.0, "level_by_group": {}, "frozen": False, "scheduled": True, "ranking": {}}
@@ -410,7 +410,7 @@ class FilterPruning(FilterPruningConfig, Algorithm):
 
     def _key(self, key: str) -> str:
         """JSON path of a key of `params`."""
-        return f"{self.where}.params.{key}".lstrip(".")
+        return f"{self.json_path}.params.{key}".lstrip(".")
 
     # Which groups ---------------------------------------------------------------------------------------------------------
 
@@ -425,7 +425,7 @@ class FilterPruning(FilterPruningConfig, Algorithm):
     def _at_sites(self, model: PrunableModel, keep: Keep, known: bool) -> dict[Site, str]:
         """What happens to the parameters with channels of the groups, in words. known: how many stay is."""
         stays = model.kept(keep)
-        words: dict[str, dict[str, None]] = {}
+        description: dict[str, dict[str, None]] = {}
         for number, group in enumerate(model.groups, 1):
             for member in group.members:
                 name = model.parameter(member.site)
@@ -434,12 +434,12 @@ class FilterPruning(FilterPruningConfig, Algorithm):
                     text = f"filters: {left.sum()} of {left.size} stay" if known else f"filters: some of {left.size} go"
                 else:
                     text = "inputs follow" if member.role == "input" else "follows"
-                words.setdefault(name, {})[f"{text} (group {number})"] = None
+                description.setdefault(name, {})[f"{text} (group {number})"] = None
         return {
-            Site(node.name, parameter.slot): ", ".join(sorted(words[parameter.name]))
+            Site(node.name, parameter.slot): ", ".join(sorted(description[parameter.name]))
             for node in model.graph.nodes
             for parameter in node.parameters
-            if parameter.name in words
+            if parameter.name in description
         }
 
     def _by_data(self) -> tuple[str, ...]:
@@ -490,7 +490,7 @@ class FilterPruning(FilterPruningConfig, Algorithm):
                 continue
             for name, reason in refused.items():
                 if matches(name, (pattern,)):
-                    path = f"{self.where}.target_scopes".lstrip(".")
+                    path = f"{self.json_path}.target_scopes".lstrip(".")
                     raise ConfigError(f"{path}: {name} cannot be pruned: {reason}; change that, or take it out of target_scopes")
 
     def _is_masked(self, graph: Graph, member: Any) -> bool:
@@ -549,8 +549,8 @@ class FilterPruning(FilterPruningConfig, Algorithm):
         names += f", ... ({len(whole)} in all)" if len(whole) > _NAMED else ""
         if len(whole) == len(model.groups):
             raise ConfigError(f"{key}: {self.params.target} prunes nothing: {said}: {names}")
-        where = f"in {len(whole)} of {len(model.groups)} groups of layers"
-        warnings.warn(f"{key}: {self.params.target} prunes nothing {where}: {said}: {names}", PruningWarning, stacklevel=2)
+        spread = f"in {len(whole)} of {len(model.groups)} groups of layers"
+        warnings.warn(f"{key}: {self.params.target} prunes nothing {spread}: {said}: {names}", PruningWarning, stacklevel=2)
 
     def _chosen(self, model: PrunableModel, scores: Sequence[np.ndarray], level: float) -> list[np.ndarray]:
         """The units that stay at `level`, given the importance of each."""
@@ -592,8 +592,8 @@ class FilterPruning(FilterPruningConfig, Algorithm):
         model = self._model(training)
         importances = {layer: score for by_layer in self._importances(training, model) for layer, score in by_layer.items()}
         if params.load_ranking_coeffs_path is not None:
-            where = self._key("load_ranking_coeffs_path")
-            return load_coefficients(Path(params.load_ranking_coeffs_path), list(importances), where)
+            json_path = self._key("load_ranking_coeffs_path")
+            return load_coefficients(Path(params.load_ranking_coeffs_path), list(importances), json_path)
         user = training.extra(LeGRInitArgs)
         if user is None:
             raise ConfigError(
@@ -611,7 +611,7 @@ class FilterPruning(FilterPruningConfig, Algorithm):
             try:
                 self._assign(training, model, self._chosen(model, self._scores(training, model, coefficients), level))
                 user.train(attached.model, controller, params.legr_params.train_steps)
-                return training.adapter.of_first_rank(user.validate(attached.model))
+                return training.adapter.broadcast_from_rank0(user.validate(attached.model))
             finally:
                 training.adapter.load_tensors(attached.model, before)
 

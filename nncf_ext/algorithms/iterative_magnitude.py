@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from nncf_ext.algorithm import Algorithm, CompressionStage, Outlook, Remembered, State, Training
-from nncf_ext.algorithms.sparsity import BinaryMask, SparsityStatistics, measured, outlook_of_masks
+from nncf_ext.algorithm import Algorithm, CompressionStage, PlanSummary, Remembered, State, Training
+from nncf_ext.algorithms.sparsity import BinaryMask, SparsityStatistics, measured, summary_of_masks
 from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.channels.groups import ChannelGroup, channel_groups
 from nncf_ext.channels.prunable import PrunableModel
@@ -67,11 +67,13 @@ class IterativeMagnitude(IterativeMagnitudeConfig, Algorithm):
         self._levels(graph, plan.edits)  # a scope that matches nothing is told here
         return plan
 
-    def outlook(self, graph: Graph, edits: Sequence[Edit]) -> Outlook:
+    def plan_summary(self, graph: Graph, edits: Sequence[Edit]) -> PlanSummary:
         params = self.params
         what = f"{params.sparsity_target:.0%} zeros" if params.quality is None else f"|w| below {params.quality} deviations"
-        words = f"{what} after {params.rounds} rounds" if params.quality is None else f"{what} goes in {params.rounds} rounds"
-        return outlook_of_masks(graph, edits, lambda _: words, params.sparsity_target)
+        description = (
+            f"{what} after {params.rounds} rounds" if params.quality is None else f"{what} goes in {params.rounds} rounds"
+        )
+        return summary_of_masks(graph, edits, lambda _: description, params.sparsity_target)
 
     def start(self) -> State:
         return {"rounds": 0, "frozen": False, "dropout": {}, "dropout_now": {}}
@@ -115,7 +117,7 @@ class IterativeMagnitude(IterativeMagnitudeConfig, Algorithm):
             mask = masks[_parameter(training.graph, edit.site)]
             if not mask.any():
                 raise ConfigError(
-                    f"{self.where or self.algorithm}: round {number + 1} leaves none of the {mask.size} weights of "
+                    f"{self.json_path or self.algorithm}: round {number + 1} leaves none of the {mask.size} weights of "
                     f"{edit.site.label}, expected at least one: ask for less, or leave it out with ignored_scopes"
                 )
         for edit in training.edits:
@@ -123,10 +125,10 @@ class IterativeMagnitude(IterativeMagnitudeConfig, Algorithm):
 
     def _levels(self, graph: Graph, edits: Sequence[Edit]) -> list[float]:
         """Shares of zeros after the last round; 0 where `quality` decides."""
-        where = f"{self.where}.params.distribution" if self.where else "params.distribution"
+        json_path = f"{self.json_path}.params.distribution" if self.json_path else "params.distribution"
         shapes = {edit.site.label: graph.shape_of(edit.site) for edit in edits}
         target = self.params.sparsity_target or 0.0
-        return [1 - d for d in densities(self.params.distribution, shapes, target, where, self.validate_scopes)]
+        return [1 - d for d in densities(self.params.distribution, shapes, target, json_path, self.validate_scopes)]
 
     def _kept(self, xp: Any, weight: Any, mask: Any, number: int, level: float) -> Any:
         """1 where this round leaves a weight, of those that are left. level: after the last round."""

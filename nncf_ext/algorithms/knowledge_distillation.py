@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from nncf_ext.algorithm import Algorithm, Outlook, Prospect, State, Training
+from nncf_ext.algorithm import Algorithm, PlanningContext, PlanSummary, State, Training
 from nncf_ext.config.knowledge_distillation import FeaturePair, KnowledgeDistillationConfig
 from nncf_ext.data import model_inputs
 from nncf_ext.distillation.losses import (
@@ -87,13 +87,13 @@ class KnowledgeDistillation(KnowledgeDistillationConfig, Algorithm):
             edits.append(Edit((Site(node, "output"),), Feature(teacher=teacher), self.algorithm))
         return Plan(tuple(edits))
 
-    def refine(self, plan: Plan, prospect: Prospect) -> Plan:
+    def refine(self, plan: Plan, context: PlanningContext) -> Plan:
         own = plan.of(self.algorithm)
         if not own:
             return plan
-        of_teacher = prospect.teacher_graph()
+        of_teacher = context.teacher_graph()
         known = {
-            edit.key: replace(edit, transform=_fitted(edit, pair, prospect.graph, of_teacher, f"features[{index}]"))
+            edit.key: replace(edit, transform=_fitted(edit, pair, context.graph, of_teacher, f"features[{index}]"))
             for index, (edit, pair) in enumerate(zip(own, self.features, strict=True))
         }
         return replace(plan, edits=tuple(known.get(edit.key, edit) for edit in plan))
@@ -121,12 +121,12 @@ class KnowledgeDistillation(KnowledgeDistillationConfig, Algorithm):
         write_cache(path, training.adapter, training.teacher, given, top_k, self.temperature)
         return state
 
-    def outlook(self, graph: Graph, edits: Sequence[Edit]) -> Outlook:
+    def plan_summary(self, graph: Graph, edits: Sequence[Edit]) -> PlanSummary:
         loss = f"{self.factor:g} * {_WORDS[self.type]}" + ("" if self.type == "mse" else f" at temperature {self.temperature:g}")
         if self.weight_of_task != 1:
             loss = f"{self.weight_of_task:g} * the task's loss + {loss}"
         at = {edit.site: f"compared with {getattr(edit.transform, 'teacher', '')} of the teacher" for edit in edits}
-        return Outlook(at, PlannedDistillation(loss, "the uncompressed model, unless another one is given"))
+        return PlanSummary(at, PlannedDistillation(loss, "the uncompressed model, unless another one is given"))
 
     def loss(self, training: Training, state: State) -> Any:
         """Sum over the model's outputs; RuntimeError before the first training forward."""

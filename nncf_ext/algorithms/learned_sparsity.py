@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from nncf_ext import noise
-from nncf_ext.algorithm import Algorithm, CompressionStage, Outlook, State, Training
-from nncf_ext.algorithms.sparsity import SparsityStatistics, measured, outlook_of_masks
+from nncf_ext.algorithm import Algorithm, CompressionStage, PlanSummary, State, Training
+from nncf_ext.algorithms.sparsity import SparsityStatistics, measured, summary_of_masks
 from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.config.learned_sparsity import LearnedSparsityParams
 from nncf_ext.config.section import ScopedConfig
@@ -48,8 +48,8 @@ class LearnedSparsity(Algorithm):
         assert isinstance(self, ScopedConfig)
         return plan_weights(graph, self, self.algorithm, self.transform())
 
-    def outlook(self, graph: Graph, edits: Sequence[Edit]) -> Outlook:
-        return outlook_of_masks(graph, edits, lambda _: f"{self.algorithm.replace('_', ' ')}: zeros are learned", None)
+    def plan_summary(self, graph: Graph, edits: Sequence[Edit]) -> PlanSummary:
+        return summary_of_masks(graph, edits, lambda _: f"{self.algorithm.replace('_', ' ')}: zeros are learned", None)
 
     def initialize(self, training: Training, state: State) -> State:
         self._draw(training, 0)

@@ -13,8 +13,8 @@ import numpy as np
 
 from nncf_ext import numerics
 from nncf_ext import numpy_xp as host
-from nncf_ext.algorithm import Algorithm, CompressionStage, Outlook, Remembered, State, Training
-from nncf_ext.algorithms.sparsity import LayerSparsity, outlook_of_masks
+from nncf_ext.algorithm import Algorithm, CompressionStage, PlanSummary, Remembered, State, Training
+from nncf_ext.algorithms.sparsity import LayerSparsity, summary_of_masks
 from nncf_ext.channels.groups import ChannelGroup, Member, channel_groups
 from nncf_ext.config.movement_sparsity import MovementSparsityConfig, SparseStructure
 from nncf_ext.edits import MASK, Edit, Plan, Range, Removal, Transform, Var
@@ -148,7 +148,7 @@ class MovementSparsity(MovementSparsityConfig, Algorithm):
 
     def plan(self, graph: Graph, target_device: str) -> Plan:
         names = [node.name for node in graph.nodes]
-        select(names, self.ignored_scopes, self.target_scopes, self.validate_scopes, self.where)
+        select(names, self.ignored_scopes, self.target_scopes, self.validate_scopes, self.json_path)
         structures = self._structures(names)
         nodes: dict[str, list[Node]] = {}
         skipped: list[tuple[str, str]] = []
@@ -171,13 +171,13 @@ class MovementSparsity(MovementSparsityConfig, Algorithm):
             skipped += self._unstructured(graph, edits)
         return Plan(tuple(edits), tuple(skipped))
 
-    def outlook(self, graph: Graph, edits: Sequence[Edit]) -> Outlook:
-        def words(edit: Edit) -> str:
+    def plan_summary(self, graph: Graph, edits: Sequence[Edit]) -> PlanSummary:
+        def description(edit: Edit) -> str:
             block = _transform(edit).block
             cells = "single weights" if math.prod(block) == 1 else f"blocks of {' x '.join(map(str, block))}"
             return f"movement mask, {cells}"
 
-        return outlook_of_masks(graph, edits, words, None)
+        return summary_of_masks(graph, edits, description, None)
 
     def start(self) -> State:
         return {"init_threshold": self.params.init_importance_threshold, "passed": 0.0, "frozen": False, "kept": {}}
@@ -321,17 +321,17 @@ class MovementSparsity(MovementSparsityConfig, Algorithm):
     # Planning -------------------------------------------------------------------------------------------------------------
 
     def _at(self, *keys: str) -> str:
-        return ".".join(filter(None, (self.where or self.algorithm, *keys)))
+        return ".".join(filter(None, (self.json_path or self.algorithm, *keys)))
 
     def _structures(self, names: Sequence[str]) -> dict[str, tuple[str, SparseStructure]]:
         """For every node in an entry of `sparse_structure_by_scopes`: where the entry stands, and it."""
         found: dict[str, tuple[str, SparseStructure]] = {}
         for index, structure in enumerate(self.sparse_structure_by_scopes):
-            where = self._at(f"sparse_structure_by_scopes[{index}]")
-            for name in select(names, target=structure.target_scopes, validate=self.validate_scopes, where=where):
+            json_path = self._at(f"sparse_structure_by_scopes[{index}]")
+            for name in select(names, target=structure.target_scopes, validate=self.validate_scopes, json_path=json_path):
                 if name in found:
-                    raise ConfigError(f"{where}.target_scopes: {name} is in {found[name][0]} too, expected in one entry")
-                found[name] = where, structure
+                    raise ConfigError(f"{json_path}.target_scopes: {name} is in {found[name][0]} too, expected in one entry")
+                found[name] = json_path, structure
         return found
 
     def _edits(self, nodes: Sequence[Node], structures: Mapping[str, tuple[str, SparseStructure]]) -> Iterable[Edit]:
@@ -440,14 +440,15 @@ def _block(layer: str, layout: WeightMatrix, entry: tuple[str, SparseStructure] 
     """Rows and columns (outputs and inputs) of a block of the layer's weight."""
     if entry is None or entry[1].mode == "fine":
         return 1, 1
-    where, structure = entry
+    json_path, structure = entry
     if structure.mode == "per_dim":
         return (1, layout.inputs) if structure.axis == 0 else (layout.outputs, 1)
     assert structure.sparse_factors is not None
     rows, columns = structure.sparse_factors
     if layout.outputs % rows or layout.inputs % columns:
         raise ConfigError(
-            f"{where}.sparse_factors: found [{rows}, {columns}], expected divisors of [{layout.outputs}, {layout.inputs}], the "
+            f"{json_path}.sparse_factors: found [{rows}, {columns}], "
+            f"expected divisors of [{layout.outputs}, {layout.inputs}], the "
             f"outputs and inputs of {layer}"
         )
     return rows, columns

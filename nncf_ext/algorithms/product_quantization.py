@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from nncf_ext.adapter import Inference
-from nncf_ext.algorithm import Algorithm, CompressionStage, Outlook, Remembered, State, Training, expect_codes_as_said
+from nncf_ext.algorithm import Algorithm, CompressionStage, PlanSummary, Remembered, State, Training, expect_codes_as_said
 from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.calibration.initialization import QuantizationRangeInitArgs, running_on_data, samples_with_progress
 from nncf_ext.coding.product_codes import Layout, code_bits, multiply_adds, product_code
@@ -141,24 +141,25 @@ class ProductQuantization(ProductQuantizationConfig, Algorithm):
 
     @property
     def _params(self) -> str:
-        return f"{self.where}.params" if self.where else "params"
+        return f"{self.json_path}.params" if self.json_path else "params"
 
     def _quantizer(self, node: Node) -> ProductQuantizer:
         """ConfigError where its inputs cannot be cut into such sub-vectors."""
         layout = _layout(node)
         own = self.params.conv if node.op == "Conv" else self.params.linear
         subvector, codewords = own.subvector, own.codewords
-        where = f"{self._params}.{'conv' if node.op == 'Conv' else 'linear'}.subvector"
+        json_path = f"{self._params}.{'conv' if node.op == 'Conv' else 'linear'}.subvector"
         for scope, settings in self.params.by_scope.items():
             if compile_scope(scope)(node.name):
                 subvector, codewords = settings.subvector or subvector, settings.codewords or codewords
-                where = f"{self._params}.by_scope" if settings.subvector else where
+                json_path = f"{self._params}.by_scope" if settings.subvector else json_path
         inputs = layout.shape[layout.axis]
         subvector = min(subvector, inputs)
         if inputs % subvector:
             fits = max(n for n in range(1, subvector + 1) if inputs % n == 0)
             raise ConfigError(
-                f"{where}: found {subvector} for {node.name} with {inputs} inputs, expected a divisor of {inputs}, {fits} say "
+                f"{json_path}: found {subvector} for {node.name} with {inputs} inputs, "
+                f"expected a divisor of {inputs}, {fits} say "
                 "(by_scope is for single layers)"
             )
         vectors = math.prod(layout.shape) // inputs
@@ -173,9 +174,9 @@ class ProductQuantization(ProductQuantizationConfig, Algorithm):
                 reason = f"code books of {own.codewords} x {own.subvector} would be no shorter than its {size} weights"
         return reason
 
-    def outlook(self, graph: Graph, edits: Sequence[Edit]) -> Outlook:
+    def plan_summary(self, graph: Graph, edits: Sequence[Edit]) -> PlanSummary:
         by_data = (f"codes of {len(edits)} weights by their responses to {self.params.num_correction_samples} samples",)
-        return Outlook(
+        return PlanSummary(
             {site: _in_words(graph, edit) for edit in edits for site in edit.sites},
             _statistics(graph, edits, False, {}, {}),
             by_data if edits and self.params.error_correction else (),
@@ -214,7 +215,7 @@ class ProductQuantization(ProductQuantizationConfig, Algorithm):
         for edit in training.edits:
             node = training.graph[edit.site.node]
             layout = _layout(node)
-            weight = layout.canonical(training.reaching(edit.site))
+            weight = layout.canonical(training.weight_after_earlier_edits(edit.site))
             if not np.isfinite(weight).all():
                 raise ConfigError(f"product_quantization: {edit.site} has NaN or infinite values, expected numbers to code")
             quantizer = _of(edit)
@@ -230,10 +231,10 @@ class ProductQuantization(ProductQuantizationConfig, Algorithm):
                     errors[edit.key] = [before / whole, after / whole]
                 else:
                     not_corrected[edit.key] = reason
-            codebook, codes = training.adapter.of_first_rank((codebook, layout.stored(codes).astype(np.int32)))
+            codebook, codes = training.adapter.broadcast_from_rank0((codebook, layout.stored(codes).astype(np.int32)))
             training.attached.assign(edit, "codebook", codebook)
             training.attached.assign(edit, "codes", codes)
-        return training.adapter.of_first_rank({"coded": True, "errors": errors, "not_corrected": not_corrected})
+        return training.adapter.broadcast_from_rank0({"coded": True, "errors": errors, "not_corrected": not_corrected})
 
 
 def _of(edit: Edit) -> ProductQuantizer:

@@ -8,22 +8,38 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, ClassVar
 
-from nncf_ext.algorithm import Outlook, Prospect, State, Training
+from nncf_ext.algorithm import PlanningContext, PlanSummary, State, Training
 from nncf_ext.algorithms.staged_quantizers import StagedQuantizers
 from nncf_ext.config.initialization import RangeInit
 from nncf_ext.config.precision import PrecisionInit
 from nncf_ext.config.quantization import QuantizationConfig, QuantizationSettings
 from nncf_ext.edits import Edit, Plan, Transform
-from nncf_ext.errors import ConfigError, shown
+from nncf_ext.errors import ConfigError, as_json
 from nncf_ext.graph import INPUT, Graph, Node, Site
 from nncf_ext.ops import has_weight, is_embedding, weights
 from nncf_ext.quantization import staged
 from nncf_ext.quantization.nncf_rules import Constraints
 from nncf_ext.quantization.placement import Placement, model_type_of, place, reads_model_input
 from nncf_ext.quantization.precision.choice import choose_bits, manual_bits
-from nncf_ext.quantization.quantizers import GROUPED, QUANTIZERS, TRANSFORMS, Choice, Place, Quantizing, Uniform
+from nncf_ext.quantization.quantizers import (
+    GROUPED,
+    QUANTIZERS,
+    TRANSFORMS,
+    QuantizerFactory,
+    QuantizerSpec,
+    QuantizerTransform,
+    UniformQuantizer,
+)
 from nncf_ext.quantization.quantizers.pact import PACT
-from nncf_ext.quantization.settings import Wish, check_device, of_operators, overridden, range_inits, unified, wishes
+from nncf_ext.quantization.settings import (
+    QuantizerRequest,
+    check_device,
+    of_operators,
+    overridden,
+    range_inits,
+    request_of,
+    unified,
+)
 from nncf_ext.schedules import Clock
 from nncf_ext.scopes import considered, matches, select
 
@@ -112,10 +128,10 @@ class Quantization(QuantizationConfig, StagedQuantizers):
 
     def plan(self, graph: Graph, target_device: str) -> Plan:
         names = [node.name for node in graph.nodes]
-        select(names, self.ignored_scopes, self.target_scopes, self.validate_scopes, self.where)
+        select(names, self.ignored_scopes, self.target_scopes, self.validate_scopes, self.json_path)
         ignored = [name for name in names if not considered(name, self.ignored_scopes, self.target_scopes)]
         groups = {
-            group: set(select(names, s.ignored_scopes, s.target_scopes, s.validate_scopes, f"{self.where}.{group}"))
+            group: set(select(names, s.ignored_scopes, s.target_scopes, s.validate_scopes, f"{self.json_path}.{group}"))
             for group, s in (("weights", self.weights), ("activations", self.activations))
         }
         placements: Sequence[Placement] = place(
@@ -134,23 +150,26 @@ class Quantization(QuantizationConfig, StagedQuantizers):
         )
         unwanted = [*self.ignored_scopes, *self.activations.ignored_scopes]  # an input has no inputs of its own to leave alone
         placements = [p for p in placements if not any(graph[s.node].op == INPUT and matches(s.node, unwanted) for s in p.sites)]
-        placements = overridden(graph, placements, self.scope_overrides, self.where, self.validate_scopes)
-        placements = unified(graph, placements, self.activations.unified_scale_ops, self.where, self.activations.validate_scopes)
+        placements = overridden(graph, placements, self.scope_overrides, self.json_path, self.validate_scopes)
+        placements = unified(
+            graph, placements, self.activations.unified_scale_ops, self.json_path, self.activations.validate_scopes
+        )
         wanted = [self._choice(graph, placement) for placement in placements]
         placements = [
             p if c.kind.mode is None else replace(p, spec=replace(p.spec, mode=c.kind.mode))
             for p, (c, _) in zip(placements, wanted, strict=True)
         ]
-        check_device(graph, placements, target_device, self.scope_overrides, self.where)
+        check_device(graph, placements, target_device, self.scope_overrides, self.json_path)
         half = self._half_range_nodes(graph, target_device)
         edits = tuple(
-            self._edit(graph, placement, choice, wish, half) for placement, (choice, wish) in zip(placements, wanted, strict=True)
+            self._edit(graph, placement, choice, request, half)
+            for placement, (choice, request) in zip(placements, wanted, strict=True)
         )
         precision = self.initializer.precision
         if precision is not None:
             self._check_bits_are_free(edits)
         if precision is not None and precision.type == "manual":
-            bits = manual_bits(precision, edits, graph, target_device, f"{self.where}.initializer.precision")
+            bits = manual_bits(precision, edits, graph, target_device, f"{self.json_path}.initializer.precision")
             edits = tuple(_with_bits(edit, bits[edit.key], half) if edit.key in bits else edit for edit in edits)
         self.range_inits(graph, edits)  # an entry of an array that is about nothing, or two about one, is told now
         quantized = {site for edit in edits for site in edit.sites if site.is_parameter}
@@ -166,41 +185,41 @@ class Quantization(QuantizationConfig, StagedQuantizers):
         )
         return Plan(edits, skipped)
 
-    def refine(self, plan: Plan, prospect: Prospect) -> Plan:
+    def refine(self, plan: Plan, context: PlanningContext) -> Plan:
         """The plan with the bits that `initializer.precision` chooses by data."""
         settings = self._search
         if settings is None:
             return plan
-        half = self._half_range_nodes(prospect.graph, prospect.target_device)
+        half = self._half_range_nodes(context.graph, context.target_device)
 
         def with_bits(bits: Mapping[str, int]) -> Plan:
             edits = (_with_bits(edit, bits[edit.key], half) if edit.key in bits else edit for edit in plan)
             return replace(plan, edits=tuple(edits))
 
-        where = f"{self.where}.initializer.precision"
-        bits = choose_bits(settings, plan.of(self.algorithm), with_bits, prospect, where)
-        return with_bits(prospect.adapter.of_first_rank(bits))
+        json_path = f"{self.json_path}.initializer.precision"
+        bits = choose_bits(settings, plan.of(self.algorithm), with_bits, context, json_path)
+        return with_bits(context.adapter.broadcast_from_rank0(bits))
 
     def range_inits(self, graph: Graph, edits: Sequence[Edit]) -> Mapping[str, RangeInit]:
         quantizers = {edit.key: edit for edit in edits if edit.transform.observer(edit.site.is_parameter) is not None}
-        return range_inits(quantizers, graph, self.initializer.range, self.scope_overrides, self.where, self.validate_scopes)
+        return range_inits(quantizers, graph, self.initializer.range, self.scope_overrides, self.json_path, self.validate_scopes)
 
-    def outlook(self, graph: Graph, edits: Sequence[Edit]) -> Outlook:
+    def plan_summary(self, graph: Graph, edits: Sequence[Edit]) -> PlanSummary:
         at: dict[Site, str] = {}
         shared = 0
         for edit in edits:
-            words = self._words(edit)
+            description = self._words(edit)
             if len(edit.sites) > 1:
                 shared += 1
-                words += f", one scale with {len(edit.sites) - 1} more (scale {shared})"
-            at.update(dict.fromkeys(edit.sites, words))
+                description += f", one scale with {len(edit.sites) - 1} more (scale {shared})"
+            at.update(dict.fromkeys(edit.sites, description))
         starts, inputs = self.range_inits(graph, edits), [edit.key for edit in edits if not edit.site.is_parameter]
         ways = Counter((starts[key].type, starts[key].amount) for key in inputs if key in starts)
         by_data = [f"ranges of {n} activations, {way} of {amount}" for (way, amount), n in ways.items() if amount]
         if self._search is not None:
             bits = ", ".join(map(str, self._search.bits))
             by_data.insert(0, f"bits of the quantizers, by {self._search.type}, out of {bits} where the device has them")
-        return Outlook(at, replace(_statistics(graph, edits), bits=()), tuple(by_data))
+        return PlanSummary(at, replace(_statistics(graph, edits), bits=()), tuple(by_data))
 
     def loss(self, training: Training, state: State) -> Any:
         """The factor times the sum of the squared learned clipping levels (PACT)."""
@@ -226,46 +245,50 @@ class Quantization(QuantizationConfig, StagedQuantizers):
     def _words(self, edit: Edit) -> str:
         quantizer = _quantizer_of(edit)
         if self._search is None:
-            return quantizer.words
-        return quantizer.words.replace(f"int{quantizer.bits}", f"bits by {self._search.type},", 1)
+            return quantizer.description
+        return quantizer.description.replace(f"int{quantizer.bits}", f"bits by {self._search.type},", 1)
 
-    def _choice(self, graph: Graph, placement: Placement) -> tuple[Choice, Wish]:
+    def _choice(self, graph: Graph, placement: Placement) -> tuple[QuantizerFactory, QuantizerRequest]:
         """The quantizer for a placement, and what the config asks of it. ConfigError where it cannot be had."""
         group = staged.group_of(placement.sites[0])
         settings = self.weights if group == "weights" else self.activations
-        wish = wishes(graph, placement, settings, getattr(self.scope_overrides, group), self.where)
-        name, size = wish.value("quantizer", "nncf"), wish.value("group_size")
+        request = request_of(graph, placement, settings, getattr(self.scope_overrides, group), self.json_path)
+        name, size = request.value("quantizer", "nncf"), request.value("group_size")
         choice = GROUPED if name == "nncf" and size is not None else QUANTIZERS[group][name]
         site = placement.sites[0]
         for key, allowed in choice.kind.takes.items():
-            found = wish.value(key)
+            found = request.value(key)
             if found is not None and found not in allowed:
-                expected = f"expected {' or '.join(map(shown, allowed))}" if allowed else "which has no such key"
-                raise ConfigError(f"{wish.where(key)}: found {shown(found)} for {site} and quantizer {shown(name)}, {expected}")
-        missing = choice.kind.missing({key: wish.value(key) for key in ("bits", "levels")})
+                expected = f"expected {' or '.join(map(as_json, allowed))}" if allowed else "which has no such key"
+                raise ConfigError(
+                    f"{request.json_path(key)}: found {as_json(found)} for {site} and quantizer {as_json(name)}, {expected}"
+                )
+        missing = choice.kind.missing({key: request.value(key) for key in ("bits", "levels")})
         if missing:
-            raise ConfigError(f"{wish.where('quantizer')}: found no number of levels for {site}, expected {missing}")
+            raise ConfigError(f"{request.json_path('quantizer')}: found no number of levels for {site}, expected {missing}")
         if size is not None:
             axis = _input_axis(graph, placement)
             inputs = None if axis is None else graph.shape_of(site)[axis]
             if inputs is None:
                 raise ConfigError(
-                    f"{wish.where('group_size')}: found {size} for {site} of shape {graph.shape_of(site)}, "
+                    f"{request.json_path('group_size')}: found {size} for {site} of shape {graph.shape_of(site)}, "
                     f"expected linear layers only: name them in scope_overrides.weights"
                 )
             if inputs % size:
                 raise ConfigError(
-                    f"{wish.where('group_size')}: found {size} for the {inputs} inputs of {site}, expected a divisor"
+                    f"{request.json_path('group_size')}: found {size} for the {inputs} inputs of {site}, expected a divisor"
                 )
-        return choice, wish
+        return choice, request
 
-    def _edit(self, graph: Graph, placement: Placement, choice: Choice, wish: Wish, half: Collection[str]) -> Edit:
+    def _edit(
+        self, graph: Graph, placement: Placement, choice: QuantizerFactory, request: QuantizerRequest, half: Collection[str]
+    ) -> Edit:
         site, spec = placement.sites[0], placement.spec
         is_weight, shape = site.is_parameter, graph.shape_of(site)
         axis = _channel_axis(graph, _deciding(graph, placement.sites)) if spec.per_channel else None
         of_sample = shape if is_weight else shape[1:]
         transform = choice.make(
-            Place(
+            QuantizerSpec(
                 shape=shape,
                 is_weight=is_weight,
                 bits=spec.bits,
@@ -277,8 +300,8 @@ class Quantization(QuantizationConfig, StagedQuantizers):
                 learned=None if any(reads_model_input(graph, s) for s in placement.sites) else True,
                 logarithm=(self.weights if is_weight else self.activations).logarithm_scale,
                 input_axis=_input_axis(graph, placement),
-                group_size=wish.value("group_size"),
-                levels=wish.value("levels"),
+                group_size=request.value("group_size"),
+                levels=request.value("levels"),
             )
         )
         edit = Edit(placement.sites, transform, self.algorithm, operators=placement.operators)
@@ -288,8 +311,8 @@ class Quantization(QuantizationConfig, StagedQuantizers):
         for edit in edits:
             if not _quantizer_of(edit).bits_are_free:
                 raise ConfigError(
-                    f"{self.where}.initializer.precision: found a quantizer at {edit.site} whose bits are not to be chosen "
-                    f"({_quantizer_of(edit).words}), expected nncf, lsq, lsq_plus, pact or dorefa"
+                    f"{self.json_path}.initializer.precision: found a quantizer at {edit.site} whose bits are not to be chosen "
+                    f"({_quantizer_of(edit).description}), expected nncf, lsq, lsq_plus, pact or dorefa"
                 )
 
     def _half_range_nodes(self, graph: Graph, target_device: str) -> Collection[str]:
@@ -303,7 +326,7 @@ class Quantization(QuantizationConfig, StagedQuantizers):
 
 def _with_bits(edit: Edit, bits: int, half: Collection[str]) -> Edit:
     """The quantizer with `bits`. 8-bit weights are symmetric around zero, and of nodes in `half` they use 7 bits."""
-    if not isinstance(edit.transform, Uniform):
+    if not isinstance(edit.transform, UniformQuantizer):
         return replace(edit, transform=edit.transform.model_copy(update={"bits": bits}))
     halved = edit.site.is_parameter and bits == 8 and edit.site.node in half
     narrow = edit.site.is_parameter and bits == 8 and not halved
@@ -376,5 +399,5 @@ def _statistics(graph: Graph, edits: Sequence[Edit]) -> QuantizationStatistics:
 
 
 def _quantizer_of(edit: Edit) -> Any:
-    assert isinstance(edit.transform, Quantizing)
+    assert isinstance(edit.transform, QuantizerTransform)
     return edit.transform

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import TypeAdapter
 
-from nncf_ext.algorithm import Algorithm, CompressionStage, Outlook, Remembered, State, Training
+from nncf_ext.algorithm import Algorithm, CompressionStage, PlanSummary, Remembered, State, Training
 from nncf_ext.config.sparsity import SparsityParams
 from nncf_ext.edits import MASK, Edit, Range, Transform, Var
 from nncf_ext.files.schema import Count, Share, expect
@@ -118,9 +118,11 @@ class PlannedSparsity:
     target: float | None
 
 
-def outlook_of_masks(graph: Graph, edits: Sequence[Edit], words: Callable[[Edit], str], target: float | None) -> Outlook:
-    sites = {site: words(edit) for edit in edits for site in edit.sites}
-    return Outlook(sites, PlannedSparsity(graph.size_of(sites), sum(graph.sizes.values()), target))
+def summary_of_masks(
+    graph: Graph, edits: Sequence[Edit], description: Callable[[Edit], str], target: float | None
+) -> PlanSummary:
+    sites = {site: description(edit) for edit in edits for site in edit.sites}
+    return PlanSummary(sites, PlannedSparsity(graph.size_of(sites), sum(graph.sizes.values()), target))
 
 
 def measured(training: Training, masks: Sequence[np.ndarray]) -> dict[str, Any]:
@@ -174,10 +176,10 @@ class ScheduledSparsity(Algorithm):
         """Have the model follow the levels of `state`."""
         raise NotImplementedError
 
-    def outlook(self, graph: Graph, edits: Sequence[Edit]) -> Outlook:
+    def plan_summary(self, graph: Graph, edits: Sequence[Edit]) -> PlanSummary:
         over = "in this layer" if self.params.sparsity_level_setting_mode == "local" else "over all such layers"
-        words = f"{self.algorithm.removesuffix('_sparsity')} mask, to {self.target:.0%} zeros {over}"
-        return outlook_of_masks(graph, edits, lambda _: words, self.target)
+        description = f"{self.algorithm.removesuffix('_sparsity')} mask, to {self.target:.0%} zeros {over}"
+        return summary_of_masks(graph, edits, lambda _: description, self.target)
 
     def start(self) -> State:
         return {"level": self.sparsity_init, "frozen": False, "scheduled": True, "bad_epochs": 0}

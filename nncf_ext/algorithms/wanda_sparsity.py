@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from nncf_ext.algorithm import Outlook, State, Training
-from nncf_ext.algorithms.sparsity import ScheduledSparsity, SparsityStatistics, measured, outlook_of_masks
+from nncf_ext.algorithm import PlanSummary, State, Training
+from nncf_ext.algorithms.sparsity import ScheduledSparsity, SparsityStatistics, measured, summary_of_masks
 from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.calibration.initialization import QuantizationRangeInitArgs, running_on_data, samples_with_progress
 from nncf_ext.config.sparsity import WandaSparsityConfig
@@ -63,9 +63,9 @@ class WandaSparsity(WandaSparsityConfig, ScheduledSparsity):
     def plan(self, graph: Graph, target_device: str) -> Plan:
         return plan_weights(graph, self, self.algorithm, _mask, lambda node, weight: _why_not(graph, node, weight))
 
-    def outlook(self, graph: Graph, edits: Sequence[Edit]) -> Outlook:
-        words = f"wanda mask, to {self.target:.0%} zeros in every output"
-        return outlook_of_masks(graph, edits, lambda _: words, self.target)
+    def plan_summary(self, graph: Graph, edits: Sequence[Edit]) -> PlanSummary:
+        description = f"wanda mask, to {self.target:.0%} zeros in every output"
+        return summary_of_masks(graph, edits, lambda _: description, self.target)
 
     def masks(self, training: Training) -> list[np.ndarray]:
         return [training.variable(edit, "mask") for edit in training.edits]
@@ -93,7 +93,9 @@ class WandaSparsity(WandaSparsityConfig, ScheduledSparsity):
         """The norms of what the layers read, as the model is now. ConfigError where no data are registered, or not finite."""
         data = training.extra(QuantizationRangeInitArgs)
         if data is None:
-            raise ConfigError(f"{self.where}: found no data to measure inputs with, expected register_default_init_args before")
+            raise ConfigError(
+                f"{self.json_path}: found no data to measure inputs with, expected register_default_init_args before"
+            )
         readers = {Site(site.node, "input:0"): edit for edit in training.edits for site in edit.sites}
         squares = {edit.key: np.zeros(_inputs(training.graph, edit), np.float64) for edit in training.edits}
 
@@ -108,9 +110,9 @@ class WandaSparsity(WandaSparsityConfig, ScheduledSparsity):
                 for site, sums in run(batch)[1].items():
                     squares[readers[site].key] += sums
         for edit in training.edits:
-            norm = training.adapter.of_first_rank(np.sqrt(squares[edit.key]).astype(np.float32))
+            norm = training.adapter.broadcast_from_rank0(np.sqrt(squares[edit.key]).astype(np.float32))
             if not np.isfinite(norm).all():
-                raise ConfigError(f"{self.where}: {edit.site.node} saw NaN or infinite values, expected numbers")
+                raise ConfigError(f"{self.json_path}: {edit.site.node} saw NaN or infinite values, expected numbers")
             training.attached.assign(edit, "norm", norm)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from nncf_ext.algorithms.code_book import CodedWeights
-from nncf_ext.coding.code_books import Book, Coded, density_start, kmeans, linear_start, nearest, plus_plus_start
+from nncf_ext.coding.code_books import Codebook, WeightedValues, density_start, kmeans, linear_start, nearest, plus_plus_start
 from nncf_ext.config.code_books import WeightClusteringConfig
 
 
@@ -17,14 +17,14 @@ class WeightClustering(WeightClusteringConfig, CodedWeights):
     def most(self) -> int:
         return self.params.clusters
 
-    def words(self) -> str:
+    def description(self) -> str:
         return f"one of {self.params.clusters} values, or zero"
 
-    def coded(self, books: Sequence[Book]) -> list[Coded]:
+    def coded(self, books: Sequence[WeightedValues]) -> list[Codebook]:
         found = []
         for values, weights, _ in books:
             centroids = kmeans(values, weights, self._start(values, weights))
-            found.append(Coded(centroids, 1 + nearest(values, centroids).astype(np.int32)))
+            found.append(Codebook(centroids, 1 + nearest(values, centroids).astype(np.int32)))
         return found
 
     def _start(self, values: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -58,7 +58,7 @@ def ranges_of(
     if looked_at and batches is not None:
         for key, ranges in _of_activations(adapter, looked_at, starts, wanted, inference, batch_statistics, batches).items():
             found.setdefault(key, []).extend(ranges)
-    return adapter.of_first_rank({key: widest(ranges) for key, ranges in found.items()})
+    return adapter.broadcast_from_rank0({key: widest(ranges) for key, ranges in found.items()})
 
 
 def _of_activations(
@@ -86,7 +86,7 @@ def _of_activations(
         if layers:
             _, in_training = collected({key: min(n, _COMPARED) for key, n in wanted.items()})
             apart = [site for site, size in in_training.items() if not _alike(size, in_inference.get(site, size))]
-            if adapter.of_first_rank(bool(apart)):
+            if adapter.broadcast_from_rank0(bool(apart)):
                 collectors, _ = collected(wanted)
                 _warn_of_statistics(apart, in_inference, in_training)
     ranges = {key: [c.result() for c in each if not c.is_empty] for key, each in collectors.items()}

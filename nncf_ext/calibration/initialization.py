@@ -53,8 +53,8 @@ class LeGRInitArgs:
 class QuantizationPrecisionInitArgs:
     """Labelled data and the task's loss, for a choice of bits by second derivatives.
 
-    batches() starts anew at every call and yields (model inputs, target) of few samples each (`pieces`), as every product with a
-    Hessian takes one of them; loss(outputs, target) is a scalar of the framework, the mean over the samples.
+    batches() starts anew at every call and yields (model inputs, target) of few samples each (`micro_batches`), as every product
+    with a Hessian takes one of them; loss(outputs, target) is a scalar of the framework, the mean over the samples.
     """
 
     batches: Callable[[], Iterable[tuple[Any, Any]]]
@@ -84,7 +84,7 @@ def for_model(extras: Mapping[str, Any], expected: ModelInputs) -> dict[str, Any
     return found
 
 
-def pieces(batch: Any, samples: int, size: int = 2) -> Iterator[Any]:
+def micro_batches(batch: Any, samples: int, size: int = 2) -> Iterator[Any]:
     """A batch of `samples` in pieces of `size`, the last one smaller: nested tuples, lists and mappings of arrays.
 
     Arrays are cut along their first axis where that has the samples; so are lists with something else than such an array for

@@ -12,24 +12,24 @@ from nncf_ext.calibration.initialization import AutoQPrecisionInitArgs
 from nncf_ext.errors import ConfigError
 
 if TYPE_CHECKING:
-    from nncf_ext.algorithm import Prospect
+    from nncf_ext.algorithm import PlanningContext
 
 
-def scorer(prospect: Prospect, share: float, where: str, what: str) -> Callable[[Any], float]:
+def scorer(context: PlanningContext, share: float, json_path: str, what: str) -> Callable[[Any], float]:
     """The registered autoq_eval_fn as a function of the model, on the first `share` of its loader's batches.
 
-    The first rank's score counts: all processes take the same way. ConfigError at the path `where` where none is registered for
+    The first rank's score counts: all processes take the same way. ConfigError at `json_path` where none is registered for
     `what`, or where it gives NaN.
     """
-    user: AutoQPrecisionInitArgs | None = prospect.extra(AutoQPrecisionInitArgs)
+    user: AutoQPrecisionInitArgs | None = context.extra(AutoQPrecisionInitArgs)
     if user is None:
-        raise ConfigError(f"{where}: {what} needs a score: give register_default_init_args an autoq_eval_fn")
+        raise ConfigError(f"{json_path}: {what} needs a score: give register_default_init_args an autoq_eval_fn")
     loader = first_part(user.loader, share)
 
     def score(model: Any) -> float:
-        value = prospect.adapter.of_first_rank(float(user.eval_fn(model, loader)))
+        value = context.adapter.broadcast_from_rank0(float(user.eval_fn(model, loader)))
         if math.isnan(value):
-            raise ConfigError(f"{where}: autoq_eval_fn returned NaN, expected a score")
+            raise ConfigError(f"{json_path}: autoq_eval_fn returned NaN, expected a score")
         return value
 
     return score

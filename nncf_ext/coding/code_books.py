@@ -18,14 +18,14 @@ _RATE_SAMPLE = 1 << 18  # values with which a rate is looked for
 _BLOCKS = 1 << 12, 1 << 15  # values for which costs are compared together: at least, and what a cache holds
 
 
-class Coded(NamedTuple):
+class Codebook(NamedTuple):
     """centroids: ascending. codes: of each value, 1 + its centroid's index; 0 for the value zero."""
 
     centroids: np.ndarray
     codes: np.ndarray
 
 
-class Book(NamedTuple):
+class WeightedValues(NamedTuple):
     """The values that are to share a code book, what the square of an error counts in each, and how many zeros come with them."""
 
     values: np.ndarray
@@ -101,7 +101,7 @@ def entropy(counts: np.ndarray) -> float:
     return float(-(share * np.log2(share)).sum())
 
 
-def rate(books: Sequence[Book], coded: Sequence[Coded]) -> float:
+def rate(books: Sequence[WeightedValues], coded: Sequence[Codebook]) -> float:
     """Bits for each value and each zero, if every code book's codes take their entropy."""
     bits, size = 0.0, 0
     for book, found in zip(books, coded, strict=True):
@@ -144,12 +144,12 @@ def cheapest(
     return codes, total
 
 
-def iterative(book: Book, levels: int, lagrangian: float, iterations: int = 100, tolerance: float = 1e-4) -> Coded:
+def iterative(book: WeightedValues, levels: int, lagrangian: float, iterations: int = 100, tolerance: float = 1e-4) -> Codebook:
     """Cells and values by turns, so that the sum of weight * error^2 + lagrangian * bits never rises (Choi et al. 2017, section
     4.2). It starts with `levels` cells of one width, zero in the middle of one of them; those that become empty are dropped. Zero
     stays zero. Where it ends depends on the start, so it starts with half as many cells too, and so on: the best end counts."""
     order = np.argsort(book.values, kind="stable")
-    ascending = Book(book.values[order], book.weights[order], book.zeros)
+    ascending = WeightedValues(book.values[order], book.weights[order], book.zeros)
     alike = 0 < book.weights.min() == book.weights.max()
     partition = _Runs(ascending) if alike else _Elements(ascending)
     half, best, found = (levels - 1) // 2, np.inf, None
@@ -188,7 +188,7 @@ def _by_turns(
 class _Elements:
     """The values of a book, of any weights, in cells: as the index of each value's cell."""
 
-    def __init__(self, book: Book):
+    def __init__(self, book: WeightedValues):
         self.book = book
 
     def nearest(self, levels: np.ndarray) -> np.ndarray:
@@ -211,7 +211,7 @@ class _Runs:
     """The ascending values of a book in cells that are runs of them, as with equal weights the cheapest are: as the indices at
     which each begins and ends, (cells, 2). Sums are differences of running sums: no time that grows with the number of values."""
 
-    def __init__(self, book: Book):
+    def __init__(self, book: WeightedValues):
         self.book = book
         values = book.values.astype(np.float64)
         self._moments = [np.concatenate([[0.0], np.cumsum(power)]) for power in (values, np.square(values))]
@@ -255,7 +255,7 @@ class _Runs:
         return np.repeat(order, np.diff(cells[order])[:, 0])
 
 
-def uniform(book: Book, levels: int, step: float) -> Coded:
+def uniform(book: WeightedValues, levels: int, step: float) -> Codebook:
     """Cells of the width `step`, zero in the middle of one; the value of a cell is the weighted mean of what is in it (Choi et
     al. 2017, section 4.1)."""
     half = (levels - 1) // 2
@@ -265,16 +265,16 @@ def uniform(book: Book, levels: int, step: float) -> Coded:
     return _coded(cells, moment / np.where(mass > 0, mass, 1), half)
 
 
-def _coded(cells: np.ndarray, table: np.ndarray, zero: int) -> Coded:
+def _coded(cells: np.ndarray, table: np.ndarray, zero: int) -> Codebook:
     """cells: index in `table` less `zero`."""
     present = np.unique(cells[cells != 0])
     order = np.argsort(table[present + zero], kind="stable")
     number = np.zeros(table.size, np.int32)
     number[present[order] + zero] = 1 + np.arange(present.size)
-    return Coded(table[present[order] + zero], number[cells + zero])
+    return Codebook(table[present[order] + zero], number[cells + zero])
 
 
-def iterative_at_rate(books: Sequence[Book], levels: int, target: float) -> list[Coded]:
+def iterative_at_rate(books: Sequence[WeightedValues], levels: int, target: float) -> list[Codebook]:
     """`iterative`, with the one factor at which all books together take `target` bits for each weight, or a little less.
 
     No factor has some rates (only those on the convex hull of the curve of errors have one): where the next lower one has the
@@ -282,13 +282,13 @@ def iterative_at_rate(books: Sequence[Book], levels: int, target: float) -> list
     """
     unit = float(np.mean([np.mean(book.weights * np.square(book.values)) for book in books]))
 
-    def coded(books: Sequence[Book], lagrangian: float) -> list[Coded]:
+    def coded(books: Sequence[WeightedValues], lagrangian: float) -> list[Codebook]:
         return [iterative(book, levels, lagrangian) for book in books]
 
     return min(_at_rate(books, coded, target, 0.0, unit), uniform_at_rate(books, levels, target), key=partial(error, books))
 
 
-def error(books: Sequence[Book], coded: Sequence[Coded]) -> float:
+def error(books: Sequence[WeightedValues], coded: Sequence[Codebook]) -> float:
     """The sum of weight * error^2."""
     total = 0.0
     for book, found in zip(books, coded, strict=True):
@@ -297,19 +297,23 @@ def error(books: Sequence[Book], coded: Sequence[Coded]) -> float:
     return total
 
 
-def uniform_at_rate(books: Sequence[Book], levels: int, target: float) -> list[Coded]:
+def uniform_at_rate(books: Sequence[WeightedValues], levels: int, target: float) -> list[Codebook]:
     """`uniform`, with the one width at which all books together take `target` bits for each weight, or a little less."""
     smallest = max(float(np.abs(book.values).max()) for book in books) / ((levels - 1) // 2)
 
-    def coded(books: Sequence[Book], step: float) -> list[Coded]:
+    def coded(books: Sequence[WeightedValues], step: float) -> list[Codebook]:
         return [uniform(book, levels, step) for book in books]
 
     return _at_rate(books, coded, target, smallest, smallest)
 
 
 def _at_rate(
-    books: Sequence[Book], coded: Callable[[Sequence[Book], float], list[Coded]], target: float, lowest: float, unit: float
-) -> list[Coded]:
+    books: Sequence[WeightedValues],
+    coded: Callable[[Sequence[WeightedValues], float], list[Codebook]],
+    target: float,
+    lowest: float,
+    unit: float,
+) -> list[Codebook]:
     """`coded` at the smallest argument of at least `lowest` at which the rate is at most `target`, to half a percent of the rate.
 
     The argument is looked for with a part of the values where they are many. unit: an argument of the right order.
@@ -342,12 +346,12 @@ def _at_rate(
     return found
 
 
-def _part(books: Sequence[Book]) -> list[Book]:
+def _part(books: Sequence[WeightedValues]) -> list[WeightedValues]:
     """Every book with so many of its values, evenly taken, that all are few."""
     share = min(_RATE_SAMPLE / max(sum(book.values.size for book in books), 1), 1)
     found = []
     for book in books:
         at = np.linspace(0, book.values.size - 1, max(int(book.values.size * share), 1)).astype(int)
         zeros = round(book.zeros * at.size / book.values.size)
-        found.append(Book(book.values[at], book.weights[at], zeros))
+        found.append(WeightedValues(book.values[at], book.weights[at], zeros))
     return found

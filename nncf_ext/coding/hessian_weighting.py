@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _ADDED = 0.1
 
 
-def hessian_weights(training: Training, weights: Sequence[np.ndarray], by: str, samples: int, where: str) -> list[np.ndarray]:
+def hessian_weights(training: Training, weights: Sequence[np.ndarray], by: str, samples: int, json_path: str) -> list[np.ndarray]:
     """One array for each of the algorithm's edits, of the shape of its weight. weights: as they reach the edits.
 
     by: `none`, `squared_gradients`, `hutchinson` or `adam`. ConfigError where what it needs is not there.
@@ -31,16 +31,18 @@ def hessian_weights(training: Training, weights: Sequence[np.ndarray], by: str, 
     made = next((p for p in parameters if p is not None and p.made_by), None)
     if made is not None and by in ("adam", "squared_gradients"):
         raise ConfigError(
-            f"{where}.params.weighting: {by!r} needs gradients of the weights, and {made.name} is computed from other parameters "
+            f"{json_path}.params.weighting: {by!r} needs gradients of the weights, and {made.name} is computed "
+            "from other parameters "
             f"({made.made_by}): expected 'hutchinson', 'none', or ignored_scopes for it"
         )
     if by == "adam":
-        found = _second_moments(training, where)
+        found = _second_moments(training, json_path)
     else:
         data: QuantizationPrecisionInitArgs | None = training.extra(QuantizationPrecisionInitArgs)
         if data is None:
             raise ConfigError(
-                f"{where}.params.weighting: {by!r} needs labelled data and a loss: give register_default_init_args a criterion"
+                f"{json_path}.params.weighting: {by!r} needs labelled data and a loss: "
+                "give register_default_init_args a criterion"
             )
         with running_on_data("weighting by the Hessian", data.batches):
             batches = _batches(training, data, samples)
@@ -52,13 +54,13 @@ def hessian_weights(training: Training, weights: Sequence[np.ndarray], by: str, 
     return [h * (count / whole) + _ADDED for h in found]
 
 
-def _second_moments(training: Training, where: str) -> list[np.ndarray]:
+def _second_moments(training: Training, json_path: str) -> list[np.ndarray]:
     found = []
     for edit in training.edits:
         moment = training.attached.optimizer_hook.second_moment(edit.site)
         if moment is None:
             raise ConfigError(
-                f"{where}.params.weighting: found no optimizer that keeps second moments of {edit.site}, expected Adam or a "
+                f"{json_path}.params.weighting: found no optimizer that keeps second moments of {edit.site}, expected Adam or a "
                 "relative of it, or the weighting 'squared_gradients'"
             )
         found.append(np.sqrt(training.adapter.to_numpy(moment)).astype(np.float64))

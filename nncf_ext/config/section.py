@@ -132,9 +132,9 @@ class ScopedConfig(Section):
     validate_scopes: Boolean = True
     """Whether a scope that matches no node is an error."""
 
-    _where: str = PrivateAttr("")
+    _json_path: str = PrivateAttr("")
 
     @property
-    def where(self) -> str:
+    def json_path(self) -> str:
         """JSON path of this section in the config that it was read from; "" where it was made in Python."""
-        return self._where
+        return self._json_path

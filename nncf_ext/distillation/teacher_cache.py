@@ -21,7 +21,7 @@ from safetensors.numpy import save
 
 from nncf_ext import numpy_xp
 from nncf_ext.adapter import Adapter
-from nncf_ext.errors import ConfigError, shown
+from nncf_ext.errors import ConfigError, as_json
 from nncf_ext.files.json_text import Unreadable, refused_as, value_of
 from nncf_ext.files.schema import Saved, Size, expect
 from nncf_ext.files.tensors import Stored, header_of
@@ -67,7 +67,7 @@ class TeacherCache:
             header, metadata = header_of(self.path, _TYPES)
             about = value_of(metadata.get(_HEADER, "{}").encode())
             if isinstance(about, dict) and about.get("format", FORMAT) != FORMAT:
-                raise ConfigError(f"{path} has cache format {shown(about['format'])}, expected {FORMAT}")
+                raise ConfigError(f"{path} has cache format {as_json(about['format'])}, expected {FORMAT}")
             saved = expect(_About, about)
             self.temperature, self.shapes = saved.temperature, tuple(tuple(shape) for shape in saved.shapes)
             self._arrays = {name: self._mapped(stored) for name, stored in header.items()}

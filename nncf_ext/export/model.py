@@ -122,7 +122,7 @@ def _differences_to_itself(adapter: Adapter, model: Any, batches: Sequence[Any],
     infer = adapter.inference(model)
     again = _arrays(adapter, infer(batches[0])[0])
     signs = np.random.default_rng(draw)
-    with adapter.evaluation(model):
+    with adapter.preserving_state(model):
         floats = {name: value for name, value in adapter.tensors(model).items() if np.issubdtype(value.dtype, np.floating)}
         one_place = {name: np.where(signs.random(v.shape) < 0.5, -1, 1) * np.finfo(v.dtype).eps for name, v in floats.items()}
         adapter.load_tensors(model, {name: (v * (1 + one_place[name])).astype(v.dtype) for name, v in floats.items()})

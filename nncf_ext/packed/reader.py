@@ -155,11 +155,11 @@ class Packed(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         record = self._tensors[name]
-        with self._told(name):
+        with self._raised_as_packed_error(name):
             return self._decoded(name, record)
 
     @contextmanager
-    def _told(self, name: str) -> Iterator[None]:
+    def _raised_as_packed_error(self, name: str) -> Iterator[None]:
         try:
             yield
         except PackedError:
@@ -169,7 +169,7 @@ class Packed(Mapping[str, np.ndarray]):
 
     def bits(self, name: str) -> np.ndarray:
         """As `[name]`, types that numpy lacks as unsigned integers of their bits."""
-        with self._told(name):
+        with self._raised_as_packed_error(name):
             return self._decoded(name, self._tensors[name], restore=False)
 
     def _record(self, name: str) -> Any:
@@ -208,7 +208,7 @@ class Packed(Mapping[str, np.ndarray]):
 
     def bound_bytes(self, name: str) -> float:
         """Bytes that no code of single elements goes below: n * H of the elements, and what tells them (book, scales)."""
-        with self._told(name):
+        with self._raised_as_packed_error(name):
             return sum(self._bound(name, record) for record in _records(self._record(name)))
 
     def _bound(self, name: str, record: Any) -> float:

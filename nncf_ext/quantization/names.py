@@ -16,7 +16,7 @@ from nncf_ext.scopes import MARKER, matched_by
 _PLACE = re.compile(r"\|(WEIGHT|OUTPUT|INPUT\d+|weight|output|input:\d+)$")
 
 
-class Quantizer(Protocol):
+class PlacedQuantizer(Protocol):
     """A quantizer, before or after it is placed. operators: those that read the tensor which it quantizes."""
 
     @property
@@ -43,7 +43,7 @@ def places(sites: Iterable[Site]) -> set[str]:
     return names
 
 
-def by_operator(graph: Graph, quantizer: Quantizer) -> set[str]:
+def by_operator(graph: Graph, quantizer: PlacedQuantizer) -> set[str]:
     """The names of a quantizer by what it is for: the nodes of a weight, the operators that read an activation, or an input of
     the model; and its places."""
     if quantizer.sites[0].is_parameter:
@@ -52,12 +52,12 @@ def by_operator(graph: Graph, quantizer: Quantizer) -> set[str]:
     return set(quantizer.operators) | inputs | places(quantizer.sites)
 
 
-def by_place(quantizer: Quantizer) -> set[str]:
+def by_place(quantizer: PlacedQuantizer) -> set[str]:
     """The names of a quantizer by where it stands: nodes, and its places."""
     return {site.node for site in quantizer.sites} | places(quantizer.sites)
 
 
-def meant(
+def select_quantizers(
     pattern: str, names: Mapping[Key, Collection[str]], path: str, validate: bool = True, what: str = "quantizer"
 ) -> list[Key]:
     """The keys of those whose names a scope is about. A node's name is not searched for in the names of places, and vice versa.
@@ -65,11 +65,11 @@ def meant(
     ConfigError at the JSON path `path` where it is about none and `validate` is set.
     """
     of_place = is_of_place(pattern)
-    spoken_of = {name: None for group in names.values() for name in sorted(group) if ("|" in name) == of_place}
-    hits = matched_by(pattern, spoken_of, path, validate, what)
+    candidates = {name: None for group in names.values() for name in sorted(group) if ("|" in name) == of_place}
+    hits = matched_by(pattern, candidates, path, validate, what)
     return [key for key, group in names.items() if hits & set(group)]
 
 
-def last_word(pattern: str) -> tuple[bool, bool]:
+def precedence(pattern: str) -> tuple[bool, bool]:
     """Order in which scopes are heard, the last one having the last word: places after nodes, exact names after expressions."""
     return is_of_place(pattern), MARKER not in pattern

@@ -9,9 +9,9 @@ from typing import Any
 from nncf_ext.config.initialization import PerLayerRangeInit, RangeInit
 from nncf_ext.config.quantization import QuantizationSettings, ScopeOverride, ScopeOverrides
 from nncf_ext.config.section import ScopedConfig
-from nncf_ext.errors import ConfigError, shown
+from nncf_ext.errors import ConfigError, as_json
 from nncf_ext.graph import INPUT, Graph
-from nncf_ext.quantization.names import Quantizer, by_operator, by_place, is_of_place, last_word, meant
+from nncf_ext.quantization.names import PlacedQuantizer, by_operator, by_place, is_of_place, precedence, select_quantizers
 from nncf_ext.quantization.nncf_rules import ANYTHING, Constraints, allowed
 from nncf_ext.quantization.placement import Placement
 from nncf_ext.quantization.staged import group_of
@@ -24,7 +24,7 @@ def of_operators(graph: Graph, overrides: Mapping[str, ScopeOverride]) -> dict[s
     """What overrides of activations ask of the quantizers of whatever a node reads, by the node's name."""
     names = [node.name for node in graph.nodes if node.op != INPUT]
     found: dict[str, Constraints] = {}
-    for pattern in sorted(overrides, key=last_word):
+    for pattern in sorted(overrides, key=precedence):
         if not is_of_place(pattern):
             for name in matched_by(pattern, names, "", validate=False):
                 found[name] = found.get(name, ANYTHING).updated(_constraints(overrides[pattern]))
@@ -32,17 +32,17 @@ def of_operators(graph: Graph, overrides: Mapping[str, ScopeOverride]) -> dict[s
 
 
 def overridden(
-    graph: Graph, placements: Sequence[Placement], overrides: ScopeOverrides, where: str, validate: bool
+    graph: Graph, placements: Sequence[Placement], overrides: ScopeOverrides, json_path: str, validate: bool
 ) -> tuple[Placement, ...]:
     """The placements as the overrides want them; `of_operators` is taken as done. ConfigError for a scope without a quantizer."""
     result = dict(enumerate(placements))
     for group in ("weights", "activations"):
         of_group: Mapping[str, ScopeOverride] = getattr(overrides, group)
         names = {key: by_operator(graph, p) for key, p in result.items() if group_of(p.sites[0]) == group}
-        for pattern in sorted(of_group, key=last_word):
-            path = f"{where}.scope_overrides.{group}"
+        for pattern in sorted(of_group, key=precedence):
+            path = f"{json_path}.scope_overrides.{group}"
             asked = _constraints(of_group[pattern])
-            for key in meant(pattern, names, path, validate, f"quantizer of {group}"):
+            for key in select_quantizers(pattern, names, path, validate, f"quantizer of {group}"):
                 already_done = group == "activations" and not is_of_place(pattern) and not _reads_input(graph, result[key])
                 if not already_done:
                     result[key] = replace(result[key], spec=result[key].spec.constrained(asked))
@@ -50,7 +50,7 @@ def overridden(
 
 
 @dataclass(frozen=True)
-class Wish:
+class QuantizerRequest:
     """What a config asks of one quantizer, by key, and where in the entry of the algorithm it says so."""
 
     asked: Mapping[str, tuple[Any, str]]
@@ -58,30 +58,30 @@ class Wish:
     def value(self, key: str, default: Any = None) -> Any:
         return self.asked[key][0] if key in self.asked else default
 
-    def where(self, key: str) -> str:
+    def json_path(self, key: str) -> str:
         return self.asked[key][1]
 
 
-def wishes(
-    graph: Graph, placement: Placement, settings: QuantizationSettings, overrides: Mapping[str, ScopeOverride], where: str
-) -> Wish:
+def request_of(
+    graph: Graph, placement: Placement, settings: QuantizationSettings, overrides: Mapping[str, ScopeOverride], json_path: str
+) -> QuantizerRequest:
     """What is asked of the quantizer of a placement: of its group, and of the scopes it is in."""
     group = group_of(placement.sites[0])
     own = settings.model_fields_set - set(ScopedConfig.model_fields) - {"unified_scale_ops"}
-    asked = {key: (getattr(settings, key), f"{where}.{group}.{key}") for key in own}
+    asked = {key: (getattr(settings, key), f"{json_path}.{group}.{key}") for key in own}
     names = {"": by_operator(graph, placement)}
-    for pattern in sorted(overrides, key=last_word):
-        if meant(pattern, names, "", validate=False):
+    for pattern in sorted(overrides, key=precedence):
+        if select_quantizers(pattern, names, "", validate=False):
             override = overrides[pattern]
             if getattr(override, "quantizer", None) is not None:  # another quantizer has settings of its own
                 asked = {key: value for key, value in asked.items() if key not in ("levels", "group_size")}
             for key in override.model_fields_set - {"initializer"}:
-                asked[key] = getattr(override, key), f"{where}.scope_overrides.{group}[{shown(pattern)}].{key}"
-    return Wish({key: (value, path) for key, (value, path) in asked.items() if value is not None})
+                asked[key] = getattr(override, key), f"{json_path}.scope_overrides.{group}[{as_json(pattern)}].{key}"
+    return QuantizerRequest({key: (value, path) for key, (value, path) in asked.items() if value is not None})
 
 
 def unified(
-    graph: Graph, placements: Sequence[Placement], groups: Sequence[Sequence[str]], where: str, validate: bool
+    graph: Graph, placements: Sequence[Placement], groups: Sequence[Sequence[str]], json_path: str, validate: bool
 ) -> tuple[Placement, ...]:
     """The placements with one activation quantizer for each of `groups` (scopes).
 
@@ -91,8 +91,10 @@ def unified(
     owner: dict[int, int] = {}
     names = {key: by_operator(graph, p) for key, p in enumerate(placements) if not p.of_weight}
     for index, group in enumerate(groups):
-        path = f"{where}.activations.unified_scale_ops[{index}]"
-        members = {key for pattern in group for key in meant(pattern, names, path, validate, "quantizer of activations")}
+        path = f"{json_path}.activations.unified_scale_ops[{index}]"
+        members = {
+            key for pattern in group for key in select_quantizers(pattern, names, path, validate, "quantizer of activations")
+        }
         for key in sorted(members):
             if owner.setdefault(key, index) != index:
                 raise ConfigError(
@@ -109,11 +111,11 @@ def unified(
 
 
 def range_inits(
-    quantizers: Mapping[str, Quantizer],
+    quantizers: Mapping[str, PlacedQuantizer],
     graph: Graph,
     general: RangeInit | Sequence[PerLayerRangeInit],
     overrides: ScopeOverrides,
-    where: str,
+    json_path: str,
     validate: bool,
 ) -> dict[str, RangeInit]:
     """How each quantizer's range starts. ConfigError where none or two of the array's entries are about one of them."""
@@ -122,19 +124,19 @@ def range_inits(
         ours = {key: q for key, q in quantizers.items() if group_of(q.sites[0]) == group}
         names = {key: by_operator(graph, quantizer) for key, quantizer in ours.items()}
         of_group: Mapping[str, ScopeOverride] = getattr(overrides, group)
-        for pattern in sorted(of_group, key=last_word):
+        for pattern in sorted(of_group, key=precedence):
             own = of_group[pattern].initializer.range
             if own is not None:
-                found.update(dict.fromkeys(meant(pattern, names, "", validate=False), own))
+                found.update(dict.fromkeys(select_quantizers(pattern, names, "", validate=False), own))
     if isinstance(general, RangeInit):
         return {key: found.get(key, general) for key in quantizers}
-    entries = [_spoken_of(entry, quantizers, f"{where}.initializer.range[{i}]", validate) for i, entry in enumerate(general)]
+    entries = [_spoken_of(entry, quantizers, f"{json_path}.initializer.range[{i}]", validate) for i, entry in enumerate(general)]
     for key, quantizer in quantizers.items():
         about = [index for index, keys in enumerate(entries) if key in keys]
         if key not in found:
             if len(about) != 1:
                 raise ConfigError(
-                    f"{where}.initializer.range: "
+                    f"{json_path}.initializer.range: "
                     f"{f'entries {about[0]} and {about[1]} are both' if about else 'no entry is'} about {quantizer.sites[0]}, "
                     "expected one entry for every quantizer"
                 )
@@ -147,7 +149,7 @@ def check_device(
     placements: Sequence[Placement],
     target_device: str,
     overrides: ScopeOverrides,
-    where: str,
+    json_path: str,
 ) -> None:
     """ConfigError where the table of the target device does not have what is asked for. ANY and TRIAL have everything."""
     tables = {group: allowed(graph, target_device, group == "weights") for group in ("weights", "activations")}
@@ -160,13 +162,13 @@ def check_device(
                 continue
             position = next((i for i in range(3) if wanted[i] not in {each[i] for each in has}), None)
             if position is None:
-                found, expected = " ".join(map(shown, wanted)), sorted(f"{b} {m} {shown(c)}" for b, m, c in has if b <= 8)
+                found, expected = " ".join(map(as_json, wanted)), sorted(f"{b} {m} {as_json(c)}" for b, m, c in has if b <= 8)
                 key = f"{group}: found bits, mode, per_channel"
             else:
-                found, expected = shown(wanted[position]), sorted({shown(each[position]) for each in has if each[0] <= 8})
+                found, expected = as_json(wanted[position]), sorted({as_json(each[position]) for each in has if each[0] <= 8})
                 key = f"{_path(graph, placement, group, _BLAMED[position], overrides)}: found"
             raise ConfigError(
-                f"{where}.{key} {found} for {placement.sites[0]}, but {graph[name].op} on {target_device} takes "
+                f"{json_path}.{key} {found} for {placement.sites[0]}, but {graph[name].op} on {target_device} takes "
                 f"{' or '.join(expected)} (ANY takes what comes)"
             )
 
@@ -192,7 +194,7 @@ def _check_one_range_serves(graph: Graph, members: Sequence[Placement], path: st
             )
 
 
-def _spoken_of(entry: PerLayerRangeInit, quantizers: Mapping[str, Quantizer], path: str, validate: bool) -> set[str]:
+def _spoken_of(entry: PerLayerRangeInit, quantizers: Mapping[str, PlacedQuantizer], path: str, validate: bool) -> set[str]:
     """The quantizers that an entry is about."""
     names = {
         key: by_place(quantizer)
@@ -201,7 +203,7 @@ def _spoken_of(entry: PerLayerRangeInit, quantizers: Mapping[str, Quantizer], pa
     }
 
     def all_meant(patterns: Iterable[str], key: str) -> set[str]:
-        return {each for pattern in patterns for each in meant(pattern, names, f"{path}.{key}", validate)}
+        return {each for pattern in patterns for each in select_quantizers(pattern, names, f"{path}.{key}", validate)}
 
     target = set(names) if entry.target_scopes is None else all_meant(entry.target_scopes, "target_scopes")
     return target - all_meant(entry.ignored_scopes or (), "ignored_scopes")
@@ -211,7 +213,7 @@ def _path(graph: Graph, placement: Placement, group: str, key: str, overrides: S
     """Where in the entry the value of `key` comes from."""
     of_group: Mapping[str, ScopeOverride] = getattr(overrides, group)
     names: Mapping[str, Collection[str]] = {"": by_operator(graph, placement)}
-    for pattern in sorted(of_group, key=last_word, reverse=True):
-        if getattr(of_group[pattern], key) is not None and meant(pattern, names, "", validate=False):
-            return f"scope_overrides.{group}[{shown(pattern)}].{key}"
+    for pattern in sorted(of_group, key=precedence, reverse=True):
+        if getattr(of_group[pattern], key) is not None and select_quantizers(pattern, names, "", validate=False):
+            return f"scope_overrides.{group}[{as_json(pattern)}].{key}"
     return f"{group}.{key}"

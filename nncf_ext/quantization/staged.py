@@ -84,7 +84,7 @@ def init_ranges(training: Training, groups: Collection[str], starts: Mapping[str
         training.adapter,
         edits,
         starts,
-        training.reaching,
+        training.weight_after_earlier_edits,
         partial(training.adapter.inference, attached.model, attached.traced, off=edits),
         partial(training.adapter.batch_statistics, attached.model),
         data.batches if data is not None else None,

@@ -25,7 +25,7 @@ class SoupError(ValueError):
 
 
 @contextmanager
-def _told(label: object) -> Iterator[None]:
+def _raised_as_soup_error(label: object) -> Iterator[None]:
     """What is wrong with a file is wrong with the soup."""
     try:
         yield
@@ -44,7 +44,7 @@ class Ingredient:
 
     def read(self, name: str) -> np.ndarray:
         """One tensor. SoupError where it has a NaN."""
-        with _told(self.label):
+        with _raised_as_soup_error(self.label):
             array = self.tensor(name)
         if array.dtype.kind == "f":
             lost = int(np.count_nonzero(np.isnan(array)))
@@ -59,7 +59,7 @@ def ingredient(source: Any, number: int) -> Ingredient:
         return source
     if isinstance(source, str | os.PathLike):
         path = find_checkpoint(Path(source))
-        with _told(path):
+        with _raised_as_soup_error(path):
             file = TensorFile(path)
             state = file.compression_state
         known = {name: (shape, _DTYPES.get(dtype, dtype)) for name, (shape, dtype) in file.specs.items()}
@@ -72,7 +72,7 @@ def ingredient(source: Any, number: int) -> Ingredient:
     return Ingredient(f"ingredient {number}", specs, getattr(source, "state", None), arrays.__getitem__)
 
 
-def alike(sources: Sequence[Any]) -> list[Ingredient]:
+def check_compatible(sources: Sequence[Any]) -> list[Ingredient]:
     """The ingredients of a soup. SoupError where they are fewer than two, or differ in tensors, shapes, types or plans.
 
     Only headers are read.

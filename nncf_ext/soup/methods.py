@@ -15,7 +15,7 @@ from nncf_ext.adapter import Adapter
 from nncf_ext.checkpoint import save_checkpoint, save_tensors
 from nncf_ext.data import model_inputs
 from nncf_ext.soup.blending import Masks, blend
-from nncf_ext.soup.ingredients import Ingredient, SoupError, alike
+from nncf_ext.soup.ingredients import Ingredient, SoupError, check_compatible
 from nncf_ext.soup.learning import Shares, Step
 
 
@@ -99,7 +99,7 @@ class Trial:
 
 def uniform(ingredients: Sequence[Any], masks: Masks = "refuse", trial: Trial | None = None) -> Soup:
     """The mean of all ingredients: files, folders with one, arrays by name, or soups. Each tensor of each is read once."""
-    found = alike(ingredients)
+    found = check_compatible(ingredients)
     return _mixed(found, [1 / len(found)] * len(found), masks, trial)
 
 
@@ -108,7 +108,7 @@ def wise_ft(ingredients: Sequence[Any], alpha: float = 0.5, masks: Masks = "refu
 
     0 and 1 give the ingredients bit for bit.
     """
-    found = alike(ingredients)
+    found = check_compatible(ingredients)
     if len(found) != 2:
         raise SoupError(f"wise-ft: found {len(found)} ingredients, expected two: the pretrained and the fine-tuned model")
     if not 0 <= alpha <= 1:
@@ -122,7 +122,7 @@ def greedy(ingredients: Sequence[Any], trial: Trial, masks: Masks = "refuse") ->
     The ingredients are read three times: to check them before anything is evaluated, alone, and with the soup so far. The model
     is left with the soup in it.
     """
-    found = alike(ingredients)
+    found = check_compatible(ingredients)
     _expect_evaluation("greedy", trial)
     trial.expect(found[0])
     blend(found, lambda name: [1 / len(found)] * len(found), masks)
@@ -163,7 +163,7 @@ def learned(
     every layer. They begin at the greedy soup. The result is the best by `evaluate` of that and of the ends of the epochs, so it
     is never below the greedy one. As d loss / d share_i = <d loss / d w, w_i>, every step reads the ingredients twice.
     """
-    found = alike(ingredients)
+    found = check_compatible(ingredients)
     start = greedy(found, trial)
     shares = Shares(found, list(start.shares.values()), by_layer)
     best, step = start, Step()

@@ -42,16 +42,16 @@ def densities(
     distribution: str | Mapping[str, float],
     layers: Mapping[str, tuple[int, ...]],
     level: float,
-    where: str = "distribution",
+    json_path: str = "distribution",
     validate: bool = True,
 ) -> list[float]:
     """Of layers, given as shapes by their names, at `level`: `uniform`, `erk`, or as levels by scope say, the later of several;
-    where these say nothing, 1 - `level`. ConfigError at the path `where` for a scope that matches none."""
+    where these say nothing, 1 - `level`. ConfigError at the path `json_path` for a scope that matches none."""
     if isinstance(distribution, str):
         uniform = distribution == "uniform" or not layers
         return [1 - level] * len(layers) if uniform else erdos_renyi_densities([*layers.values()], level)
     for scope in distribution:
-        matched_by(scope, layers, where, validate, "sparse layer")
+        matched_by(scope, layers, json_path, validate, "sparse layer")
     return [
         1 - next((own for scope, own in reversed([*distribution.items()]) if matches(name, [scope])), level) for name in layers
     ]
@@ -172,7 +172,7 @@ def drop_and_grow(xp: Any, structure: Structure, size: Any, present: Any, score:
     size, score: not negative. In a structure of several groups each grows as many as it dropped (`grown` == `dropped`).
     """
     count, one = structure.groups[0] * structure.groups[1], xp.asarray(np.float32(1))
-    # arithmetic, because `where` takes several times as long on CPUs
+    # arithmetic, because `json_path` takes several times as long on CPUs
     flat = xp.reshape(xp.maximum(size, _HUGE * (1 - xp.cast_like(present, one))), (-1,))
     kept = present & xp.reshape(keep_largest(xp, flat, count - dropped), structure.groups)
     there = xp.cast_like(kept, one)

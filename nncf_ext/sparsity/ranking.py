@@ -86,16 +86,18 @@ def save_coefficients(path: Path, coefficients: Coefficients) -> None:
     write_text(path, json.dumps({layer: list(pair) for layer, pair in coefficients.items()}, indent=2) + "\n")
 
 
-def load_coefficients(path: Path, layers: list[str], where: str) -> Coefficients:
-    """What `save_coefficients`, or NNCF 2.x, wrote for `layers`. ConfigError, which begins with `where`, where it did not."""
+def load_coefficients(path: Path, layers: list[str], json_path: str) -> Coefficients:
+    """What `save_coefficients`, or NNCF 2.x, wrote for `layers`. ConfigError, which begins with `json_path`, where it did not."""
     try:
-        with refused_as(ConfigError, f"{where}: {str(path)!r} holds no coefficients, expected a [scale, shift] for each layer"):
+        with refused_as(
+            ConfigError, f"{json_path}: {str(path)!r} holds no coefficients, expected a [scale, shift] for each layer"
+        ):
             found = expect(_COEFFICIENTS, value_in(path))
         coefficients = {unwrapped(layer): (scale, shift) for layer, (scale, shift) in found.items()}
     except OSError as error:
-        raise ConfigError(f"{where}: {str(path)!r} cannot be read: {error.strerror}") from None
+        raise ConfigError(f"{json_path}: {str(path)!r} cannot be read: {error.strerror}") from None
     for layer in layers:
         if layer not in coefficients:
             close = nearest(layer, coefficients)
-            raise ConfigError(f"{where}: {str(path)!r} has none for {layer}{f', the nearest is {close}' if close else ''}")
+            raise ConfigError(f"{json_path}: {str(path)!r} has none for {layer}{f', the nearest is {close}' if close else ''}")
     return {layer: coefficients[layer] for layer in layers}

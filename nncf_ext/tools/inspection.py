@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from nncf_ext.checkpoint import CheckpointError, TensorFile, plan_in
 from nncf_ext.edits import Edit, Transform
-from nncf_ext.errors import shown
+from nncf_ext.errors import as_json
 from nncf_ext.files.json_text import refused_as
 from nncf_ext.files.schema import expect
 from nncf_ext.saved_plan import plan_from_json
@@ -45,7 +45,7 @@ def describe(path: Path) -> list[TextTable]:
     tensors = {name: file.read(name) for name in file.specs}
     summary = [("epoch", str(epoch)), ("tensors", f"{len(tensors)}, {sum(array.nbytes for array in tensors.values()):,} bytes")]
     for name, algorithm in progress.algorithms.items():
-        told = [f"{key} {shown(value)}" for key, value in algorithm.state.items() if value not in ({}, [])]
+        told = [f"{key} {as_json(value)}" for key, value in algorithm.state.items() if value not in ({}, [])]
         summary.append((name, ", ".join(told) or "no schedule"))
     layers = [
         (edit.site.node, edit.site.slot, edit.transform.kind, _settings(edit.transform), _values(edit, state, tensors))

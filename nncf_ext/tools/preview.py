@@ -8,7 +8,7 @@ from typing import Any
 
 from nncf_ext.adapter import Adapter
 from nncf_ext.calibration.initialization import batchnorm_settings
-from nncf_ext.compress import planned, united
+from nncf_ext.compress import merge_plans, plan_all
 from nncf_ext.edits import Plan
 from nncf_ext.graph import Graph, Node
 from nncf_ext.nncf_config import NNCFConfig
@@ -69,14 +69,14 @@ def preview(adapter: Adapter, model: Any, config: NNCFConfig, example: Any) -> P
     """
     algorithms = config.algorithms()
     graph = _graph(adapter, model, example)
-    plans = planned(algorithms, graph, config)
-    plan = united(plans, graph)
-    outlooks = {a.algorithm: a.outlook(graph, plan.of(a.algorithm)) for a in algorithms}
+    plans = plan_all(algorithms, graph, config)
+    plan = merge_plans(plans, graph)
+    summaries = {a.algorithm: a.plan_summary(graph, plan.of(a.algorithm)) for a in algorithms}
     words: dict[str, dict[str, dict[str, None]]] = {}  # by node and slot, in the order in which it happens
-    for name in dict.fromkeys([*(edit.algorithm for edit in plan), *outlooks]):
-        for site, text in outlooks[name].at.items():
+    for name in dict.fromkeys([*(edit.algorithm for edit in plan), *summaries]):
+        for site, text in summaries[name].at.items():
             words.setdefault(site.node, {}).setdefault(site.slot, {})[text] = None
-    by_data = [(name, what) for name, outlook in outlooks.items() for what in outlook.by_data]
+    by_data = [(name, what) for name, plan_summary in summaries.items() for what in plan_summary.by_data]
     if any(node.op == "BatchNormalization" for node in graph.nodes):
         amounts = {settings.amount: None for settings in batchnorm_settings(algorithms) if settings.amount}
         by_data += [("batchnorm_adaptation", f"statistics of the BatchNorms, on {amount}") for amount in amounts]
@@ -87,7 +87,7 @@ def preview(adapter: Adapter, model: Any, config: NNCFConfig, example: Any) -> P
             *((node, name, reason) for name, own in plans.items() for node, reason in own.skipped),
             *((node, "all", reason) for node, reason in plan.skipped[sum(len(own.skipped) for own in plans.values()) :]),
         ),
-        {name: outlook.report for name, outlook in outlooks.items() if outlook.report is not None},
+        {name: plan_summary.report for name, plan_summary in summaries.items() if plan_summary.report is not None},
         tuple(by_data),
         untouched(graph, plan),
     )

@@ -32,7 +32,7 @@ def load_model(argument: str) -> Any:
         needed = _needed(found)
         if needed:
             raise ValueError(f"--model: {name} in {source} needs {', '.join(needed)}, expected a function without arguments")
-        with _told(f"{name} in {source} failed"):
+        with _raised_as_option_error(f"{name} in {source} failed"):
             found = found()
     if _kind(found) is None:
         raise ValueError(
@@ -48,7 +48,7 @@ def load_function(option: str, argument: str) -> Callable[..., Any]:
         raise ValueError(f"{option}: {argument} is a {type(found).__name__}, expected a function")
 
     def call(*arguments: Any) -> Any:
-        with _told(f"{name} in {source} failed", option):
+        with _raised_as_option_error(f"{name} in {source} failed", option):
             return found(*arguments)
 
     return call
@@ -71,7 +71,7 @@ def adapter_package(model: Any) -> Any:
     kind = _kind(model)
     assert kind is not None
     package, framework = kind
-    with _told(f"{package} cannot be used"):
+    with _raised_as_option_error(f"{package} cannot be used"):
         if framework == "tensorflow":
             _expect_backend()
         return importlib.import_module(package)
@@ -102,7 +102,7 @@ def _from_file(path: Path, argument: str, option: str) -> ModuleType:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and Keras look a class's module up there
-    with _told(f"{path} failed", option):
+    with _raised_as_option_error(f"{path} failed", option):
         try:
             spec.loader.exec_module(module)
         except BaseException:
@@ -115,7 +115,7 @@ def _from_name(name: str, argument: str, option: str) -> ModuleType:
     if not all(part.isidentifier() for part in name.split(".")):
         raise ValueError(f"{option}: found {argument!r}, expected MODEL.py:FUNCTION or package.module:FUNCTION")
     _importable(Path.cwd())
-    with _told(f"{name} failed", option):
+    with _raised_as_option_error(f"{name} failed", option):
         return importlib.import_module(name)
 
 
@@ -134,7 +134,7 @@ def _needed(function: Any) -> list[str]:
 
 
 @contextmanager
-def _told(what: str, option: str = "--model") -> Iterator[None]:
+def _raised_as_option_error(what: str, option: str = "--model") -> Iterator[None]:
     """Whatever the user's code raises, in one sentence."""
     try:
         yield

@@ -13,7 +13,7 @@ import pytest
 
 from nncf_ext import NNCFConfig
 from nncf_ext.edits import Edit
-from nncf_ext.quantization.quantizers import Quantizing
+from nncf_ext.quantization.quantizers import QuantizerTransform
 from tests.contract.cases import Case
 from tests.contract.reference_net import ReferenceNet, Variables, data, initial_weights, loss_and_gradients
 from tests.contract.references import REFERENCES
@@ -154,7 +154,7 @@ def check_ranges(driver: Driver, controller: Any, reference: Reference, case: Ca
         for transform in (edit.transform for edit in edits):
             is_weight = role.endswith("weight")
             collector = transform.observer(is_weight, dict(case.ranges).get(role) or settings[0].type)
-            if not isinstance(transform, Quantizing) or collector is None:
+            if not isinstance(transform, QuantizerTransform) or collector is None:
                 continue
             for seen in tensors[:1] if is_weight else tensors:
                 collector.update(seen[role])
@@ -196,7 +196,7 @@ def check_resume(driver: Driver, case: Case, folder: Path) -> None:
     assert whole.compression_stage() == resumed.compression_stage()
 
 
-def told_of(controller: Any) -> Any:
+def reported_values(controller: Any) -> Any:
     """A schedule that is not through."""
     unfinished = pytest.warns(UserWarning, match="has not reached its target: found .*, expected ")
     return unfinished if controller.shortfalls() else nullcontext()
@@ -213,7 +213,7 @@ def check_strip(driver: Driver, case: Case) -> None:
     reference.net.variables = reference.variables(driver, controller)
     reference.net.weights = driver.weights(controller.model)
     before = driver.outputs(controller.model, data(9)[0], False)
-    with told_of(controller):
+    with reported_values(controller):
         stripped = controller.strip(do_copy=True)
     reference.net.forward(data(9)[0], training=False)
     got = driver.weights(stripped)
@@ -224,7 +224,7 @@ def check_strip(driver: Driver, case: Case) -> None:
     plain = driver.build({name: value for name, value in got.items()})
     without_rounding = driver.outputs(plain, data(9)[0], False)
     told = _told(controller)
-    with told_of(controller):
+    with reported_values(controller):
         in_place = controller.strip(do_copy=False)
     assert in_place is controller.model
     assert _told(controller) == told  # what a controller tells stays after the model became plain in place

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from nncf_ext import numpy_xp
 from nncf_ext.adapter import Looks, Table, Values
-from nncf_ext.calibration.initialization import pieces
+from nncf_ext.calibration.initialization import micro_batches
 from nncf_ext.data import Input, ModelInputs
 from nncf_ext.edits import CARRY, Edit, Plan, Removal, Var
 from nncf_ext.errors import ConfigError
@@ -268,8 +268,8 @@ class NumpyData:
     def stacked(self, values: Sequence[Any]) -> np.ndarray:
         return np.stack(values)
 
-    def pieces(self, inputs: Any, target: Any) -> Iterator[tuple[Any, Any]]:
-        return pieces((inputs, target), len(inputs))
+    def micro_batches(self, inputs: Any, target: Any) -> Iterator[tuple[Any, Any]]:
+        return micro_batches((inputs, target), len(inputs))
 
 
 class MeanSquaredError:
@@ -341,7 +341,7 @@ class NumpyAdapter:
         return float(loss(factor * outputs, target)), float(np.sum(gradient * outputs)), model.backward(factor * gradient)[0]
 
     @contextmanager
-    def evaluation(self, model: NumpyModel) -> Iterator[None]:
+    def preserving_state(self, model: NumpyModel) -> Iterator[None]:
         before = self.tensors(model)
         try:
             yield
@@ -438,7 +438,7 @@ class NumpyAdapter:
     def tables(self, model: NumpyModel) -> dict[str, Table]:
         return {}
 
-    def of_first_rank(self, value: Any) -> Any:
+    def broadcast_from_rank0(self, value: Any) -> Any:
         return value
 
     def to_numpy(self, array: Any) -> np.ndarray:

@@ -19,7 +19,7 @@ from nncf_ext.algorithms.clip_q import SEARCHED
 from nncf_ext.calibration.trials import search
 from nncf_ext.edits import Range
 from nncf_ext.graph import Site
-from nncf_ext.quantization.quantizers import Quantizer
+from nncf_ext.quantization.quantizers import NNCFQuantizer
 from tests.contract.cases import INT8
 from tests.contract.contract import Driver, role_of
 from tests.contract.reference_net import ReferenceNet, data, initial_weights
@@ -105,7 +105,7 @@ def damage_by_hand(driver: LabelledDriver, role: str, bits: int) -> float:
     """|trace| * |Q(W) - W|^2 on the symmetric grid of one scale that reaches the largest weight (8 bits: without -128)."""
     weight = initial_weights()[role]
     largest = np.full((1, 1), np.abs(weight).max(), np.float32)
-    transform, variables = Quantizer(bits=bits, symmetric=True, signed=True, narrow=bits == 8).calibrate(
+    transform, variables = NNCFQuantizer(bits=bits, symmetric=True, signed=True, narrow=bits == 8).calibrate(
         weight.shape, Range(-largest, largest)
     )
     rounded = transform.apply(xp, weight, {name: var.value for name, var in variables.items()}, False)

@@ -15,7 +15,7 @@ from nncf_ext.checkpoint import CheckpointError, check_plan_fits, load_checkpoin
 from nncf_ext.edits import Edit, Plan
 from nncf_ext.files.writing import replacing
 from nncf_ext.graph import Edge, Graph, Node, Parameter, Site
-from nncf_ext.quantization.quantizers import Quantizer
+from nncf_ext.quantization.quantizers import NNCFQuantizer
 from nncf_ext.saved_plan import plan_from_json
 
 PLAN = Plan(
@@ -23,10 +23,10 @@ PLAN = Plan(
         Edit((Site("Net/Linear[fc]/linear_0", "weight"),), BinaryMask(), "magnitude_sparsity"),
         Edit(
             (Site("Net/Linear[fc]/linear_0", "weight"),),
-            Quantizer(bits=4, symmetric=True, signed=True, channel_axis=0),
+            NNCFQuantizer(bits=4, symmetric=True, signed=True, channel_axis=0),
             "quantization",
         ),
-        Edit((Site("/nncf_model_input_0", "output"),), Quantizer(bits=8, symmetric=False, signed=False), "quantization"),
+        Edit((Site("/nncf_model_input_0", "output"),), NNCFQuantizer(bits=8, symmetric=False, signed=False), "quantization"),
     ),
     (("Net/Linear[head]/linear_0", "outside the scopes of quantization"),),
 )

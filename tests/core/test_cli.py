@@ -11,7 +11,7 @@ from nncf_ext.algorithms.magnitude_sparsity import BinaryMask
 from nncf_ext.checkpoint import load_checkpoint, save_checkpoint
 from nncf_ext.edits import Edit, Plan
 from nncf_ext.graph import Site
-from nncf_ext.quantization.quantizers import Quantizer
+from nncf_ext.quantization.quantizers import NNCFQuantizer
 from nncf_ext.tools import cli
 
 LAYER = "Net/Linear[fc]/linear_0"
@@ -24,7 +24,7 @@ def checkpoint(tmp_path):
     plan = Plan(
         (
             Edit(weight, BinaryMask(), "magnitude_sparsity"),
-            Edit(weight, Quantizer(bits=4, symmetric=True, signed=True, channel_axis=0), "quantization"),
+            Edit(weight, NNCFQuantizer(bits=4, symmetric=True, signed=True, channel_axis=0), "quantization"),
         )
     )
     tensors = {

@@ -8,8 +8,8 @@ from hypothesis.extra.numpy import arrays
 
 from nncf_ext import ConfigError, NNCFConfig
 from nncf_ext.coding.code_books import (
-    Book,
-    Coded,
+    Codebook,
+    WeightedValues,
     cheapest,
     density_start,
     entropy,
@@ -92,9 +92,9 @@ def test_a_level_nobody_has_is_not_to_be_had() -> None:
 @settings(deadline=None)
 @given(VALUES, st.integers(0, 40), st.sampled_from([0.0, 0.01, 0.3]))
 def test_the_lagrangian_never_rises(values: np.ndarray, zeros: int, lagrangian: float) -> None:
-    book = Book(values, 1 + (np.arange(values.size) % 3).astype(float), zeros)
+    book = WeightedValues(values, 1 + (np.arange(values.size) % 3).astype(float), zeros)
 
-    def total(found: Coded) -> float:
+    def total(found: Codebook) -> float:
         decoded = np.concatenate([[0.0], found.centroids])[found.codes]
         counts = np.bincount(found.codes, minlength=1)
         counts[0] += zeros
@@ -108,7 +108,7 @@ def test_the_lagrangian_never_rises(values: np.ndarray, zeros: int, lagrangian: 
 
 def test_without_a_price_for_bits_it_is_weighted_kmeans() -> None:
     values, weights = RNG.normal(size=400), RNG.uniform(0.5, 2, 400)
-    found = iterative(Book(values, weights, 0), 17, 0.0, 1000, 0.0)
+    found = iterative(WeightedValues(values, weights, 0), 17, 0.0, 1000, 0.0)
     table = np.concatenate([[0.0], found.centroids])
     order = np.argsort(table)
     assert np.array_equal(table[found.codes], table[order][nearest(values, table[order])])
@@ -117,7 +117,7 @@ def test_without_a_price_for_bits_it_is_weighted_kmeans() -> None:
 
 
 def test_more_for_bits_is_fewer_bits() -> None:
-    book = Book(NORMAL[:3000], np.ones(3000), 500)
+    book = WeightedValues(NORMAL[:3000], np.ones(3000), 500)
     rates = [rate([book], [iterative(book, 65, factor)]) for factor in (0, 0.001, 0.01, 0.05, 0.2, 1)]
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] < 1 < 3 < rates[0]
@@ -126,7 +126,7 @@ def test_more_for_bits_is_fewer_bits() -> None:
 @pytest.mark.parametrize(("step", "bits", "error"), [(0.5, 3.064, 0.02081), (0.25, 4.052, 0.005204)])
 def test_uniform_cells_of_a_normal_distribution(step: float, bits: float, error: float) -> None:
     """h(X) - log2(step) bits and step^2 / 12, nearly."""
-    book = Book(NORMAL, np.ones(NORMAL.size), 0)
+    book = WeightedValues(NORMAL, np.ones(NORMAL.size), 0)
     found = uniform(book, 255, step)
     assert rate([book], [found]) == pytest.approx(bits, abs=0.01)
     decoded = np.concatenate([[0.0], found.centroids])[found.codes]
@@ -136,14 +136,14 @@ def test_uniform_cells_of_a_normal_distribution(step: float, bits: float, error:
 @pytest.mark.parametrize("search", [iterative_at_rate, uniform_at_rate])
 @pytest.mark.parametrize("target", [0.4, 1.0, 2.5])
 def test_a_rate_is_met(search: object, target: float) -> None:
-    books = [Book(NORMAL[:4000], np.ones(4000), 1000), Book(NORMAL[4000:6000] / 9, np.full(2000, 4.0), 3000)]
+    books = [WeightedValues(NORMAL[:4000], np.ones(4000), 1000), WeightedValues(NORMAL[4000:6000] / 9, np.full(2000, 4.0), 3000)]
     found = search(books, 255, target)  # type: ignore[operator]
     assert 0.95 * target < rate(books, found) <= target
 
 
 @pytest.mark.parametrize("values", [NORMAL[:20_000], NORMAL[:9000] / 20 + RNG.choice([-1, 1.7], 9000)])
 def test_iterative_is_no_worse_than_uniform_at_the_same_bits(values: np.ndarray) -> None:
-    errors, book = [], Book(values, np.ones(values.size), 0)
+    errors, book = [], WeightedValues(values, np.ones(values.size), 0)
     for search in (iterative_at_rate, uniform_at_rate):
         found = search([book], 63, 1.5)[0]
         errors.append(np.mean((values - np.concatenate([[0.0], found.centroids])[found.codes]) ** 2))
@@ -152,13 +152,13 @@ def test_iterative_is_no_worse_than_uniform_at_the_same_bits(values: np.ndarray)
 
 def test_many_values_are_sampled_and_the_rate_is_still_met() -> None:
     values = RNG.normal(size=(1 << 18) + 50_000)
-    book = Book(values, np.ones(values.size), 0)
+    book = WeightedValues(values, np.ones(values.size), 0)
     assert 1.9 < rate([book], uniform_at_rate([book], 255, 2.0)) <= 2.0
 
 
 @pytest.mark.parametrize("values", [np.full(7, 0.25), np.array([-1.0]), np.array([1.0, 1.0, 2.0])])
 def test_few_distinct_values(values: np.ndarray) -> None:
-    book = Book(values, np.ones(values.size), 2)
+    book = WeightedValues(values, np.ones(values.size), 2)
     for found in (*iterative_at_rate([book], 17, 8.0), uniform(book, 17, 0.25), iterative(book, 17, 0.0)):
         decoded = np.concatenate([[0.0], found.centroids])[found.codes]
         np.testing.assert_allclose(decoded, values, rtol=1e-12)
@@ -187,8 +187,8 @@ def test_runs_of_equal_weights_are_the_cells_of_all(seed, size, zeros, levels, l
     """Weights that differ in the last place are no runs: every value is compared with every level, to the same end."""
     values = np.random.default_rng(seed).standard_t(3, size=size)
     weights = np.full(size, 1.5)
-    runs = iterative(Book(values, weights, zeros), levels, lagrangian)
+    runs = iterative(WeightedValues(values, weights, zeros), levels, lagrangian)
     weights[0] = np.nextafter(1.5, 2)
-    each = iterative(Book(values, weights, zeros), levels, lagrangian)
+    each = iterative(WeightedValues(values, weights, zeros), levels, lagrangian)
     np.testing.assert_allclose(runs.centroids, each.centroids, rtol=1e-9)
     np.testing.assert_array_equal(runs.codes, each.codes)

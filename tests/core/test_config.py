@@ -232,8 +232,8 @@ def test_scopes_of_the_top_level_are_merged_in():
     quantizers, masks, _ = config.algorithms()
     assert (quantizers.ignored_scopes, quantizers.target_scopes) == (("own", "top"), ("{re}all",))
     assert (masks.ignored_scopes, masks.target_scopes) == (("top",), ("mine",))
-    assert (quantizers.where, masks.where) == ("compression[0]", "compression[1]")
-    assert QuantizationConfig().where == ""
+    assert (quantizers.json_path, masks.json_path) == ("compression[0]", "compression[1]")
+    assert QuantizationConfig().json_path == ""
 
 
 # What NNCF 2.x takes: zero where it is a number of epochs or steps, and keys without effect

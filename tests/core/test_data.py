@@ -27,7 +27,7 @@ class Arrays:
     def stacked(self, values):
         return np.stack(values)
 
-    def pieces(self, inputs, target):
+    def micro_batches(self, inputs, target):
         yield inputs, target
 
 

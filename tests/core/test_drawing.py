@@ -6,7 +6,7 @@ from nncf_ext.algorithms.magnitude_sparsity import BinaryMask
 from nncf_ext.drawing import dot, svg, write_graphs
 from nncf_ext.edits import Edit, Plan
 from nncf_ext.graph import Edge, Graph, Node, Parameter, Site
-from nncf_ext.quantization.quantizers import Quantizer
+from nncf_ext.quantization.quantizers import NNCFQuantizer
 
 GRAPH = Graph(
     (
@@ -21,8 +21,8 @@ GRAPH = Graph(
 PLAN = Plan(
     (
         Edit((Site("a<1>", "weight"),), BinaryMask(), "magnitude_sparsity"),
-        Edit((Site("a<1>", "weight"),), Quantizer(bits=4, symmetric=True), "quantization"),
-        Edit((Site("b", "output"),), Quantizer(bits=8, symmetric=True), "quantization"),
+        Edit((Site("a<1>", "weight"),), NNCFQuantizer(bits=4, symmetric=True), "quantization"),
+        Edit((Site("b", "output"),), NNCFQuantizer(bits=8, symmetric=True), "quantization"),
     )
 )
 NAMESPACE = {"svg": "http://www.w3.org/2000/svg"}

@@ -9,7 +9,7 @@ from nncf_ext import numpy_xp
 from nncf_ext.algorithms.sparsity import BinaryMask
 from nncf_ext.edits import MASK, Edit, Range
 from nncf_ext.graph import Site
-from nncf_ext.quantization.quantizers import Quantizer
+from nncf_ext.quantization.quantizers import NNCFQuantizer
 from nncf_ext.quantization.quantizers.dorefa import DoReFaActivation, DoReFaWeight
 from nncf_ext.quantization.quantizers.fixed import Affine, FixedQuantizer, affine, fixed
 from nncf_ext.quantization.quantizers.float8 import Float8
@@ -35,13 +35,13 @@ def as_fixed(site, transform, variables):
 
 
 KEPT = {  # (transform, codes of a weight, of an activation); None where a weight is left rounded, and no more
-    "int8": (Quantizer(bits=8, symmetric=True, signed=True), (-128, 127), (0, 255)),
-    "narrow": (Quantizer(bits=8, symmetric=True, signed=True, narrow=True, channel_axis=0), (-127, 127), (0, 254)),
-    "half": (Quantizer(bits=8, symmetric=True, signed=True, half=True, channel_axis=0), (-64, 63), (0, 127)),
-    "unsigned": (Quantizer(bits=8, symmetric=True, signed=False), (0, 255), (0, 255)),
-    "4 bits": (Quantizer(bits=4, symmetric=True, signed=True), (-8, 7), (0, 15)),
-    "asymmetric": (Quantizer(bits=8, symmetric=False, channel_axis=0), (0, 255), (0, 255)),
-    "logarithm": (Quantizer(bits=8, symmetric=True, signed=True, logarithm=True), (-128, 127), (0, 255)),
+    "int8": (NNCFQuantizer(bits=8, symmetric=True, signed=True), (-128, 127), (0, 255)),
+    "narrow": (NNCFQuantizer(bits=8, symmetric=True, signed=True, narrow=True, channel_axis=0), (-127, 127), (0, 254)),
+    "half": (NNCFQuantizer(bits=8, symmetric=True, signed=True, half=True, channel_axis=0), (-64, 63), (0, 127)),
+    "unsigned": (NNCFQuantizer(bits=8, symmetric=True, signed=False), (0, 255), (0, 255)),
+    "4 bits": (NNCFQuantizer(bits=4, symmetric=True, signed=True), (-8, 7), (0, 15)),
+    "asymmetric": (NNCFQuantizer(bits=8, symmetric=False, channel_axis=0), (0, 255), (0, 255)),
+    "logarithm": (NNCFQuantizer(bits=8, symmetric=True, signed=True, logarithm=True), (-128, 127), (0, 255)),
     "lsq": (LSQ(bits=4, symmetric=True, signed=True, elements=5), (-8, 7), (0, 15)),
     "lsq_plus": (LSQPlus(bits=4, symmetric=False, signed=False, elements=5), (0, 15), (0, 15)),
     "pact": (PACT(bits=8, symmetric=True, signed=True), (-127, 127), (0, 254)),
@@ -78,7 +78,7 @@ def test_operators_of_frameworks_give_the_same(name):
 
 
 def test_signed_activations_are_uint8():
-    transform, variables = calibrated(Quantizer(bits=8, symmetric=True, signed=True))
+    transform, variables = calibrated(NNCFQuantizer(bits=8, symmetric=True, signed=True))
     _, values = as_fixed(ACTIVATION, transform, variables)
     assert values["zero_point"].value.item() == 128
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nncf_ext.calibration.initialization import pieces
+from nncf_ext.calibration.initialization import micro_batches
 from nncf_ext.calibration.trials import first_part, search
 from nncf_ext.errors import ConfigError
 from nncf_ext.nncf_config import NNCFConfig
@@ -113,13 +113,13 @@ def test_batches_are_taken_two_samples_at_a_time():
         {"scale": 3, "mask": np.ones((1, 2))},
         ["a", "b", "c", "d", "e"],
     )
-    found = list(pieces(batch, 5))
+    found = list(micro_batches(batch, 5))
     assert [part[2] for part in found] == [["a", "b"], ["c", "d"], ["e"]]
     (images, (first, second)), rest, _ = found[1]
     assert images.tolist() == [[4, 5], [6, 7]] and first.tolist() == [2, 3] and second.shape == (2, 1)
     assert rest["scale"] == 3 and rest["mask"].shape == (1, 2)
     boxes = [{"boxes": np.ones((k, 4))} for k in (2, 1)]
-    assert [part[1] for part in pieces((np.ones((2, 3)), boxes), 2, size=1)] == [boxes[:1], boxes[1:]]
+    assert [part[1] for part in micro_batches((np.ones((2, 3)), boxes), 2, size=1)] == [boxes[:1], boxes[1:]]
 
 
 def test_tolerance_is_relative():

@@ -9,12 +9,12 @@ from nncf_ext.graph import Graph, Node, Site
 from nncf_ext.nncf_config import NNCFConfig
 from nncf_ext.quantization.precision.adjacency import Group, groups, operators_of
 from nncf_ext.quantization.precision.choice import choices_for, supported_bits
-from nncf_ext.quantization.quantizers import Quantizer
+from nncf_ext.quantization.quantizers import NNCFQuantizer
 from tests.core.test_placement import conv, network, residual_block
 
 
 def quantizer(*sites: str, operators: tuple[str, ...] = (), **settings) -> Edit:
-    transform = Quantizer(**{"bits": 8, "symmetric": True, **settings})
+    transform = NNCFQuantizer(**{"bits": 8, "symmetric": True, **settings})
     return Edit(tuple(map(Site.parse, sites)), transform, "quantization", operators=operators)
 
 

@@ -241,7 +241,7 @@ def test_plan_and_its_statistics():
     assert "in groups" in reasons["grouped"] and "Gather: product codes are for" in reasons["table"]
     assert reasons["last"] == "code books of 40 x 2 would be no shorter than its 320 weights"  # of 40 sub-vectors each
     assert reasons["narrow"] == "a convolution in groups: its outputs do not read the same inputs"  # of 6 channels it reads 3
-    report = own.outlook(graph, plan.edits).report
+    report = own.plan_summary(graph, plan.edits).report
     assert [layer.bits for layer in report.layers] == [32 * 6 * 8 + 2 * 72 * 3, 32 * 8 * 32 + 2 * 40 * 5]
     assert report.layers[0].multiply_adds == 64 * 6 * 8 + 64 * 9 * 8 * 2 and not report.coded
 

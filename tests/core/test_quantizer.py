@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 from nncf_ext import numerics
 from nncf_ext import numpy_xp as xp
 from nncf_ext.edits import Range
-from nncf_ext.quantization.quantizers import Quantizer
+from nncf_ext.quantization.quantizers import NNCFQuantizer
 
 values = arrays(np.float32, st.integers(1, 30), elements=st.floats(-8, 8, width=32))
 bits = st.integers(2, 8)
@@ -17,7 +17,7 @@ bits = st.integers(2, 8)
 
 def quantizer(low, high, **settings):
     seen = Range(np.array([low], np.float32), np.array([high], np.float32))
-    transform, variables = Quantizer(**settings).calibrate((5,), seen)
+    transform, variables = NNCFQuantizer(**settings).calibrate((5,), seen)
     return transform, {name: var.value for name, var in variables.items()}
 
 
@@ -34,7 +34,7 @@ def quantizer(low, high, **settings):
     ],
 )
 def test_levels(settings, levels):
-    assert Quantizer(**settings).levels == levels
+    assert NNCFQuantizer(**settings).levels == levels
 
 
 def test_two_bits_by_hand():
@@ -89,15 +89,15 @@ def test_codes_and_values_agree(x, bits):
 def test_per_channel_equals_a_loop_over_channels():
     x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
     low, high = x.min(1, keepdims=True), x.max(1, keepdims=True)
-    whole, variables = Quantizer(bits=8, symmetric=True, channel_axis=0).calibrate((3, 4), Range(low, high))
+    whole, variables = NNCFQuantizer(bits=8, symmetric=True, channel_axis=0).calibrate((3, 4), Range(low, high))
     y = whole.apply(xp, x, {n: v.value for n, v in variables.items()}, False)
     for i in range(3):
-        one, own = Quantizer(bits=8, symmetric=True, signed=True).calibrate((4,), Range(low[i], high[i]))
+        one, own = NNCFQuantizer(bits=8, symmetric=True, signed=True).calibrate((4,), Range(low[i], high[i]))
         assert y[i].tolist() == one.apply(xp, x[i], {n: v.value for n, v in own.items()}, False).tolist()
 
 
 def test_a_dead_channel_gets_a_usable_range():
     x = np.array([[0.0, 0.0], [2.0, -1.0]], np.float32)
     seen = Range(x.min(1, keepdims=True), x.max(1, keepdims=True))
-    _, variables = Quantizer(bits=8, symmetric=True, channel_axis=0).calibrate((2, 2), seen)
+    _, variables = NNCFQuantizer(bits=8, symmetric=True, channel_axis=0).calibrate((2, 2), seen)
     assert variables["scale"].value.ravel() == pytest.approx([0.02, 2.0])

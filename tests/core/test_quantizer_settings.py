@@ -10,9 +10,9 @@ from nncf_ext import ConfigError, NNCFConfig
 from nncf_ext.algorithms.quantization import Quantization
 from nncf_ext.edits import Plan
 from nncf_ext.graph import Graph, Node, Site
-from nncf_ext.quantization.names import is_of_place, last_word
+from nncf_ext.quantization.names import is_of_place, precedence
 from nncf_ext.quantization.nncf_rules import allowed
-from nncf_ext.quantization.quantizers import Quantizer
+from nncf_ext.quantization.quantizers import NNCFQuantizer
 from tests.core.test_placement import conv, gemm, network, residual_block
 
 
@@ -24,9 +24,9 @@ def plan(graph: Graph, device: str = "ANY", **keys: Any) -> Plan:
     return quantization(**keys).plan(graph, device)
 
 
-def at(plan: Plan, site: str) -> Quantizer:
+def at(plan: Plan, site: str) -> NNCFQuantizer:
     (edit,) = plan.at(Site.parse(site))
-    assert isinstance(edit.transform, Quantizer)
+    assert isinstance(edit.transform, NNCFQuantizer)
     return edit.transform
 
 
@@ -133,7 +133,7 @@ def test_the_more_exact_scope_and_then_the_later_one_has_the_last_word_on_each_k
 
 def test_order_of_scopes() -> None:
     names = ["a|OUTPUT", r"{re}b\|INPUT0", "a", "{re}a|b"]
-    assert sorted(names, key=last_word) == ["{re}a|b", "a", r"{re}b\|INPUT0", "a|OUTPUT"]
+    assert sorted(names, key=precedence) == ["{re}a|b", "a", r"{re}b\|INPUT0", "a|OUTPUT"]
     assert [is_of_place(name) for name in names] == [True, True, False, False]
 
 

@@ -22,7 +22,7 @@ from nncf_ext.quantization.quantizers.groups import GroupQuantizer
 from nncf_ext.quantization.quantizers.lsq import LSQ, LSQPlus, gradient_scale
 from nncf_ext.quantization.quantizers.pact import PACT
 from nncf_ext.quantization.quantizers.stretched_elastic import StretchedElastic
-from nncf_ext.quantization.quantizers.uniform import Quantizer
+from nncf_ext.quantization.quantizers.uniform import NNCFQuantizer
 from tests.contract.references.quantizers import VJPS
 from tests.core.test_placement import conv, network
 from tests.core.test_quantizer_settings import plan, quantization
@@ -72,7 +72,7 @@ def test_lsq_plus_starts_activations_where_the_squared_error_is_least():
     low, high = float(grid.low[0]), float((grid.low + grid.step * 15)[0])
     assert -0.8 < low < -0.3 and high < 8.5
     error = np.square(transform.apply(xp, x, variables, False) - x).sum()
-    by_range, own = made(Quantizer(bits=4, symmetric=False), x)
+    by_range, own = made(NNCFQuantizer(bits=4, symmetric=False), x)
     assert error < np.square(by_range.apply(xp, x, own, False) - x).sum()
 
 
@@ -171,7 +171,7 @@ def test_groups_are_ranges_of_their_own(axis, symmetric):
     for part in (slice(0, 32), slice(32, 64)):
         piece = w[part] if axis == 0 else w[:, part]
         low, high = piece.min(axis, keepdims=True), piece.max(axis, keepdims=True)
-        one, own = Quantizer(bits=4, symmetric=symmetric, signed=symmetric, channel_axis=1 - axis).calibrate(
+        one, own = NNCFQuantizer(bits=4, symmetric=symmetric, signed=symmetric, channel_axis=1 - axis).calibrate(
             piece.shape, Range(np.minimum(low, 0), np.maximum(high, 0))
         )
         found_piece = one.apply(xp, piece, {name: var.value for name, var in own.items()}, False)
@@ -289,17 +289,17 @@ def test_what_no_config_says(keys, words):
 def test_words_and_statistics_of_a_plan():
     overrides = {"weights": {"fc": {"quantizer": "nncf", "bits": 4, "group_size": 32}}}
     algorithm = quantization(weights={"quantizer": "lsq"}, activations={"quantizer": "pact"}, scope_overrides=overrides)
-    outlook = algorithm.outlook(lenet(), algorithm.plan(lenet(), "ANY").edits)
-    words = {str(site): text for site, text in outlook.at.items()}
+    plan_summary = algorithm.plan_summary(lenet(), algorithm.plan(lenet(), "ANY").edits)
+    words = {str(site): text for site, text in plan_summary.at.items()}
     assert words["stem|weight"] == "int8 (7 bits used) symmetric per channel, learned step"
     assert words["fc|weight"] == "int4 symmetric per group of 32 inputs"
     assert words["relu|output"] == "int8 symmetric per tensor, learned clipping"
-    assert outlook.report.quantizers["weights", 4, "symmetric", "per-group"] == 1
+    assert plan_summary.report.quantizers["weights", 4, "symmetric", "per-group"] == 1
 
 
 def test_an_override_that_names_a_quantizer_leaves_the_settings_of_the_other_behind():
     weights = {"quantizer": "stretched_elastic", "levels": 3}
     found = plan(lenet(), weights=weights, scope_overrides={"weights": {"fc": {"quantizer": "nncf", "bits": 4}}})
     kinds = {str(edit.site): edit.transform for edit in found if edit.site.is_parameter}
-    assert isinstance(kinds["stem|weight"], StretchedElastic) and isinstance(kinds["fc|weight"], Quantizer)
+    assert isinstance(kinds["stem|weight"], StretchedElastic) and isinstance(kinds["fc|weight"], NNCFQuantizer)
     assert kinds["fc|weight"].bits == 4

@@ -7,7 +7,7 @@ from nncf_ext.channels.removal import joint, remaining
 from nncf_ext.edits import Edit, Removal
 from nncf_ext.errors import ConfigError
 from nncf_ext.graph import INPUT, OUTPUT, Edge, Graph, Node, Parameter, Site
-from nncf_ext.quantization.quantizers import Quantizer
+from nncf_ext.quantization.quantizers import NNCFQuantizer
 
 
 def conv(name, outputs, inputs, **attrs):
@@ -57,7 +57,7 @@ REMOVALS = (
 
 def left(site, axis, removals=REMOVALS, shape=None):
     """Of a quantizer's scales 0, 1, 2, ... along `axis` at a site."""
-    edit = Edit((Site.parse(site),), Quantizer(bits=8, symmetric=True, channel_axis=axis), "quantization")
+    edit = Edit((Site.parse(site),), NNCFQuantizer(bits=8, symmetric=True, channel_axis=axis), "quantization")
     size = BEFORE.shape_of(edit.site)[axis] if axis is not None else 1
     values = np.arange(size, dtype=np.float32).reshape([size if a == axis else 1 for a in range(len(BEFORE.shape_of(edit.site)))])
     value = remaining(edit, {"scale": values}, BEFORE, AFTER, removals)["scale"].value

@@ -101,7 +101,7 @@ def test_select_keeps_the_order():
 )
 def test_a_scope_that_matches_nothing(ignored, target, message):
     with pytest.raises(ConfigError) as caught:
-        select(NAMES, ignored, target, where="compression[0]")
+        select(NAMES, ignored, target, json_path="compression[0]")
     assert str(caught.value).startswith(message)
 
 

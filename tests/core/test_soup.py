@@ -20,7 +20,7 @@ from nncf_ext.checkpoint import TensorFile, load_checkpoint, save_checkpoint, sa
 from nncf_ext.data import ModelInputs
 from nncf_ext.edits import Edit, Plan
 from nncf_ext.graph import Site
-from nncf_ext.quantization.quantizers import Quantizer
+from nncf_ext.quantization.quantizers import NNCFQuantizer
 from nncf_ext.soup import SoupError, Trial, WeightAverage, make_soup, uniform, wise_ft
 from nncf_ext.soup.ingredients import ingredient
 from nncf_ext.soup.learning import Shares, layer_of
@@ -109,7 +109,7 @@ def test_half_precision_stays_and_does_not_overflow():
 
 def test_ranges_of_quantizers_are_averaged():
     pair = [
-        compressed(Quantizer(bits=8, symmetric=True, signed=True), {"scale": np.full((1, 1), s, np.float32)}, np.eye(2))
+        compressed(NNCFQuantizer(bits=8, symmetric=True, signed=True), {"scale": np.full((1, 1), s, np.float32)}, np.eye(2))
         for s in (1.0, 2.0)
     ]
     for one in pair:
@@ -250,7 +250,7 @@ def test_mistakes_name_ingredient_tensor_and_numbers():
     with pytest.raises(SoupError, match="ingredient 1 has no compression state, ingredient 2 has one"):
         uniform([masked(np.ones((2, 2))).tensors, masked(np.ones((2, 2)))])
     four, eight = (
-        compressed(Quantizer(bits=bits, symmetric=True, signed=True), {"scale": np.ones((1, 1), np.float32)}, np.eye(2))
+        compressed(NNCFQuantizer(bits=bits, symmetric=True, signed=True), {"scale": np.ones((1, 1), np.float32)}, np.eye(2))
         for bits in (4, 8)
     )
     with pytest.raises(SoupError, match="ingredient 2 has another plan than ingredient 1: quantizer at .* bits 8, expected 4"):

@@ -17,7 +17,7 @@ from nncf_ext_tensorflow.variables import HOLDER
 from nncf_ext.algorithms.magnitude_sparsity import BinaryMask
 from nncf_ext.edits import QUANTIZE, Edit, Plan, Transform, Var
 from nncf_ext.graph import Site
-from nncf_ext.quantization.quantizers import Quantizer
+from nncf_ext.quantization.quantizers import NNCFQuantizer
 from tests.keras_training import compile_model
 
 ADAPTER = KerasAdapter()
@@ -209,10 +209,10 @@ def edits_of_all_kinds(model, example=None):
             site = Site(node.name, "weight")
             edits.append((Edit((site,), BinaryMask(), "magnitude_sparsity"), weight.shape))
             axis = weight.channel_axis
-            transform = Quantizer(bits=8, symmetric=True, signed=True, narrow=True, channel_axis=axis)
+            transform = NNCFQuantizer(bits=8, symmetric=True, signed=True, narrow=True, channel_axis=axis)
             edits.append((Edit((site,), transform, "quantization"), weight.shape))
             activation = Site(node.name, "input:0")
-            transform = Quantizer(bits=8, symmetric=False, signed=False)
+            transform = NNCFQuantizer(bits=8, symmetric=False, signed=False)
             edits.append((Edit((activation,), transform, "quantization"), traced.graph.shape_of(activation)))
     values = {edit.key: edit.transform.calibrate(shape, None)[1] for edit, shape in edits}
     return traced, Plan(tuple(edit for edit, _ in edits)), values

@@ -83,7 +83,7 @@ def test_connections_are_constant_and_start_from_nothing(name):
     for number in range(13):
         ctrl.scheduler.step()
         step(*batch(number))
-        ctrl.settle()
+        ctrl.after_optimizer_step()
         for (parameter, mask), old, count in zip(layers(ctrl), before, counts, strict=True):
             assert int(mask.sum()) == count
             assert (mask != old).any() == (number in (3, 6, 9))
@@ -115,7 +115,7 @@ def test_eager_compiled_and_fit_train_alike():
             for pair in data:
                 ctrl.scheduler.step()
                 step(*pair)
-            ctrl.settle()
+            ctrl.after_optimizer_step()
         runs[kind] = [(parameter.numpy(), mask) for parameter, mask in layers(ctrl)]
     for kind in ("compiled", "fit"):
         for (ours, mask), (theirs, other) in zip(runs["eager"], runs[kind], strict=True):
@@ -153,7 +153,7 @@ def test_resuming_in_the_middle_has_the_same_bits(method, tmp_path):
     ctrl.save_checkpoint(tmp_path / "half.safetensors")
     state, moments = ctrl.get_compression_state(), [variable.numpy() for variable in optimizer.variables]
     epochs(ctrl, step, range(1, 4))
-    ctrl.settle()
+    ctrl.after_optimizer_step()
 
     resumed, again = compressed(state=state, method=method)
     resumed.load_checkpoint(tmp_path / "half.safetensors")
@@ -162,7 +162,7 @@ def test_resuming_in_the_middle_has_the_same_bits(method, tmp_path):
     for variable, value in zip(other.variables, moments, strict=True):
         variable.assign(value)
     epochs(resumed, tf.function(step_of(resumed, again, other)), range(1, 4))
-    resumed.settle()
+    resumed.after_optimizer_step()
     for ours, theirs in zip(model.weights, again.weights, strict=True):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy(), err_msg=ours.path)
 

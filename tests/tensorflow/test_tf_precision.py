@@ -67,7 +67,7 @@ def test_evaluation_gives_everything_back():
     model.compile("sgd", "mse")
     x, y = np.zeros((8, 5), np.int32), np.zeros((8, 2), np.float32)
     before = [variable.numpy() for variable in model.variables]
-    with KerasAdapter().evaluation(model):
+    with KerasAdapter().preserving_state(model):
         model.fit(x, y, verbose=0)
     assert all((a == b.numpy()).all() for a, b in zip(before, model.variables, strict=True))
 

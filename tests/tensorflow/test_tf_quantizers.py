@@ -10,7 +10,7 @@ from nncf_ext_tensorflow import create_compressed_model, register_default_init_a
 
 from nncf_ext import ConfigError, NNCFConfig
 from nncf_ext.quantization.quantizers.groups import GroupQuantizer
-from nncf_ext.quantization.quantizers.uniform import Quantizer
+from nncf_ext.quantization.quantizers.uniform import NNCFQuantizer
 from tests.quantizer_exports import EXPORTS
 
 
@@ -67,7 +67,7 @@ def test_a_group_is_quantized_as_a_weight_of_its_own(symmetric):
     rng = np.random.default_rng(0)
     weight, g = (rng.normal(size=(64, 5)).astype(np.float32) for _ in range(2))
     groups = GroupQuantizer(bits=4, symmetric=symmetric, group_size=32, axis=0)
-    single = Quantizer(bits=4, symmetric=symmetric, signed=symmetric, channel_axis=1)
+    single = NNCFQuantizer(bits=4, symmetric=symmetric, signed=symmetric, channel_axis=1)
     size = rng.uniform(1, 2, (2, 5)).astype(np.float32)
     start = {"scale": size} if symmetric else {"low": -0.6 * size, "span": size}
 

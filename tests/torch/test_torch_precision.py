@@ -84,7 +84,7 @@ def test_evaluation_gives_everything_back():
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     model[0].eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(RuntimeError, match="user"), TorchAdapter().evaluation(model):
+    with pytest.raises(RuntimeError, match="user"), TorchAdapter().preserving_state(model):
         assert not torch.is_grad_enabled()
         model.train()(torch.randn(8, 2))
         with torch.no_grad():

@@ -9,7 +9,7 @@ from torch import nn
 
 from nncf_ext import ConfigError, NNCFConfig
 from nncf_ext.quantization.quantizers.groups import GroupQuantizer
-from nncf_ext.quantization.quantizers.uniform import Quantizer
+from nncf_ext.quantization.quantizers.uniform import NNCFQuantizer
 from tests.quantizer_exports import EXPORTS
 
 
@@ -84,7 +84,7 @@ def test_a_group_is_quantized_as_a_weight_of_its_own(symmetric):
     rng = np.random.default_rng(0)
     weight, g = (torch.tensor(rng.normal(size=(5, 64)), dtype=torch.float32) for _ in range(2))
     groups = GroupQuantizer(bits=4, symmetric=symmetric, group_size=32, axis=1)
-    single = Quantizer(bits=4, symmetric=symmetric, signed=symmetric, channel_axis=0)
+    single = NNCFQuantizer(bits=4, symmetric=symmetric, signed=symmetric, channel_axis=0)
     size = torch.tensor(rng.uniform(1, 2, (5, 2)), dtype=torch.float32)
     start = {"scale": size} if symmetric else {"low": -0.6 * size, "span": size}
 

@@ -19,7 +19,7 @@ from nncf_ext.quantization.precision.dump import can_draw, draw_autoq, write
 from nncf_ext.report import progress
 
 if TYPE_CHECKING:
-    from nncf_ext.algorithm import Prospect
+    from nncf_ext.algorithm import PlanningContext
 
 FLOAT_BITS = 32
 
@@ -28,24 +28,25 @@ def autoq(
     settings: PrecisionInit,
     choices: Choices,
     with_bits: Callable[[Mapping[str, int]], Plan],
-    prospect: Prospect,
-    where: str,
+    context: PlanningContext,
+    json_path: str,
 ) -> dict[str, int]:
     """Edit key -> bits, of weights and of the activations that meet them."""
     if settings.dump_init_precision_data:
-        can_draw(where)
-    score = scorer(prospect, settings.eval_subset_ratio, where, "autoq")
+        can_draw(json_path)
+    score = scorer(context, settings.eval_subset_ratio, json_path, "autoq")
     order = [edit.key for edit in with_bits({}) if edit.key in choices.uses]
-    sizes = {key: math.prod(prospect.graph.shape_of(edit.site)) for edit in with_bits({}) if (key := edit.key) in choices.uses}
+    sizes = {key: math.prod(context.graph.shape_of(edit.site)) for edit in with_bits({}) if (key := edit.key) in choices.uses}
     options = {key: choices.options[key] for key in order}
     smallest = size_ratio({key: options[key][0] for key in order}, sizes)
     if settings.ratio < smallest * (1 - 1e-9):
         raise ConfigError(
-            f"{where}.compression_ratio: found {settings.ratio:g}, expected at least {smallest:.4g}, which is the model with the "
+            f"{json_path}.compression_ratio: found {settings.ratio:g}, expected at least {smallest:.4g}, "
+            "which is the model with the "
             "fewest bits everywhere"
         )
-    with prospect.adapter.evaluation(prospect.model):
-        float_score = score(prospect.model)
+    with context.adapter.preserving_state(context.model):
+        float_score = score(context.model)
     unit = 10 ** -math.floor(math.log10(abs(float_score))) if float_score else 1
     known: dict[tuple[int, ...], float] = {}
     trials: list[dict[str, Any]] = []
@@ -54,7 +55,7 @@ def autoq(
         bits = within_size(proposed, options, sizes, settings.ratio)
         choice = tuple(bits.values())
         if choice not in known:
-            with prospect.trial(with_bits(choices.with_activations(bits))) as model:
+            with context.trial(with_bits(choices.with_activations(bits))) as model:
                 known[choice] = score(model)
             trials.append({"score": known[choice], "size_ratio": size_ratio(bits, sizes), "bits": bits})
         return known[choice] * unit
@@ -71,7 +72,7 @@ def autoq(
             "bitwidth_per_scope": [[bits[edit.key], edit.key.rpartition("|")[0]] for edit in with_bits(bits) if edit.key in bits],
             "trials": trials,
         }
-        write(prospect.log_dir, "autoq", found, draw_autoq, where)
+        write(context.log_dir, "autoq", found, draw_autoq, json_path)
     return bits
 
 

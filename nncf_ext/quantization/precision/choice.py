@@ -10,47 +10,47 @@ from nncf_ext.config.precision import PrecisionInit
 from nncf_ext.edits import Edit, Plan
 from nncf_ext.errors import ConfigError
 from nncf_ext.graph import Graph
-from nncf_ext.quantization.names import by_place, meant
+from nncf_ext.quantization.names import by_place, select_quantizers
 from nncf_ext.quantization.nncf_rules import allowed
 from nncf_ext.quantization.precision.adjacency import groups, operators_of
 from nncf_ext.quantization.precision.assignment import Choices, Use
 
 if TYPE_CHECKING:
-    from nncf_ext.algorithm import Prospect
+    from nncf_ext.algorithm import PlanningContext
 
 
 def choose_bits(
     settings: PrecisionInit,
     quantizers: tuple[Edit, ...],
     with_bits: Callable[[Mapping[str, int]], Plan],
-    prospect: Prospect,
-    where: str,
+    context: PlanningContext,
+    json_path: str,
 ) -> dict[str, int]:
     """Edit key -> bits, of the quantizers whose bits `hawq` or `autoq` chooses; the others keep theirs.
 
     with_bits: the whole plan with those bits. where: JSON path of `settings`. ConfigError for what cannot be had.
     """
     operators = operators_of(quantizers)
-    supported = supported_bits(prospect.graph, quantizers, operators, prospect.target_device)
-    choices = choices_for(prospect.graph, quantizers, settings, operators, supported, where)
+    supported = supported_bits(context.graph, quantizers, operators, context.target_device)
+    choices = choices_for(context.graph, quantizers, settings, operators, supported, json_path)
     if not choices.weights:
-        raise ConfigError(f"{where}: found no quantized weight, expected some to choose bits for")
+        raise ConfigError(f"{json_path}: found no quantized weight, expected some to choose bits for")
     to_choose_from = {bits for key in choices.weights for bits in choices.options[key]}
     if to_choose_from == {8} != set(settings.bits):
-        raise ConfigError(f"{where}.bits: target_device {prospect.target_device} has 8 bits only, expected NPU, ANY or TRIAL")
+        raise ConfigError(f"{json_path}.bits: target_device {context.target_device} has 8 bits only, expected NPU, ANY or TRIAL")
     if settings.type == "hawq":
         from nncf_ext.quantization.precision.hawq import hawq
 
-        return hawq(settings, choices, with_bits, prospect, where)
+        return hawq(settings, choices, with_bits, context, json_path)
     from nncf_ext.quantization.precision.autoq import autoq
 
-    return autoq(settings, choices, with_bits, prospect, where)
+    return autoq(settings, choices, with_bits, context, json_path)
 
 
-def manual_bits(settings: PrecisionInit, quantizers: Sequence[Edit], graph: Graph, device: str, where: str) -> dict[str, int]:
+def manual_bits(settings: PrecisionInit, quantizers: Sequence[Edit], graph: Graph, device: str, json_path: str) -> dict[str, int]:
     """Edit key -> bits, as `settings` of the type `manual` say. ConfigError for what cannot be had."""
     supported = supported_bits(graph, quantizers, operators_of(quantizers), device)
-    return bits_by_hand(settings.bitwidth_per_scope, quantizers, supported, device, where)
+    return bits_by_hand(settings.bitwidth_per_scope, quantizers, supported, device, json_path)
 
 
 def supported_bits(
@@ -77,14 +77,14 @@ def bits_by_hand(
     quantizers: Sequence[Edit],
     supported: Mapping[str, tuple[int, ...] | None],
     device: str,
-    where: str,
+    json_path: str,
 ) -> dict[str, int]:
     """Edit key -> bits, as `bitwidth_per_scope` says. ConfigError for a scope without a quantizer, or bits the device lacks."""
     names = {edit.key: by_place(edit) for edit in quantizers}
     chosen: dict[str, int] = {}
     for index, (bits, scope) in enumerate(pairs):
-        path = f"{where}.bitwidth_per_scope[{index}]"
-        for key in meant(scope, names, path):
+        path = f"{json_path}.bitwidth_per_scope[{index}]"
+        for key in select_quantizers(scope, names, path):
             known = supported[key]
             if known is not None and bits not in known:
                 raise ConfigError(
@@ -101,7 +101,7 @@ def choices_for(
     settings: PrecisionInit,
     operators: Mapping[str, frozenset[str]],
     supported: Mapping[str, tuple[int, ...] | None],
-    where: str,
+    json_path: str,
 ) -> Choices:
     """What may be chosen: of `settings.bits`, what the device has; the most that it has where that leaves nothing."""
     wanted = tuple(sorted(set(settings.bits)))
@@ -115,7 +115,7 @@ def choices_for(
         common = tuple(bits for bits in options[keys[0]] if all(bits in options[key] for key in keys))
         if not common:
             raise ConfigError(
-                f"{where}.bitwidth_assignment_mode: strict needs a number of bits that all quantizers around "
+                f"{json_path}.bitwidth_assignment_mode: strict needs a number of bits that all quantizers around "
                 f"{keys[0].rpartition('|')[0]} have, found {', '.join(sorted({str(list(options[key])) for key in keys}))}"
             )
         options.update(dict.fromkeys(keys, common))

@@ -12,13 +12,13 @@ from nncf_ext.errors import ConfigError
 from nncf_ext.files.writing import replacing, write_text
 
 
-def can_draw(where: str) -> None:
+def can_draw(json_path: str) -> None:
     """ConfigError, before any work is done, where the picture cannot be made."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise ConfigError(f"{where}.dump_init_precision_data: matplotlib is not installed: pip install matplotlib")
+        raise ConfigError(f"{json_path}.dump_init_precision_data: matplotlib is not installed: pip install matplotlib")
 
 
-def write(folder: Path, name: str, found: Mapping[str, Any], draw: Callable[[Any, Any], None], where: str) -> None:
+def write(folder: Path, name: str, found: Mapping[str, Any], draw: Callable[[Any, Any], None], json_path: str) -> None:
     """`<name>_precision.json` and, drawn by `draw(axes, found)`, `<name>_precision.png`, in a folder that is made if need be."""
     from matplotlib.figure import Figure
 
@@ -30,7 +30,7 @@ def write(folder: Path, name: str, found: Mapping[str, Any], draw: Callable[[Any
         with replacing(folder / f"{name}_precision.png") as path:
             figure.savefig(path)
     except OSError as error:
-        raise ConfigError(f"{where}.dump_init_precision_data: cannot write into log_dir {folder}: {error}") from None
+        raise ConfigError(f"{json_path}.dump_init_precision_data: cannot write into log_dir {folder}: {error}") from None
 
 
 def draw_hawq(axes: Any, found: Mapping[str, Any]) -> None:

@@ -26,28 +26,28 @@ from nncf_ext.quantization.precision.traces_file import read_traces
 from nncf_ext.report import progress
 
 if TYPE_CHECKING:
-    from nncf_ext.algorithm import Prospect
+    from nncf_ext.algorithm import PlanningContext
 
 
 def hawq(
     settings: PrecisionInit,
     choices: Choices,
     with_bits: Callable[[Mapping[str, int]], Plan],
-    prospect: Prospect,
-    where: str,
+    context: PlanningContext,
+    json_path: str,
 ) -> dict[str, int]:
     """Edit key -> bits, of weights and of the activations that meet them."""
     if settings.dump_init_precision_data:
-        can_draw(where)
+        can_draw(json_path)
     lowest, highest = choices.ratio(choices.most), choices.ratio(fewest_operations(choices))
     if not lowest * (1 - 1e-6) <= settings.ratio <= highest * (1 + 1e-6):
         raise ConfigError(
-            f"{where}.compression_ratio: found {settings.ratio:g}, expected from {lowest:.4g} to {highest:.4g}, "
+            f"{json_path}.compression_ratio: found {settings.ratio:g}, expected from {lowest:.4g} to {highest:.4g}, "
             "which is what the bits to choose from give on this model"
         )
     edits = {edit.key: edit for edit in with_bits({}) if edit.key in choices.uses}  # in the order of the plan
-    traces = dict(zip(edits, _traces(settings, list(edits.values()), prospect, where), strict=True))
-    perturbations = _perturbations(choices, with_bits, prospect)
+    traces = dict(zip(edits, _traces(settings, list(edits.values()), context, json_path), strict=True))
+    perturbations = _perturbations(choices, with_bits, context)
     # A negative second derivative (the model is at no minimum) is no reason to want rounding errors.
     damage = {key: {bits: abs(traces[key]) * size for bits, size in perturbations[key].items()} for key in choices.weights}
     bits = choices.with_activations(least_damage(choices, damage, min(settings.ratio, highest)))
@@ -59,7 +59,7 @@ def hawq(
             "perturbations": {_name(key): perturbations[key] for key in edits},
             "bitwidth_per_scope": [[bits[edit.key], _name(edit.key)] for edit in with_bits(bits) if edit.key in bits],
         }
-        write(prospect.log_dir, "hawq", found, draw_hawq, where)
+        write(context.log_dir, "hawq", found, draw_hawq, json_path)
     return bits
 
 
@@ -68,49 +68,52 @@ def _name(key: str) -> str:
     return key.rpartition("|")[0]
 
 
-def _traces(settings: PrecisionInit, edits: list[Edit], prospect: Prospect, where: str) -> np.ndarray:
+def _traces(settings: PrecisionInit, edits: list[Edit], context: PlanningContext, json_path: str) -> np.ndarray:
     """Mean second derivative of each weight: from a file, or computed on the registered data."""
     if settings.traces_per_layer_path is not None:
         names = [_name(edit.key) for edit in edits]
         path = Path(settings.traces_per_layer_path)
-        return read_traces(path, names, prospect.adapter.read_tensor, f"{where}.traces_per_layer_path")
-    data: QuantizationPrecisionInitArgs | None = prospect.extra(QuantizationPrecisionInitArgs)
+        return read_traces(path, names, context.adapter.read_tensor, f"{json_path}.traces_per_layer_path")
+    data: QuantizationPrecisionInitArgs | None = context.extra(QuantizationPrecisionInitArgs)
     if data is None:
         raise ConfigError(
-            f"{where}: hawq needs the loss on labelled data: give register_default_init_args a criterion, or set "
+            f"{json_path}: hawq needs the loss on labelled data: give register_default_init_args a criterion, or set "
             "traces_per_layer_path"
         )
-    batches = _first_batches(data, settings.num_data_points, prospect, where)
+    batches = _first_batches(data, settings.num_data_points, context, json_path)
     sites = [edit.site for edit in edits]
-    products = prospect.adapter.hessian_products(prospect.model, prospect.traced, sites, data.loss)
-    shapes = [prospect.graph.shape_of(site) for site in sites]
+    products = context.adapter.hessian_products(context.model, context.traced, sites, data.loss)
+    shapes = [context.graph.shape_of(site) for site in sites]
     rounds = progress(range(settings.iterations), settings.iterations, "second derivatives", lambda _: 1)
     try:
         traces = mean_traces(products, shapes, batches, settings.tolerance, rounds)
     except Exception as error:
         raise ConfigError(
-            f"{where}: the second derivatives of the loss cannot be computed on the registered data: {str(error).splitlines()[0]}"
+            f"{json_path}: the second derivatives of the loss cannot be computed on the registered data: "
+            f"{str(error).splitlines()[0]}"
         ) from error
     if not np.isfinite(traces).all():
-        raise ConfigError(f"{where}: the second derivatives of the loss are not finite: check the data and the model's weights")
+        raise ConfigError(
+            f"{json_path}: the second derivatives of the loss are not finite: check the data and the model's weights"
+        )
     return traces
 
 
 def _first_batches(
-    data: QuantizationPrecisionInitArgs, points: int, prospect: Prospect, where: str
+    data: QuantizationPrecisionInitArgs, points: int, context: PlanningContext, json_path: str
 ) -> list[tuple[tuple[Any, Any], int]]:
     """As many batches as `points` fill, at least one, each with its number of samples."""
     batches = iter(data.batches())
     first = next(batches, None)
     if first is None:
-        raise ConfigError(f"{where}: the data loader gave no batch")
-    size = prospect.adapter.batch_size(first[0])
+        raise ConfigError(f"{json_path}: the data loader gave no batch")
+    size = context.adapter.batch_size(first[0])
     kept = [first, *itertools.islice(batches, max(points // size, 1) - 1)]
-    return [(batch, prospect.adapter.batch_size(batch[0])) for batch in kept]
+    return [(batch, context.adapter.batch_size(batch[0])) for batch in kept]
 
 
 def _perturbations(
-    choices: Choices, with_bits: Callable[[Mapping[str, int]], Plan], prospect: Prospect
+    choices: Choices, with_bits: Callable[[Mapping[str, int]], Plan], context: PlanningContext
 ) -> dict[str, dict[int, float]]:
     """|Q(W) - W|^2 of each weight at each number of bits that it may have, on the grid that it would start with."""
     found: dict[str, dict[int, float]] = {key: {} for key in choices.weights}
@@ -118,8 +121,8 @@ def _perturbations(
         for edit in with_bits({key: bits for key in choices.weights if bits in choices.options[key]}):
             if edit.key not in found or bits not in choices.options[edit.key]:
                 continue
-            weight = prospect.adapter.parameter(prospect.model, prospect.traced, edit.site)
-            transform, variables = edit.transform.calibrate(weight.shape, prospect.ranges.get(edit.key))
+            weight = context.adapter.parameter(context.model, context.traced, edit.site)
+            transform, variables = edit.transform.calibrate(weight.shape, context.ranges.get(edit.key))
             values = {name: var.value for name, var in variables.items()}
             rounded = transform.apply(numpy_xp, weight, values, False)
             found[edit.key][bits] = float(np.sum(np.square(rounded - weight, dtype=np.float64)))

@@ -21,13 +21,13 @@ _TRACES: TypeAdapter[Any] = TypeAdapter(dict[str, StrictFloat] | list[StrictFloa
 _TORCH = (".pt", ".pth", "")  # NNCF 2.x's own dump has no suffix
 
 
-def read_traces(path: Path, names: Sequence[str], read_tensor: Callable[[Path], np.ndarray], where: str) -> np.ndarray:
+def read_traces(path: Path, names: Sequence[str], read_tensor: Callable[[Path], np.ndarray], json_path: str) -> np.ndarray:
     """One number for each of `names`: by name where the file has names, else in their order.
 
     read_tensor: the framework's reader of its own files. ConfigError where the file is not there or does not fit.
     """
     if not path.is_file():
-        raise ConfigError(f"{where}: {path} is not there")
+        raise ConfigError(f"{json_path}: {path} is not there")
     try:
         with refused_as(ValueError, "it is damaged"):
             found = _read(path, read_tensor)
@@ -41,11 +41,13 @@ def read_traces(path: Path, names: Sequence[str], read_tensor: Callable[[Path], 
             raise ValueError(f"found {numbers.dtype} numbers, expected real ones")
         traces = numbers.astype(np.float64).reshape(-1)
     except (ValueError, TypeError, OSError, MemoryError) as error:
-        raise ConfigError(f"{where}: {path} cannot be used: {error}") from None
+        raise ConfigError(f"{json_path}: {path} cannot be used: {error}") from None
     if len(traces) != len(names):
-        raise ConfigError(f"{where}: {path} has {len(traces)} numbers, expected one for each of {len(names)} quantized weights")
+        raise ConfigError(
+            f"{json_path}: {path} has {len(traces)} numbers, expected one for each of {len(names)} quantized weights"
+        )
     if not np.isfinite(traces).all():
-        raise ConfigError(f"{where}: {path} has numbers that are not finite")
+        raise ConfigError(f"{json_path}: {path} has numbers that are not finite")
     return traces
 
 

@@ -15,33 +15,42 @@ from nncf_ext.quantization.quantizers.groups import GroupQuantizer
 from nncf_ext.quantization.quantizers.lsq import LSQ, LSQPlus
 from nncf_ext.quantization.quantizers.pact import PACT
 from nncf_ext.quantization.quantizers.stretched_elastic import StretchedElastic
-from nncf_ext.quantization.quantizers.uniform import Place, Quantizer, Quantizing, Uniform
+from nncf_ext.quantization.quantizers.uniform import NNCFQuantizer, QuantizerSpec, QuantizerTransform, UniformQuantizer
 
-__all__ = ["GROUPED", "QUANTIZERS", "TRANSFORMS", "Choice", "Place", "Quantizer", "Quantizing", "Uniform"]
+__all__ = [
+    "GROUPED",
+    "QUANTIZERS",
+    "TRANSFORMS",
+    "NNCFQuantizer",
+    "QuantizerFactory",
+    "QuantizerSpec",
+    "QuantizerTransform",
+    "UniformQuantizer",
+]
 
 
 @dataclass(frozen=True)
-class Choice:
+class QuantizerFactory:
     """A class of quantizers, and how one is made for a place."""
 
-    kind: type[Quantizing]
-    make: Callable[[Place], Quantizing]
+    kind: type[QuantizerTransform]
+    make: Callable[[QuantizerSpec], QuantizerTransform]
 
 
-def _of(kind: type[Quantizing]) -> Choice:
-    return Choice(kind, kind.at)
+def _of(kind: type[QuantizerTransform]) -> QuantizerFactory:
+    return QuantizerFactory(kind, kind.at)
 
 
-_LSQ, _QUANTIZER = _of(LSQ), _of(Quantizer)
-_E4M3, _E5M2 = Choice(Float8, Float8.e4m3), Choice(Float8, Float8.e5m2)
+_LSQ, _QUANTIZER = _of(LSQ), _of(NNCFQuantizer)
+_E4M3, _E5M2 = QuantizerFactory(Float8, Float8.e4m3), QuantizerFactory(Float8, Float8.e5m2)
 GROUPED = _of(GroupQuantizer)  # `nncf` with a `group_size`
 
-QUANTIZERS: Mapping[str, Mapping[str, Choice]] = MappingProxyType(
+QUANTIZERS: Mapping[str, Mapping[str, QuantizerFactory]] = MappingProxyType(
     {
         "weights": {
             "nncf": _QUANTIZER,
             "lsq": _LSQ,
-            "lsq_plus": Choice(LSQ, LSQ.of_lsq_plus),
+            "lsq_plus": QuantizerFactory(LSQ, LSQ.of_lsq_plus),
             "dorefa": _of(DoReFaWeight),
             "stretched_elastic": _of(StretchedElastic),
             "apot": _of(APoT),
@@ -60,7 +69,7 @@ QUANTIZERS: Mapping[str, Mapping[str, Choice]] = MappingProxyType(
     }
 )
 TRANSFORMS: tuple[type[Any], ...] = (
-    Quantizer,
+    NNCFQuantizer,
     LSQ,
     LSQPlus,
     PACT,

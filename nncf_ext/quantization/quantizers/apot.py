@@ -14,7 +14,7 @@ from nncf_ext import numerics
 from nncf_ext.calibration.ranges import RangeCollector
 from nncf_ext.edits import Observer, Range, Transform, Var
 from nncf_ext.encodings import Grid
-from nncf_ext.quantization.quantizers.uniform import Place, Quantizing, at_least
+from nncf_ext.quantization.quantizers.uniform import QuantizerSpec, QuantizerTransform, at_least
 
 # By the bits of a magnitude: for each term of the sum, the exponents e of the powers 2^-e that it may be, beside zero (eq. 5 with
 # two bits a term; where the bits are odd, one term has one bit).
@@ -24,7 +24,7 @@ _TERMS: Mapping[int, tuple[tuple[int, ...], ...]] = MappingProxyType(
 _START = 3  # standard deviations of the weights within the first bounds, as in the authors' code
 
 
-class APoT(Quantizing):
+class APoT(QuantizerTransform):
     """a * q, q the level nearest to w / a (of two, the smaller magnitude), w cut at -+a. Levels: sums of powers of two over the
     largest of them, and their negatives: {0, +-1/4, +-1/2, +-1} with 3 bits.
 
@@ -38,22 +38,22 @@ class APoT(Quantizing):
     mode: ClassVar[Literal["symmetric", "asymmetric"] | None] = "symmetric"
     symmetric: ClassVar[bool] = True
     takes: ClassVar[Mapping[str, tuple[Any, ...]]] = MappingProxyType(
-        {**Quantizing.takes, "mode": ("symmetric",), "bits": (2, 3, 4, 5), "signed": (True,)}
+        {**QuantizerTransform.takes, "mode": ("symmetric",), "bits": (2, 3, 4, 5), "signed": (True,)}
     )
 
     bits: Literal[2, 3, 4, 5]
     channel_axis: int | None = None
 
     @classmethod
-    def at(cls, place: Place) -> Quantizing:
-        return cls.model_validate({"bits": place.bits, "channel_axis": place.channel_axis})
+    def at(cls, spec: QuantizerSpec) -> QuantizerTransform:
+        return cls.model_validate({"bits": spec.bits, "channel_axis": spec.channel_axis})
 
     @classmethod
     def missing(cls, asked: Mapping[str, Any]) -> str | None:
         return '"bits": 2, 3, 4 or 5' if asked.get("bits") is None else None
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         return f"int{self.bits} sums of powers of two per {'tensor' if self.channel_axis is None else 'channel'}"
 
     @cached_property

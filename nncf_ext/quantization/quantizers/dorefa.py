@@ -11,10 +11,10 @@ import numpy as np
 from nncf_ext import numerics
 from nncf_ext.edits import Observer, Range, Transform, Var
 from nncf_ext.encodings import Grid
-from nncf_ext.quantization.quantizers.uniform import Place, Quantizing, Uniform
+from nncf_ext.quantization.quantizers.uniform import QuantizerSpec, QuantizerTransform, UniformQuantizer
 
 
-class DoReFaWeight(Quantizing):
+class DoReFaWeight(QuantizerTransform):
     """2 * round(n * (tanh(w) / (2 max|tanh(w)|) + 1/2)) / n - 1 with n = 2^bits - 1 (eq. 9), of the whole tensor.
 
     Its levels are the odd multiples of 1/n: zero is none of them. dw = (1 - tanh(w)^2) / max|tanh(w)|, with the maximum as a
@@ -26,12 +26,12 @@ class DoReFaWeight(Quantizing):
     symmetric: ClassVar[bool] = True
     channel_axis: ClassVar[None] = None
     takes: ClassVar[Mapping[str, tuple[Any, ...]]] = MappingProxyType(
-        {**Quantizing.takes, "mode": ("symmetric",), "per_channel": (False,), "signed": (True,)}
+        {**QuantizerTransform.takes, "mode": ("symmetric",), "per_channel": (False,), "signed": (True,)}
     )
 
     @classmethod
-    def at(cls, place: Place) -> Quantizing:
-        return cls(bits=place.bits)
+    def at(cls, spec: QuantizerSpec) -> QuantizerTransform:
+        return cls(bits=spec.bits)
 
     def observer(
         self, of_parameter: bool, kind: str = "mixed_min_max", percentiles: tuple[float, float] = (0.1, 99.9)
@@ -39,7 +39,7 @@ class DoReFaWeight(Quantizing):
         return None
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         return f"int{self.bits} of tanh per tensor, no zero"
 
     def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:
@@ -58,7 +58,7 @@ class DoReFaWeight(Quantizing):
         return numerics.straight_through(xp, codes * float(np.float32(1) / np.float32(n)), share)
 
 
-class DoReFaActivation(Uniform):
+class DoReFaActivation(UniformQuantizer):
     """round(n * clip(x, 0, 1)) / n with n = 2^bits - 1 (eq. 10 and 11); dx = [0 <= x <= 1].
 
     Where values are negative (signed), clip(x, -1, 1) and n = 2^(bits-1) - 1.
@@ -67,12 +67,12 @@ class DoReFaActivation(Uniform):
     kind: Literal["dorefa"] = "dorefa"
     mode: ClassVar[Literal["symmetric", "asymmetric"] | None] = "symmetric"
     takes: ClassVar[Mapping[str, tuple[Any, ...]]] = MappingProxyType(
-        {**Quantizing.takes, "mode": ("symmetric",), "per_channel": (False,)}
+        {**QuantizerTransform.takes, "mode": ("symmetric",), "per_channel": (False,)}
     )
 
     @classmethod
-    def at(cls, place: Place) -> Quantizing:
-        return cls(bits=place.bits, symmetric=True, signed=place.signed, learned=False)
+    def at(cls, spec: QuantizerSpec) -> QuantizerTransform:
+        return cls(bits=spec.bits, symmetric=True, signed=spec.signed, learned=False)
 
     @property
     def levels(self) -> tuple[int, int]:
@@ -80,8 +80,8 @@ class DoReFaActivation(Uniform):
         return -highest if self.signed else 0, highest
 
     @property
-    def words(self) -> str:
-        return f"{super().words}, cut at 1"
+    def description(self) -> str:
+        return f"{super().description}, cut at 1"
 
     def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:
         return self.known(seen), {}

@@ -11,10 +11,10 @@ import numpy as np
 from nncf_ext import numerics
 from nncf_ext.edits import Range, Transform, Var
 from nncf_ext.encodings import LARGEST, FloatFormat, FloatGrid
-from nncf_ext.quantization.quantizers.uniform import Place, Quantizing, at_least
+from nncf_ext.quantization.quantizers.uniform import QuantizerSpec, QuantizerTransform, at_least
 
 
-class Float8(Quantizing):
+class Float8(QuantizerTransform):
     """scale * float8(clip(x / scale)): rounded to the nearest number, half to even, and cut at the largest one.
 
     scale = largest magnitude / largest number (448 for e4m3, 57344 for e5m2): a weight's present one, per channel or tensor; an
@@ -27,7 +27,7 @@ class Float8(Quantizing):
     mode: ClassVar[Literal["symmetric", "asymmetric"] | None] = "symmetric"
     symmetric: ClassVar[bool] = True
     takes: ClassVar[Mapping[str, tuple[Any, ...]]] = MappingProxyType(
-        {**Quantizing.takes, "mode": ("symmetric",), "bits": (8,), "signed": (True,)}
+        {**QuantizerTransform.takes, "mode": ("symmetric",), "bits": (8,), "signed": (True,)}
     )
 
     bits: int = 8
@@ -36,15 +36,15 @@ class Float8(Quantizing):
     channel_axis: int | None = None
 
     @classmethod
-    def e4m3(cls, place: Place) -> Quantizing:
-        return cls(format="float8_e4m3fn", of_weight=place.is_weight, channel_axis=place.channel_axis)
+    def e4m3(cls, spec: QuantizerSpec) -> QuantizerTransform:
+        return cls(format="float8_e4m3fn", of_weight=spec.is_weight, channel_axis=spec.channel_axis)
 
     @classmethod
-    def e5m2(cls, place: Place) -> Quantizing:
-        return cls(format="float8_e5m2", of_weight=place.is_weight, channel_axis=place.channel_axis)
+    def e5m2(cls, spec: QuantizerSpec) -> QuantizerTransform:
+        return cls(format="float8_e5m2", of_weight=spec.is_weight, channel_axis=spec.channel_axis)
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         return f"{self.format.removesuffix('fn')} per {'tensor' if self.channel_axis is None else 'channel'}"
 
     def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:

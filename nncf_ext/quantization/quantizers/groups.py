@@ -12,11 +12,11 @@ from nncf_ext import numerics
 from nncf_ext.calibration.ranges import RangeCollector
 from nncf_ext.edits import Observer, Range, Transform, Var
 from nncf_ext.encodings import Grid
-from nncf_ext.quantization.quantizers.uniform import Place, Quantizing, at_least
+from nncf_ext.quantization.quantizers.uniform import QuantizerSpec, QuantizerTransform, at_least
 
 
-class GroupQuantizer(Quantizing):
-    """`Quantizer` with bounds for every `group_size` neighbours along the input axis of a matrix, in every output.
+class GroupQuantizer(QuantizerTransform):
+    """`NNCFQuantizer` with bounds for every `group_size` neighbours along the input axis of a matrix, in every output.
 
     axis: of the inputs, 0 or 1. Variables `scale`, or `low` and `span`, have the weight's shape with groups for inputs.
     """
@@ -33,16 +33,16 @@ class GroupQuantizer(Quantizing):
     axis: int
 
     @classmethod
-    def at(cls, place: Place) -> Quantizing:
-        assert place.group_size is not None and place.input_axis is not None
-        return cls(bits=place.bits, symmetric=place.symmetric, group_size=place.group_size, axis=place.input_axis)
+    def at(cls, spec: QuantizerSpec) -> QuantizerTransform:
+        assert spec.group_size is not None and spec.input_axis is not None
+        return cls(bits=spec.bits, symmetric=spec.symmetric, group_size=spec.group_size, axis=spec.input_axis)
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         return f"int{self.bits} {'symmetric' if self.symmetric else 'asymmetric'} per group of {self.group_size} inputs"
 
     @property
-    def share(self) -> str:
+    def granularity(self) -> str:
         return "per-group"
 
     @property

@@ -14,7 +14,7 @@ from nncf_ext import numerics, numpy_xp
 from nncf_ext.calibration.ranges import RangeCollector
 from nncf_ext.edits import Observer, Range, Transform, Var
 from nncf_ext.encodings import Grid
-from nncf_ext.quantization.quantizers.uniform import SMALLEST_SHARE, Place, Quantizing, Uniform, at_least
+from nncf_ext.quantization.quantizers.uniform import SMALLEST_SHARE, QuantizerSpec, QuantizerTransform, UniformQuantizer, at_least
 
 _SHARES = 80  # shares of either end of the range that LSQ+ tries
 
@@ -25,7 +25,7 @@ def gradient_scale(elements: int, highest: int) -> float:
     return 1 / math.sqrt(elements * highest)
 
 
-class _StepFromValues(Uniform):
+class _StepFromValues(UniformQuantizer):
     """The first step is made of values, not of their ends alone."""
 
     def observer(
@@ -43,30 +43,30 @@ class LSQ(_StepFromValues):
 
     kind: Literal["lsq"] = "lsq"
     mode: ClassVar[Literal["symmetric", "asymmetric"] | None] = "symmetric"
-    takes: ClassVar[Mapping[str, tuple[Any, ...]]] = MappingProxyType({**Quantizing.takes, "mode": ("symmetric",)})
+    takes: ClassVar[Mapping[str, tuple[Any, ...]]] = MappingProxyType({**QuantizerTransform.takes, "mode": ("symmetric",)})
 
     elements: int
     start: Literal["mean", "three_sigma"] = "mean"
 
     @classmethod
-    def at(cls, place: Place) -> Quantizing:
+    def at(cls, spec: QuantizerSpec) -> QuantizerTransform:
         return cls(
-            bits=place.bits,
+            bits=spec.bits,
             symmetric=True,
-            signed=place.signed,
-            channel_axis=place.channel_axis,
-            learned=place.learned,
-            elements=place.elements,
+            signed=spec.signed,
+            channel_axis=spec.channel_axis,
+            learned=spec.learned,
+            elements=spec.elements,
         )
 
     @classmethod
-    def of_lsq_plus(cls, place: Place) -> Quantizing:
+    def of_lsq_plus(cls, spec: QuantizerSpec) -> QuantizerTransform:
         """For weights LSQ+ has another start, and nothing else."""
-        return cls.at(place).model_copy(update={"start": "three_sigma"})
+        return cls.at(spec).model_copy(update={"start": "three_sigma"})
 
     @property
-    def words(self) -> str:
-        return f"{super().words}, learned step"
+    def description(self) -> str:
+        return f"{super().description}, learned step"
 
     def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:
         known = self.known(seen)
@@ -102,24 +102,26 @@ class LSQPlus(_StepFromValues):
 
     kind: Literal["lsq_plus"] = "lsq_plus"
     mode: ClassVar[Literal["symmetric", "asymmetric"] | None] = "asymmetric"
-    takes: ClassVar[Mapping[str, tuple[Any, ...]]] = MappingProxyType({**Quantizing.takes, "mode": ("asymmetric",), "signed": ()})
+    takes: ClassVar[Mapping[str, tuple[Any, ...]]] = MappingProxyType(
+        {**QuantizerTransform.takes, "mode": ("asymmetric",), "signed": ()}
+    )
 
     elements: int
 
     @classmethod
-    def at(cls, place: Place) -> Quantizing:
+    def at(cls, spec: QuantizerSpec) -> QuantizerTransform:
         return cls(
-            bits=place.bits,
+            bits=spec.bits,
             symmetric=False,
             signed=False,
-            channel_axis=place.channel_axis,
-            learned=place.learned,
-            elements=place.elements,
+            channel_axis=spec.channel_axis,
+            learned=spec.learned,
+            elements=spec.elements,
         )
 
     @property
-    def words(self) -> str:
-        return f"{super().words}, learned step and offset"
+    def description(self) -> str:
+        return f"{super().description}, learned step and offset"
 
     def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:
         known = self.known(seen)

@@ -11,10 +11,10 @@ import numpy as np
 from nncf_ext import numerics
 from nncf_ext.edits import Range, Transform, Var
 from nncf_ext.encodings import Grid
-from nncf_ext.quantization.quantizers.uniform import Place, Quantizing, Uniform, at_least
+from nncf_ext.quantization.quantizers.uniform import QuantizerSpec, QuantizerTransform, UniformQuantizer, at_least
 
 
-class PACT(Uniform):
+class PACT(UniformQuantizer):
     """clip(x, 0, a), rounded to 2^bits levels; dx = [0 <= x < a], da = [x >= a]: rounding inside says nothing about a.
 
     Where values are negative (signed), clip(x, -a, a) with one level fewer and da = [x >= a] - [x < -a]. a starts at the end of
@@ -24,12 +24,12 @@ class PACT(Uniform):
     kind: Literal["pact"] = "pact"
     mode: ClassVar[Literal["symmetric", "asymmetric"] | None] = "symmetric"
     takes: ClassVar[Mapping[str, tuple[Any, ...]]] = MappingProxyType(
-        {**Quantizing.takes, "mode": ("symmetric",), "per_channel": (False,)}
+        {**QuantizerTransform.takes, "mode": ("symmetric",), "per_channel": (False,)}
     )
 
     @classmethod
-    def at(cls, place: Place) -> Quantizing:
-        return cls(bits=place.bits, symmetric=True, signed=place.signed, learned=place.learned)
+    def at(cls, spec: QuantizerSpec) -> QuantizerTransform:
+        return cls(bits=spec.bits, symmetric=True, signed=spec.signed, learned=spec.learned)
 
     @property
     def levels(self) -> tuple[int, int]:
@@ -37,8 +37,8 @@ class PACT(Uniform):
         return -highest if self.signed else 0, highest
 
     @property
-    def words(self) -> str:
-        return f"{super().words}, learned clipping"
+    def description(self) -> str:
+        return f"{super().description}, learned clipping"
 
     def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:
         known = self.known(seen)

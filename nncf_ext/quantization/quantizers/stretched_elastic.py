@@ -12,12 +12,12 @@ from nncf_ext import numerics
 from nncf_ext.edits import Range, Transform, Var
 from nncf_ext.encodings import Grid
 from nncf_ext.quantization.quantizers.lsq import gradient_scale
-from nncf_ext.quantization.quantizers.uniform import Place, Quantizing, at_least
+from nncf_ext.quantization.quantizers.uniform import QuantizerSpec, QuantizerTransform, at_least
 
 _END = 0.99  # values are cut there before rounding, so that the outermost level is that of the last interval
 
 
-class StretchedElastic(Quantizing):
+class StretchedElastic(QuantizerTransform):
     """Weights on the middles of equal intervals of -a..a: {0, +-2/3} a with three levels, {+-1/4, +-3/4} a with four.
 
     With v = w / a cut at +-0.99 and q its level: dw = 1 inside, 0 outside; da = g * (q - v) inside, g * q outside, which is the
@@ -30,7 +30,7 @@ class StretchedElastic(Quantizing):
     mode: ClassVar[Literal["symmetric", "asymmetric"] | None] = "symmetric"
     symmetric: ClassVar[bool] = True
     takes: ClassVar[Mapping[str, tuple[Any, ...]]] = MappingProxyType(
-        {**Quantizing.takes, "mode": ("symmetric",), "bits": (2,), "levels": (3, 4), "signed": (True,)}
+        {**QuantizerTransform.takes, "mode": ("symmetric",), "bits": (2,), "levels": (3, 4), "signed": (True,)}
     )
 
     bits: int = 2
@@ -39,9 +39,9 @@ class StretchedElastic(Quantizing):
     elements: int
 
     @classmethod
-    def at(cls, place: Place) -> Quantizing:
-        levels: Literal[3, 4] = 3 if place.levels == 3 else 4
-        return cls(levels=levels, channel_axis=place.channel_axis, elements=place.elements)
+    def at(cls, spec: QuantizerSpec) -> QuantizerTransform:
+        levels: Literal[3, 4] = 3 if spec.levels == 3 else 4
+        return cls(levels=levels, channel_axis=spec.channel_axis, elements=spec.elements)
 
     @classmethod
     def missing(cls, asked: Mapping[str, Any]) -> str | None:
@@ -49,7 +49,7 @@ class StretchedElastic(Quantizing):
         return None if told else '"levels": 3 or "bits": 2'
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         return f"{self.levels} levels, stretched, per {'tensor' if self.channel_axis is None else 'channel'}"
 
     def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:

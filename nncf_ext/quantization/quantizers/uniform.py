@@ -18,11 +18,11 @@ SMALLEST_SHARE = 0.01  # no channel's range is below this share of the widest ch
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a quantizer goes and what is wanted there, for `Quantizing.at`.
+class QuantizerSpec:
+    """Where a quantizer goes and what is wanted there, for `QuantizerTransform.at`.
 
     shape: of the tensor. elements: how many values of one sample share a step. input_axis: of a weight that is a matrix, the
-    axis that its product sums over. learned, channel_axis, logarithm: see `Uniform` and `Quantizer`.
+    axis that its product sums over. learned, channel_axis, logarithm: see `UniformQuantizer` and `NNCFQuantizer`.
     """
 
     shape: tuple[int, ...]
@@ -39,7 +39,7 @@ class Place:
     levels: int | None = None
 
 
-class Quantizing(Transform):
+class QuantizerTransform(Transform):
     """A quantizer as the algorithm sees it.
 
     takes: by key of the config, the values that this quantizer can be asked for, where it does not take all of them.
@@ -55,7 +55,7 @@ class Quantizing(Transform):
     bits: int
 
     @classmethod
-    def at(cls, place: Place) -> Quantizing:
+    def at(cls, spec: QuantizerSpec) -> QuantizerTransform:
         raise NotImplementedError
 
     @classmethod
@@ -70,7 +70,7 @@ class Quantizing(Transform):
         return RangeCollector(kind, own.channel_axis, own.symmetric, of_parameter, percentiles)
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """What it does, for people: `int8 symmetric per channel`."""
         raise NotImplementedError
 
@@ -80,7 +80,7 @@ class Quantizing(Transform):
         return "per-tensor" if getattr(self, "channel_axis", None) is None else "per-channel"
 
 
-class Uniform(Quantizing):
+class UniformQuantizer(QuantizerTransform):
     """Rounds to 2^bits equidistant levels, one of them zero.
 
     symmetric: bounds are -+scale (signed) or 0..scale; otherwise low..low+span, shifted so that zero is a level.
@@ -106,7 +106,7 @@ class Uniform(Quantizing):
         return int(self.narrow), 2**bits - 1
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         used = " (7 bits used)" if self.half else ""
         mode = "symmetric" if self.symmetric else "asymmetric"
         return f"int{self.bits}{used} {mode} per {'tensor' if self.channel_axis is None else 'channel'}"
@@ -115,7 +115,7 @@ class Uniform(Quantizing):
         axis = None if self.channel_axis is None else self.channel_axis % len(shape)
         return tuple(size if a == axis else 1 for a, size in enumerate(shape))
 
-    def known(self, seen: Range | None) -> Uniform:
+    def known(self, seen: Range | None) -> UniformQuantizer:
         """This one with what data tell: whether values are negative, and whether the bounds are learned."""
         learned = seen is None if self.learned is None else self.learned
         signed = False
@@ -130,7 +130,7 @@ def at_least(sizes: np.ndarray, share: float = SMALLEST_SHARE, floor: float = 1e
     return np.maximum(sizes, max(share * float(sizes.max()), floor)).astype(np.float32)
 
 
-class Quantizer(Uniform):
+class NNCFQuantizer(UniformQuantizer):
     """Rounds a tensor to 2^bits levels between learned bounds (NNCF 2.x; gradients after Esser et al. 2020).
 
     logarithm: the variable is log(scale), or log(span), so that a gradient step multiplies the scale: with u = log(s),
@@ -143,14 +143,14 @@ class Quantizer(Uniform):
     logarithm: bool = False
 
     @classmethod
-    def at(cls, place: Place) -> Quantizing:
+    def at(cls, spec: QuantizerSpec) -> QuantizerTransform:
         return cls(
-            bits=place.bits,
-            symmetric=place.symmetric,
-            signed=place.signed,
-            channel_axis=place.channel_axis,
-            learned=place.learned,
-            logarithm=place.logarithm,
+            bits=spec.bits,
+            symmetric=spec.symmetric,
+            signed=spec.signed,
+            channel_axis=spec.channel_axis,
+            learned=spec.learned,
+            logarithm=spec.logarithm,
         )
 
     def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:

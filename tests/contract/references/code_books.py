@@ -125,19 +125,19 @@ def _begins(search: Any) -> Any:
     def begins(net: Any, algorithm: Any, epoch: int, step: int | None) -> None:
         if step is not None or epoch != (algorithm.params.start_epoch or -1):
             return
-        reaching = []
+        weight_after_earlier_edits = []
         for role in ROLES:
             masks = [net.variables[role, e.transform.kind]["mask"] for e in net.edits[role] if e.transform.kind == "mask"]
-            reaching.append(net.weights[role] * (masks[0] if masks else 1))
-        nonzero = [w[w != 0].astype(np.float64) for w in reaching]
-        zeros = [int(np.sum(w == 0)) for w in reaching]
+            weight_after_earlier_edits.append(net.weights[role] * (masks[0] if masks else 1))
+        nonzero = [w[w != 0].astype(np.float64) for w in weight_after_earlier_edits]
+        zeros = [int(np.sum(w == 0)) for w in weight_after_earlier_edits]
         if algorithm.params.code_books == "network":
             centroids, codes = search(algorithm, [(np.concatenate(nonzero), sum(zeros))])[0]
             parts = np.split(codes, [nonzero[0].size])
             found = [_ascending(np.concatenate([[0], centroids]), part, 0) for part in parts]
         else:
             found = search(algorithm, list(zip(nonzero, zeros, strict=True)))
-        for role, w, (centroids, codes) in zip(ROLES, reaching, found, strict=True):
+        for role, w, (centroids, codes) in zip(ROLES, weight_after_earlier_edits, found, strict=True):
             variables = net.variables[role, "code_book"]
             variables["codes"] = np.zeros(w.shape, np.int32)
             variables["codes"][w != 0] = codes

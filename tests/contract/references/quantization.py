@@ -6,19 +6,19 @@ from typing import Any
 import numpy as np
 
 from nncf_ext.calibration.ranges import RangeCollector
-from nncf_ext.quantization.quantizers import Quantizer, Quantizing
+from nncf_ext.quantization.quantizers import NNCFQuantizer, QuantizerTransform
 from tests.contract.data import data
 from tests.contract.references import quantizers
 from tests.contract.references.reference import AlgorithmReference, Forward, Term
 
 
-def _size(transform: Quantizer, variables: Mapping[str, Any]) -> np.ndarray:
+def _size(transform: NNCFQuantizer, variables: Mapping[str, Any]) -> np.ndarray:
     """The symmetric range's scale, the other's span."""
     name = "scale" if transform.symmetric else "span"
     return np.exp(variables[f"log_{name}"]) if transform.logarithm else np.abs(variables[name])
 
 
-def _grid(transform: Quantizer, variables: Mapping[str, Any]) -> tuple[np.ndarray, Any, Any]:
+def _grid(transform: NNCFQuantizer, variables: Mapping[str, Any]) -> tuple[np.ndarray, Any, Any]:
     """(step, lowest, highest): of the multiples of the step that there are."""
     lowest, highest = quantizers.levels_by_hand(transform)
     size = _size(transform, variables)
@@ -31,12 +31,12 @@ def _grid(transform: Quantizer, variables: Mapping[str, Any]) -> tuple[np.ndarra
     return step, -zero, intervals - zero
 
 
-def _forward(transform: Quantizer, x: np.ndarray, variables: Mapping[str, Any], training: bool) -> np.ndarray:
+def _forward(transform: NNCFQuantizer, x: np.ndarray, variables: Mapping[str, Any], training: bool) -> np.ndarray:
     return quantizers.rounded(x, *_grid(transform, variables))
 
 
 def _vjp(
-    transform: Quantizer, x: np.ndarray, variables: Mapping[str, Any], g: np.ndarray
+    transform: NNCFQuantizer, x: np.ndarray, variables: Mapping[str, Any], g: np.ndarray
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     assert transform.learned is not None
     step, first, last = _grid(transform, variables)
@@ -70,7 +70,10 @@ def _begins(net: Any, algorithm: Any, epoch: int, step: int | None) -> None:
         "activations": algorithm.params.activations_quant_start_epoch,
     }
     kinds = {
-        role: edit.transform.kind for role, edits in net.edits.items() for edit in edits if isinstance(edit.transform, Quantizing)
+        role: edit.transform.kind
+        for role, edits in net.edits.items()
+        for edit in edits
+        if isinstance(edit.transform, QuantizerTransform)
     }
     roles = {role: "weights" if role.endswith("weight") else "activations" for role in kinds}
     if epoch < 0:

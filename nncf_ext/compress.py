@@ -116,7 +116,7 @@ def compress(
 
 def _check_parameters(adapter: Adapter, model: Any, traced: Traced, algorithms: Sequence[Algorithm], plan: Plan) -> None:
     """ConfigError where an algorithm would take a parameter without elements, or with some that are no finite numbers."""
-    places = {algorithm.algorithm: getattr(algorithm, "where", "") or algorithm.algorithm for algorithm in algorithms}
+    places = {algorithm.algorithm: getattr(algorithm, "json_path", "") or algorithm.algorithm for algorithm in algorithms}
     for site, where in {site: places[edit.algorithm] for edit in plan for site in edit.sites if site.is_parameter}.items():
         value = adapter.parameter(model, traced, site)
         if not value.size:

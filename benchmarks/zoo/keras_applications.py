@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import applications
 
 from benchmarks.zoo.keras_subject import KerasSubject
 
 NAMES = tuple(sorted(name for name in dir(applications) if name[0].isupper()))
+# TensorFlow takes minutes to optimize graphs of so many nodes, for two steps.
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
 _SMALLEST = {"InceptionV3": 75, "InceptionResNetV2": 75, "Xception": 71}
 
 

@@ -134,8 +134,8 @@ def check_registered(algorithm: Any, starts: Mapping[str, RangeInit], extras: Ma
     adaptation = initializer.batchnorm_adaptation
     if "batchnorm_adaptation" in asked and adaptation.amount and BNAdaptationInitArgs.__name__ not in extras:
         raise ConfigError(
-            f"{algorithm.where}.initializer.batchnorm_adaptation: found no data to run {adaptation.amount} of, expected {advice} "
-            "(or num_bn_adaptation_samples 0)"
+            f"{algorithm.json_path}.initializer.batchnorm_adaptation: found no data to run {adaptation.amount} of, "
+            f"expected {advice} (or num_bn_adaptation_samples 0)"
         )
     missing = {key: start for key, start in starts.items() if start.amount}
     if not missing or QuantizationRangeInitArgs.__name__ in extras:
@@ -143,11 +143,11 @@ def check_registered(algorithm: Any, starts: Mapping[str, RangeInit], extras: Ma
     for key, start in missing.items():
         if "range" in asked or start is not initializer.range:
             raise ConfigError(
-                f"{algorithm.where}.initializer.range: found no data to run {start.amount} of for {key.partition('|')[0]}, "
+                f"{algorithm.json_path}.initializer.range: found no data to run {start.amount} of for {key.partition('|')[0]}, "
                 f"expected {advice} (or num_init_samples 0)"
             )
     warnings.warn(
-        f"{algorithm.where}: no data are registered, so the ranges of {len(missing)} activations start at 1, whatever passes "
+        f"{algorithm.json_path}: no data are registered, so the ranges of {len(missing)} activations start at 1, whatever passes "
         f"there: {advice}, or num_init_samples 0 where training may find them",
         InitializationWarning,
         stacklevel=2,

@@ -95,7 +95,7 @@ class Binarization(BinarizationConfig, StagedQuantizers):
     transforms: ClassVar[tuple[type[Transform], ...]] = (BinaryWeight, BinaryActivation)
 
     def plan(self, graph: Graph, target_device: str) -> Plan:
-        select([node.name for node in graph.nodes], self.ignored_scopes, self.target_scopes, self.validate_scopes, self.json_path)
+        select([node.name for node in graph.nodes], self.ignored_scopes, self.target_scopes, self.validate_scopes, self.path())
         weights: dict[str, list[Site]] = {}
         edits, skipped = [], []
         for node in graph.nodes:
@@ -120,7 +120,7 @@ class Binarization(BinarizationConfig, StagedQuantizers):
 
     def range_inits(self, graph: Graph, edits: Sequence[Edit]) -> Mapping[str, RangeInit]:
         activations = {edit.key: edit for edit in edits if edit.transform.observer(edit.site.is_parameter) is not None}
-        return range_inits(activations, graph, self.initializer.range, ScopeOverrides(), self.json_path, self.validate_scopes)
+        return range_inits(activations, graph, self.initializer.range, ScopeOverrides(), self.path(), self.validate_scopes)
 
     def plan_summary(self, graph: Graph, edits: Sequence[Edit]) -> PlanSummary:
         weight = f"1 bit ({self.mode}), scale per {'channel' if self.mode == 'xnor' else 'tensor'}"

@@ -117,7 +117,7 @@ class ClipQCompression(ClipQConfig, Algorithm):
     def plan(self, graph: Graph, target_device: str) -> Plan:
         names = [n.name for n in graph.nodes if has_weight(n) and considered(n.name, self.ignored_scopes, self.target_scopes)]
         for scope in self.params.by_scope:
-            matched_by(scope, names, self._at("params.by_scope"), self.validate_scopes, "compressed layer")
+            matched_by(scope, names, self.path("params.by_scope"), self.validate_scopes, "compressed layer")
 
         def transform(node: Node, weight: Parameter) -> ClipQ:
             own = self._own(node.name)
@@ -130,7 +130,7 @@ class ClipQCompression(ClipQConfig, Algorithm):
         settings = self.initializer.search
         if settings is None:
             return plan
-        json_path = self._at("initializer.search")
+        json_path = self.path("initializer.search")
         score = scorer(context, settings.eval_subset_ratio, json_path, "the search")
         edits = plan.of(self.algorithm)
         found = {edit.key: edit for edit in edits if self._own(edit.site.node)}
@@ -201,9 +201,6 @@ class ClipQCompression(ClipQConfig, Algorithm):
     def _own(self, node: str) -> ClipQLayer | None:
         """What `by_scope` says of a layer."""
         return next((own for scope, own in reversed([*self.params.by_scope.items()]) if matches(node, [scope])), None)
-
-    def _at(self, key: str) -> str:
-        return f"{self.json_path}.{key}" if self.json_path else key
 
 
 def _saved(pruning: float, bits: int) -> float:

@@ -139,7 +139,8 @@ class CodedWeights(Algorithm):
 
     def _code(self, training: Training) -> State:
         """Find the values, on the first rank, and give every weight its code."""
-        json_path = getattr(self, "json_path", "") or self.algorithm
+        assert isinstance(self, ScopedConfig)
+        json_path = self.path()
         weights = [training.weight_after_earlier_edits(edit.site) for edit in training.edits]
         for edit, weight in zip(training.edits, weights, strict=True):
             if not np.isfinite(weight).all():

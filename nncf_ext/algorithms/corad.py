@@ -156,7 +156,7 @@ class Corad(CoradConfig, Algorithm):
         kind = None if self.regularization is None else self.regularization.type
         if kind == "bit_width" and not any(_grids(training, edit) for edit in training.edits):
             raise ConfigError(
-                f"{self.json_path}.regularization.type: bit_width is about learned ranges, expected quantization beside it"
+                f"{self.path('regularization.type')}: bit_width is about learned ranges, expected quantization beside it"
             )
         return {**state, "latency": self._latencies(training.graph)} if kind == "latency" else state
 
@@ -283,7 +283,7 @@ class Corad(CoradConfig, Algorithm):
         assert self.regularization is not None
         if self.regularization.latency_table is None:
             return {site.label: float(count) for site, count in flops(graph).items()}
-        json_path, path = f"{self.json_path}.regularization.latency_table", Path(self.regularization.latency_table)
+        json_path, path = self.path("regularization.latency_table"), Path(self.regularization.latency_table)
         try:
             with refused_as(ConfigError, f"{json_path}: {path} cannot be read as JSON"):
                 table = value_in(path)

@@ -159,36 +159,35 @@ class DynamicSparseTraining(DynamicSparseTrainingConfig, Algorithm):
             self.params.ratio[1] if self.params.ratio else 0,
         )
         outputs, inputs, _ = structure.matrix
-        json_path = f"{self.json_path}.params" if self.json_path else "params"
         if kind == "n:m" and inputs % structure.group:
             raise ConfigError(
-                f"{json_path}.structure: found {self.params.structure}, and {node.name} has {inputs} inputs, "
+                f"{self.path('params.structure')}: found {self.params.structure}, and {node.name} has {inputs} inputs, "
                 "expected a multiple of "
                 f"{structure.group}: leave it out with ignored_scopes"
             )
         if kind == "block" and (outputs % structure.block[0] or inputs % structure.block[1]):
             raise ConfigError(
-                f"{json_path}.block: found {list(structure.block)}, and {node.name} has {outputs} outputs and {inputs} inputs, "
-                "expected divisors of these: leave it out with ignored_scopes"
+                f"{self.path('params.block')}: found {list(structure.block)}, and {node.name} has "
+                f"{outputs} outputs and {inputs} inputs, expected divisors of these: leave it out with ignored_scopes"
             )
         return structure
 
     def _densities(self, graph: Graph, edits: Sequence[Edit], level: float | None = None) -> list[float]:
         """Of the edits' weights at `level`, by default the target's. ConfigError where a layer cannot have such a density."""
         level = self.params.level if level is None else level
-        json_path = f"{self.json_path}.params" if self.json_path else "params"
         names = [edit.site.label for edit in edits]
         distribution = self.params.distribution if self.params.ratio is None else "uniform"
         shapes = {name: graph.shape_of(edit.site) for name, edit in zip(names, edits, strict=True)}
-        density = densities(distribution, shapes, level, f"{json_path}.distribution", self.validate_scopes)
+        density = densities(distribution, shapes, level, self.path("params.distribution"), self.validate_scopes)
         for name, structure, share in zip(names, self._structures(graph, edits), density, strict=True):
             if share * structure.groups[1] < 1 - 1e-9:
                 units = structure.groups[1]
                 what = "connections" if structure.unit_size == 1 else f"{self.params.structure}s"
                 of = " of each output" if structure.kind == "constant_fan_in" else ""
                 raise ConfigError(
-                    f"{json_path}.sparsity_target: found {level}, which leaves {name} {share * units:.2g} of {units} {what}{of}, "
-                    "expected at least one: give it a level of its own in distribution, or leave it out with ignored_scopes"
+                    f"{self.path('params.sparsity_target')}: found {level}, which leaves {name} "
+                    f"{share * units:.2g} of {units} {what}{of}, expected at least one: "
+                    "give it a level of its own in distribution, or leave it out with ignored_scopes"
                 )
         return density
 

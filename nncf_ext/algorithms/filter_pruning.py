@@ -187,12 +187,12 @@ class FilterPruning(FilterPruningConfig, Algorithm):
         return True
 
     def plan(self, graph: Graph, target_device: str) -> Plan:
-        select([node.name for node in graph.nodes], self.ignored_scopes, self.target_scopes, self.validate_scopes, self.json_path)
+        select([node.name for node in graph.nodes], self.ignored_scopes, self.target_scopes, self.validate_scopes, self.path())
         groups, refused = self._divided(graph)
         self._check_named(refused)
         if not groups:
             why = next(iter(refused.items()), ("the model", "has no layer with filters"))
-            raise ConfigError(f"{self.json_path or self.algorithm}: found no filter that can be pruned: {': '.join(why)}")
+            raise ConfigError(f"{self.path()}: found no filter that can be pruned: {': '.join(why)}")
         self._prunable = model = PrunableModel(graph, groups)
         self._check_target(model)
         self._check_that_filters_go(model)
@@ -408,10 +408,6 @@ class FilterPruning(FilterPruningConfig, Algorithm):
             tuple(layers),
         )
 
-    def _key(self, key: str) -> str:
-        """JSON path of a key of `params`."""
-        return f"{self.json_path}.params.{key}".lstrip(".")
-
     # Which groups ---------------------------------------------------------------------------------------------------------
 
     def _model(self, training: Training) -> PrunableModel:
@@ -490,7 +486,7 @@ class FilterPruning(FilterPruningConfig, Algorithm):
                 continue
             for name, reason in refused.items():
                 if matches(name, (pattern,)):
-                    path = f"{self.json_path}.target_scopes".lstrip(".")
+                    path = self.path("target_scopes")
                     raise ConfigError(f"{path}: {name} cannot be pruned: {reason}; change that, or take it out of target_scopes")
 
     def _is_masked(self, graph: Graph, member: Any) -> bool:
@@ -518,17 +514,17 @@ class FilterPruning(FilterPruningConfig, Algorithm):
     def _check_target(self, model: PrunableModel) -> None:
         """ConfigError for a target that would empty a layer, or that the prunable layers cannot reach."""
         flops = self.params.pruning_flops_target is not None
-        key = "pruning_flops_target" if flops else "pruning_target"
+        key = "params.pruning_flops_target" if flops else "params.pruning_target"
         if flops and model.costs.unknown_sizes:
             raise ConfigError(
-                f"{self._key(key)}: the outputs of {model.costs.unknown_sizes[0]} have no fixed size, so that operations "
+                f"{self.path(key)}: the outputs of {model.costs.unknown_sizes[0]} have no fixed size, so that operations "
                 "cannot be counted; expected a model with fixed input sizes, or pruning_target"
             )
         highest = self._highest_level(model)
         why = "the rest is in layers that are not pruned" if flops else "more would empty a layer"
-        for name, level in ((key, self.params.target), ("legr_params.max_pruning", self.params.legr_params.max_pruning)):
+        for name, level in ((key, self.params.target), ("params.legr_params.max_pruning", self.params.legr_params.max_pruning)):
             if level is not None and level > highest:
-                raise ConfigError(f"{self._key(name)}: found {level}, expected at most {highest:.4f}: {why}")
+                raise ConfigError(f"{self.path(name)}: found {level}, expected at most {highest:.4f}: {why}")
 
     def _check_that_filters_go(self, model: PrunableModel) -> None:
         """ConfigError where the target prunes nothing, a PruningWarning that names the layers that lose nothing.
@@ -540,7 +536,7 @@ class FilterPruning(FilterPruningConfig, Algorithm):
         whole = [(group, step) for group, step, units in zip(model.groups, model.steps, keep, strict=True) if units.all()]
         if not whole or (self.params.all_weights and len(whole) < len(model.groups)):
             return
-        key = self._key("pruning_target" if self.params.pruning_flops_target is None else "pruning_flops_target")
+        key = self.path("params.pruning_target" if self.params.pruning_flops_target is None else "params.pruning_flops_target")
         if self.params.all_weights:
             needed = 1 / sum(group.size for group in model.groups)
             raise ConfigError(f"{key}: {self.params.target} prunes no filter at all, expected at least {needed:.2g}")
@@ -592,17 +588,17 @@ class FilterPruning(FilterPruningConfig, Algorithm):
         model = self._model(training)
         importances = {layer: score for by_layer in self._importances(training, model) for layer, score in by_layer.items()}
         if params.load_ranking_coeffs_path is not None:
-            json_path = self._key("load_ranking_coeffs_path")
+            json_path = self.path("params.load_ranking_coeffs_path")
             return load_coefficients(Path(params.load_ranking_coeffs_path), list(importances), json_path)
         user = training.extra(LeGRInitArgs)
         if user is None:
             raise ConfigError(
-                f"{self._key('interlayer_ranking_type')}: learned_ranking needs train_steps_fn, validate_fn and val_loader of "
-                "register_default_init_args, or load_ranking_coeffs_path"
+                f"{self.path('params.interlayer_ranking_type')}: learned_ranking needs train_steps_fn, validate_fn and "
+                "val_loader of register_default_init_args, or load_ranking_coeffs_path"
             )
         save_path = None if params.save_ranking_coeffs_path is None else Path(params.save_ranking_coeffs_path)
         if save_path is not None and not save_path.parent.is_dir():
-            raise ConfigError(f"{self._key('save_ranking_coeffs_path')}: {str(save_path.parent)!r} is no folder")
+            raise ConfigError(f"{self.path('params.save_ranking_coeffs_path')}: {str(save_path.parent)!r} is no folder")
         level = params.target if params.legr_params.max_pruning is None else params.legr_params.max_pruning
         before = {name: value.copy() for name, value in training.adapter.tensors(attached.model).items()}
         controller = TrialController(training.xp.asarray(np.float32(0)))

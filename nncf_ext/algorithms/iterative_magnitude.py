@@ -117,7 +117,7 @@ class IterativeMagnitude(IterativeMagnitudeConfig, Algorithm):
             mask = masks[_parameter(training.graph, edit.site)]
             if not mask.any():
                 raise ConfigError(
-                    f"{self.json_path or self.algorithm}: round {number + 1} leaves none of the {mask.size} weights of "
+                    f"{self.path()}: round {number + 1} leaves none of the {mask.size} weights of "
                     f"{edit.site.label}, expected at least one: ask for less, or leave it out with ignored_scopes"
                 )
         for edit in training.edits:
@@ -125,10 +125,12 @@ class IterativeMagnitude(IterativeMagnitudeConfig, Algorithm):
 
     def _levels(self, graph: Graph, edits: Sequence[Edit]) -> list[float]:
         """Shares of zeros after the last round; 0 where `quality` decides."""
-        json_path = f"{self.json_path}.params.distribution" if self.json_path else "params.distribution"
         shapes = {edit.site.label: graph.shape_of(edit.site) for edit in edits}
         target = self.params.sparsity_target or 0.0
-        return [1 - d for d in densities(self.params.distribution, shapes, target, json_path, self.validate_scopes)]
+        return [
+            1 - d
+            for d in densities(self.params.distribution, shapes, target, self.path("params.distribution"), self.validate_scopes)
+        ]
 
     def _kept(self, xp: Any, weight: Any, mask: Any, number: int, level: float) -> Any:
         """1 where this round leaves a weight, of those that are left. level: after the last round."""

@@ -148,7 +148,7 @@ class MovementSparsity(MovementSparsityConfig, Algorithm):
 
     def plan(self, graph: Graph, target_device: str) -> Plan:
         names = [node.name for node in graph.nodes]
-        select(names, self.ignored_scopes, self.target_scopes, self.validate_scopes, self.json_path)
+        select(names, self.ignored_scopes, self.target_scopes, self.validate_scopes, self.path())
         structures = self._structures(names)
         nodes: dict[str, list[Node]] = {}
         skipped: list[tuple[str, str]] = []
@@ -163,7 +163,7 @@ class MovementSparsity(MovementSparsityConfig, Algorithm):
             else:
                 nodes.setdefault(weight.name, []).append(node)
         if not nodes:
-            raise ConfigError(f"{self._at()}: found no linear layer to sparsify in the model, expected one at least")
+            raise ConfigError(f"{self.path()}: found no linear layer to sparsify in the model, expected one at least")
         edits: list[Edit] = []
         for sharing in nodes.values():
             edits += self._edits(sharing, structures)
@@ -320,14 +320,11 @@ class MovementSparsity(MovementSparsityConfig, Algorithm):
 
     # Planning -------------------------------------------------------------------------------------------------------------
 
-    def _at(self, *keys: str) -> str:
-        return ".".join(filter(None, (self.json_path or self.algorithm, *keys)))
-
     def _structures(self, names: Sequence[str]) -> dict[str, tuple[str, SparseStructure]]:
         """For every node in an entry of `sparse_structure_by_scopes`: where the entry stands, and it."""
         found: dict[str, tuple[str, SparseStructure]] = {}
         for index, structure in enumerate(self.sparse_structure_by_scopes):
-            json_path = self._at(f"sparse_structure_by_scopes[{index}]")
+            json_path = self.path(f"sparse_structure_by_scopes[{index}]")
             for name in select(names, target=structure.target_scopes, validate=self.validate_scopes, json_path=json_path):
                 if name in found:
                     raise ConfigError(f"{json_path}.target_scopes: {name} is in {found[name][0]} too, expected in one entry")
@@ -373,7 +370,7 @@ class MovementSparsity(MovementSparsityConfig, Algorithm):
         unknown = "it shares no channels with another layer"
         if not usable:
             raise ConfigError(
-                f"{self._at('params.enable_structured_masking')}: found true, expected false for this model, in which no heads "
+                f"{self.path('params.enable_structured_masking')}: found true, expected false for this model, in which no heads "
                 f"or channels can be removed: {left[0]}: {reasons.get(left[0], unknown)}"
             )
         return [(name, f"sparsified, but not by heads or channels: {reasons.get(name, unknown)}") for name in left]

@@ -130,7 +130,7 @@ class ProductQuantization(ProductQuantizationConfig, Algorithm):
     def plan(self, graph: Graph, target_device: str) -> Plan:
         names = [node.name for node in graph.nodes]
         for scope in self.params.by_scope:
-            matched_by(scope, names, f"{self._params}.by_scope", self.validate_scopes)
+            matched_by(scope, names, self.path("params.by_scope"), self.validate_scopes)
         return plan_weights(
             graph,
             self,
@@ -139,20 +139,16 @@ class ProductQuantization(ProductQuantizationConfig, Algorithm):
             lambda node, weight: self._why_not(graph, node),
         )
 
-    @property
-    def _params(self) -> str:
-        return f"{self.json_path}.params" if self.json_path else "params"
-
     def _quantizer(self, node: Node) -> ProductQuantizer:
         """ConfigError where its inputs cannot be cut into such sub-vectors."""
         layout = _layout(node)
         own = self.params.conv if node.op == "Conv" else self.params.linear
         subvector, codewords = own.subvector, own.codewords
-        json_path = f"{self._params}.{'conv' if node.op == 'Conv' else 'linear'}.subvector"
+        json_path = self.path(f"params.{'conv' if node.op == 'Conv' else 'linear'}.subvector")
         for scope, settings in self.params.by_scope.items():
             if compile_scope(scope)(node.name):
                 subvector, codewords = settings.subvector or subvector, settings.codewords or codewords
-                json_path = f"{self._params}.by_scope" if settings.subvector else json_path
+                json_path = self.path("params.by_scope") if settings.subvector else json_path
         inputs = layout.shape[layout.axis]
         subvector = min(subvector, inputs)
         if inputs % subvector:
@@ -217,7 +213,7 @@ class ProductQuantization(ProductQuantizationConfig, Algorithm):
             layout = _layout(node)
             weight = layout.canonical(training.weight_after_earlier_edits(edit.site))
             if not np.isfinite(weight).all():
-                raise ConfigError(f"product_quantization: {edit.site} has NaN or infinite values, expected numbers to code")
+                raise ConfigError(f"{self.path()}: {edit.site} has NaN or infinite values, expected numbers to code")
             quantizer = _of(edit)
             codebook, codes = product_code(weight, quantizer.subvector, quantizer.codewords)
             if data is not None:

@@ -128,10 +128,10 @@ class Quantization(QuantizationConfig, StagedQuantizers):
 
     def plan(self, graph: Graph, target_device: str) -> Plan:
         names = [node.name for node in graph.nodes]
-        select(names, self.ignored_scopes, self.target_scopes, self.validate_scopes, self.json_path)
+        select(names, self.ignored_scopes, self.target_scopes, self.validate_scopes, self.path())
         ignored = [name for name in names if not considered(name, self.ignored_scopes, self.target_scopes)]
         groups = {
-            group: set(select(names, s.ignored_scopes, s.target_scopes, s.validate_scopes, f"{self.json_path}.{group}"))
+            group: set(select(names, s.ignored_scopes, s.target_scopes, s.validate_scopes, self.path(group)))
             for group, s in (("weights", self.weights), ("activations", self.activations))
         }
         placements: Sequence[Placement] = place(
@@ -150,16 +150,14 @@ class Quantization(QuantizationConfig, StagedQuantizers):
         )
         unwanted = [*self.ignored_scopes, *self.activations.ignored_scopes]  # an input has no inputs of its own to leave alone
         placements = [p for p in placements if not any(graph[s.node].op == INPUT and matches(s.node, unwanted) for s in p.sites)]
-        placements = overridden(graph, placements, self.scope_overrides, self.json_path, self.validate_scopes)
-        placements = unified(
-            graph, placements, self.activations.unified_scale_ops, self.json_path, self.activations.validate_scopes
-        )
+        placements = overridden(graph, placements, self.scope_overrides, self.path(), self.validate_scopes)
+        placements = unified(graph, placements, self.activations.unified_scale_ops, self.path(), self.activations.validate_scopes)
         wanted = [self._choice(graph, placement) for placement in placements]
         placements = [
             p if c.kind.mode is None else replace(p, spec=replace(p.spec, mode=c.kind.mode))
             for p, (c, _) in zip(placements, wanted, strict=True)
         ]
-        check_device(graph, placements, target_device, self.scope_overrides, self.json_path)
+        check_device(graph, placements, target_device, self.scope_overrides, self.path())
         half = self._half_range_nodes(graph, target_device)
         edits = tuple(
             self._edit(graph, placement, choice, request, half)
@@ -169,7 +167,7 @@ class Quantization(QuantizationConfig, StagedQuantizers):
         if precision is not None:
             self._check_bits_are_free(edits)
         if precision is not None and precision.type == "manual":
-            bits = manual_bits(precision, edits, graph, target_device, f"{self.json_path}.initializer.precision")
+            bits = manual_bits(precision, edits, graph, target_device, self.path("initializer.precision"))
             edits = tuple(_with_bits(edit, bits[edit.key], half) if edit.key in bits else edit for edit in edits)
         self.range_inits(graph, edits)  # an entry of an array that is about nothing, or two about one, is told now
         quantized = {site for edit in edits for site in edit.sites if site.is_parameter}
@@ -196,13 +194,13 @@ class Quantization(QuantizationConfig, StagedQuantizers):
             edits = (_with_bits(edit, bits[edit.key], half) if edit.key in bits else edit for edit in plan)
             return replace(plan, edits=tuple(edits))
 
-        json_path = f"{self.json_path}.initializer.precision"
+        json_path = self.path("initializer.precision")
         bits = choose_bits(settings, plan.of(self.algorithm), with_bits, context, json_path)
         return with_bits(context.adapter.broadcast_from_rank0(bits))
 
     def range_inits(self, graph: Graph, edits: Sequence[Edit]) -> Mapping[str, RangeInit]:
         quantizers = {edit.key: edit for edit in edits if edit.transform.observer(edit.site.is_parameter) is not None}
-        return range_inits(quantizers, graph, self.initializer.range, self.scope_overrides, self.json_path, self.validate_scopes)
+        return range_inits(quantizers, graph, self.initializer.range, self.scope_overrides, self.path(), self.validate_scopes)
 
     def plan_summary(self, graph: Graph, edits: Sequence[Edit]) -> PlanSummary:
         at: dict[Site, str] = {}
@@ -252,7 +250,7 @@ class Quantization(QuantizationConfig, StagedQuantizers):
         """The quantizer for a placement, and what the config asks of it. ConfigError where it cannot be had."""
         group = staged.group_of(placement.sites[0])
         settings = self.weights if group == "weights" else self.activations
-        request = request_of(graph, placement, settings, getattr(self.scope_overrides, group), self.json_path)
+        request = request_of(graph, placement, settings, getattr(self.scope_overrides, group), self.path())
         name, size = request.value("quantizer", "nncf"), request.value("group_size")
         choice = GROUPED if name == "nncf" and size is not None else QUANTIZERS[group][name]
         site = placement.sites[0]
@@ -311,7 +309,7 @@ class Quantization(QuantizationConfig, StagedQuantizers):
         for edit in edits:
             if not _quantizer_of(edit).bits_are_free:
                 raise ConfigError(
-                    f"{self.json_path}.initializer.precision: found a quantizer at {edit.site} whose bits are not to be chosen "
+                    f"{self.path('initializer.precision')}: found a quantizer at {edit.site} whose bits are not to be chosen "
                     f"({_quantizer_of(edit).description}), expected nncf, lsq, lsq_plus, pact or dorefa"
                 )
 

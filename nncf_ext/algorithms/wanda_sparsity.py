@@ -93,9 +93,7 @@ class WandaSparsity(WandaSparsityConfig, ScheduledSparsity):
         """The norms of what the layers read, as the model is now. ConfigError where no data are registered, or not finite."""
         data = training.extra(QuantizationRangeInitArgs)
         if data is None:
-            raise ConfigError(
-                f"{self.json_path}: found no data to measure inputs with, expected register_default_init_args before"
-            )
+            raise ConfigError(f"{self.path()}: found no data to measure inputs with, expected register_default_init_args before")
         readers = {Site(site.node, "input:0"): edit for edit in training.edits for site in edit.sites}
         squares = {edit.key: np.zeros(_inputs(training.graph, edit), np.float64) for edit in training.edits}
 
@@ -112,7 +110,7 @@ class WandaSparsity(WandaSparsityConfig, ScheduledSparsity):
         for edit in training.edits:
             norm = training.adapter.broadcast_from_rank0(np.sqrt(squares[edit.key]).astype(np.float32))
             if not np.isfinite(norm).all():
-                raise ConfigError(f"{self.json_path}: {edit.site.node} saw NaN or infinite values, expected numbers")
+                raise ConfigError(f"{self.path()}: {edit.site.node} saw NaN or infinite values, expected numbers")
             training.attached.assign(edit, "norm", norm)
 
 

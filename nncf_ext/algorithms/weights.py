@@ -23,7 +23,7 @@ def plan_weights(
     transform: one for all weights, or what each has. why_not: why a weight is left out, or None.
     """
     select(
-        [node.name for node in graph.nodes], config.ignored_scopes, config.target_scopes, config.validate_scopes, config.json_path
+        [node.name for node in graph.nodes], config.ignored_scopes, config.target_scopes, config.validate_scopes, config.path()
     )
     found: dict[str, list[tuple[Node, Parameter]]] = {}
     skipped: dict[tuple[str, str], None] = {}

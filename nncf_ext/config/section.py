@@ -138,3 +138,8 @@ class ScopedConfig(Section):
     def json_path(self) -> str:
         """JSON path of this section in the config that it was read from; "" where it was made in Python."""
         return self._json_path
+
+    def path(self, key: str = "") -> str:
+        """JSON path of a key of this section (`params.bits`), for errors; the section's own without a key. An algorithm that was
+        made in Python stands in no config: its name begins the path."""
+        return ".".join(filter(None, (self.json_path or getattr(self, "algorithm", ""), key)))

@@ -233,7 +233,9 @@ def test_scopes_of_the_top_level_are_merged_in():
     assert (quantizers.ignored_scopes, quantizers.target_scopes) == (("own", "top"), ("{re}all",))
     assert (masks.ignored_scopes, masks.target_scopes) == (("top",), ("mine",))
     assert (quantizers.json_path, masks.json_path) == ("compression[0]", "compression[1]")
+    assert quantizers.path("initializer.range") == "compression[0].initializer.range"
     assert QuantizationConfig().json_path == ""
+    assert (QuantizationConfig().path("bits"), QuantizationConfig().path()) == ("quantization.bits", "quantization")
 
 
 # What NNCF 2.x takes: zero where it is a number of epochs or steps, and keys without effect

@@ -19,6 +19,7 @@ from nncf_ext_torch.apply import Applied, TorchAttached, detach, make_plain
 from nncf_ext_torch.arguments import by_argument, call_of, in_order, named_inputs, resized
 from nncf_ext_torch.compiled_models import not_compiled
 from nncf_ext_torch.computed_weights import computed_in, copied
+from nncf_ext_torch.detectors import detectors_without_branches
 from nncf_ext_torch.module_classes import edited_modules
 from nncf_ext_torch.recurrent import projected_layer
 from nncf_ext_torch.trace import ExampleInput, evaluating, leaves, on_device_of
@@ -53,7 +54,14 @@ def export_marked(
     outputs: list[str] = []
     axes = _free_axes(model, call, free)
     try:
-        with _marked(attached, marked), _flat_outputs(model, outputs), evaluating(model), torch.no_grad(), _quiet():
+        with (
+            _marked(attached, marked),
+            _flat_outputs(model, outputs),
+            evaluating(model),
+            torch.no_grad(),
+            _quiet(),
+            detectors_without_branches(),
+        ):
             program = _exported(_Caller(model) if isinstance(model, torch.fx.GraphModule) else model, call, axes)
     except torch.onnx.OnnxExporterError as error:
         _refuse_where_float_fails(attached, call, axes, error)
@@ -64,6 +72,12 @@ def export_marked(
     for value, name in zip(graph.outputs, outputs, strict=True):
         value.name = name
     return program.model
+
+
+@contextmanager
+def _exporting(model: nn.Module) -> Iterator[None]:
+    with evaluating(model), torch.no_grad(), _quiet(), detectors_without_branches():
+        yield
 
 
 def _exported(model: nn.Module, call: ExampleInput, axes: Mapping[str, Any]) -> Any:
@@ -83,7 +97,7 @@ def _refuse_where_float_fails(attached: TorchAttached, call: ExampleInput, axes:
     plain = copied(attached, attached.model).model
     detach(plain)
     try:
-        with evaluating(plain), torch.no_grad(), _quiet():
+        with _exporting(plain):
             _exported(plain, call, axes)
     except torch.onnx.OnnxExporterError:
         cause = error

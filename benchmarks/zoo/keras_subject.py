@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from nncf_ext_tensorflow import create_compressed_model, create_compression_call
 from nncf_ext_tensorflow.batchnorm import adapt_batchnorm
 from nncf_ext_tensorflow.naming import names_in
 
+from benchmarks.zoo.row import OUTPUTS
 from nncf_ext import NNCFConfig
 
 
@@ -33,6 +34,7 @@ class KerasSubject:
     batch: Any
     jit_compile: bool | str = "auto"
     varying: bool = False
+    distilled: Mapping[str, Any] = field(default_factory=lambda: OUTPUTS)
 
     def __post_init__(self) -> None:
         keras.utils.clear_session()

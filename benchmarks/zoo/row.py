@@ -34,7 +34,7 @@ RIGL = {
     "algorithm": "dynamic_sparse_training",
     "params": {"method": "rigl", "sparsity_target": 0.8, "update_interval": 1, "end": 100},
 }
-DISTILLATION = {"algorithm": "knowledge_distillation", "type": "mse"}
+OUTPUTS = {"type": "mse"}
 
 COLUMNS = ("attach", "train", "resume", "strip", "export", "parity", "integer", "filters", "rigl", "distil")
 LIMIT = 1800  # seconds of a processor for a row
@@ -52,6 +52,7 @@ class Subject(Protocol):
 
     model: Any
     varying: bool  # whether how many outputs there are is decided by numbers (detections)
+    distilled: Mapping[str, Any]  # what of the teacher the column `distil` compares
 
     def weights(self, model: Any) -> int:
         """Numbers in its weights."""
@@ -227,7 +228,7 @@ def _rigl(subject: Subject, made: dict[str, Any], row: dict[str, Any], path: Pat
 
 
 def _distil(subject: Subject, made: dict[str, Any], row: dict[str, Any], path: Path) -> None:
-    controller, model = subject.compress(subject.fresh(), [INT8, DISTILLATION])
+    controller, model = subject.compress(subject.fresh(), [INT8, {"algorithm": "knowledge_distillation", **subject.distilled}])
     _trains(subject, controller, model)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from nncf_ext_torch import create_compressed_model, register_default_init_args
 from torch import Tensor, nn
 
+from benchmarks.zoo.row import OUTPUTS
 from nncf_ext import NNCFConfig
 
 
@@ -45,6 +46,7 @@ class TorchSubject:
     kwargs: Mapping[str, Any] | None = None
     loss: Callable[[nn.Module], Tensor] | None = None
     varying: bool = False
+    distilled: Mapping[str, Any] = field(default_factory=lambda: OUTPUTS)
 
     def __post_init__(self) -> None:
         normalizing = [

@@ -10,6 +10,12 @@ from torchvision import models
 from benchmarks.zoo.torch_subject import TorchSubject, tensors_in
 
 _SIZES = {"inception_v3": 299, "vit_h_14": 56}
+# Of detectors the teacher's pyramid is compared, or what stands in its place: in training they return losses.
+_FEATURES = {
+    "fpn": r"{re}BackboneWithFPN.*layer_blocks\]/Conv2dNormActivation\[0\]/",
+    "ssdlite": r"{re}Sequential\[features\]/Sequential\[1\]/Sequential\[0\]/Conv2dNormActivation\[3\]/Conv2d\[0\]",
+    "ssd300": r"{re}SSDFeatureExtractorVGG.*extra\]/Sequential\[0\]/Conv2d\[2\]/",
+}
 _SMALL = {"min_size": 128, "max_size": 160}
 _GROUPS = {
     "classification": models,
@@ -55,7 +61,8 @@ def _detector(name: str) -> TorchSubject:
     def loss(model: torch.nn.Module) -> torch.Tensor:
         return torch.stack(tensors_in(model(images, targets))).sum()
 
-    return TorchSubject(model, (images,), loss=loss, varying=True)
+    features = [{"student": next(node for part, node in _FEATURES.items() if part in name)}]
+    return TorchSubject(model, (images,), None, loss, True, {"type": "mse", "scale": 0, "features": features})
 
 
 def _target(name: str) -> dict[str, torch.Tensor]:

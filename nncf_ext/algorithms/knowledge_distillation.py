@@ -129,19 +129,21 @@ class KnowledgeDistillation(KnowledgeDistillationConfig, Algorithm):
         return PlanSummary(at, PlannedDistillation(loss, "the uncompressed model, unless another one is given"))
 
     def loss(self, training: Training, state: State) -> Any:
-        """Sum over the model's outputs; RuntimeError before the first training forward."""
-        total = outputs_loss(training.xp, self, training.outputs, training.extra(ValidPositions), self.algorithm)
-        outputs = None if total is None else self.factor * total
+        """Sum over the model's outputs, beside that over features; RuntimeError before the first training forward."""
+        total = None
+        if self.factor or not self.features:  # a detector's outputs in training are losses: there are features to compare only
+            total = outputs_loss(training.xp, self, training.outputs, training.extra(ValidPositions), self.algorithm)
+        outputs = {} if total is None else {"outputs": self.factor * total}
         if not self.features:
-            return outputs
+            return outputs.get("outputs")
         pairs = zip(training.edits, self.features, strict=True)
-        return {"outputs": outputs, "features": sum(pair.weight * _difference(training, edit, pair) for edit, pair in pairs)}
+        return {**outputs, "features": sum(pair.weight * _difference(training, edit, pair) for edit, pair in pairs)}
 
 
 def _difference(training: Training, edit: Edit, pair: FeaturePair) -> Any:
     """Of the features in the last training forward, in float32."""
-    assert training.outputs is not None and isinstance(edit.transform, Feature)
-    xp, features = training.xp, training.outputs.features
+    assert isinstance(edit.transform, Feature)
+    xp, features = training.xp, {} if training.outputs is None else training.outputs.features
     if edit.site not in features:
         raise RuntimeError(
             f"{edit.site}: no tensor passed there, or at {edit.transform.teacher} of the teacher, in the last forward"

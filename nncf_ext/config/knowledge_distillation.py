@@ -63,7 +63,8 @@ class KnowledgeDistillationConfig(OutputMatching):
     """Name of the algorithm."""
 
     scale: Annotated[Number, Field(ge=0)] = 1.0
-    """Factor of the term in the loss; where it is missing and task_weight is given, 1 - task_weight."""
+    """Factor of the term in the loss; where it is missing and task_weight is given, 1 - task_weight. With features, 0 leaves the
+    outputs out: those of detectors are losses in training."""
 
     task_weight: Annotated[Number, Field(ge=0, le=1)] | None = None
     """Factor of the task's own loss, by default 1: Hinton's 1 - a. Keras' `fit` applies it, a loop of your own asks for

@@ -121,7 +121,8 @@ def outputs_loss(xp: Any, matching: OutputMatching, seen: Outputs | None, regist
     student = seen.student[: len(seen.teacher)] if seen.teacher else seen.student
     mismatch = difference_of([a.shape for a in student], [a.shape for a in seen.teacher])
     if mismatch:
-        raise ValueError(f"{name}: {mismatch}")
+        advice = "" if len(student) == len(seen.teacher) else ": expected as many, or features and a scale of 0"
+        raise ValueError(f"{name}: {mismatch}{advice}")
     valid = valid_positions(matching, seen, registered)
     terms = [_difference(matching, xp, s, t, valid) for s, t in zip(student, seen.teacher, strict=True)]
     return sum(terms[1:], terms[0]) if terms else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ from typing import Any
 import numpy as np
 
 _NUMPY_TYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(int32)": np.int32, "tensor(int64)": np.int64}
+_FLOATS = ("tensor(float)", "tensor(double)", "tensor(float16)", "tensor(bfloat16)")
+_UNBACKED = re.compile(r"\bu\d+\b")
 _FLOAT = 1 / 64  # difference, in steps, that is rounding in a file that rounds no activations
 _RANDOM = 1e-4  # share of an output's span by which two runs of a model that draws no numbers may differ
 
@@ -45,8 +48,8 @@ class Parity:
     step: one quantization step of the outputs (LSB), in their unit. samples: rows compared.
     own: the model's largest difference to itself, see `Own`; NaN where it is unknown. exact: whether the file is no further off,
     at worst and in the root mean square, but for a factor and for rounding; exact_optimized: whether this holds of what ONNX
-    Runtime's optimisations make of it on this processor, too. random: positions of outputs that differ from run to run, which are
-    not compared.
+    Runtime's optimisations make of it on this processor, too. random: positions of outputs that differ from run to run; varying:
+    of those whose size numbers decide (detections), and decided otherwise in the file than in the model. These are not compared.
     """
 
     difference: float
@@ -57,6 +60,7 @@ class Parity:
     exact: bool = True
     random: tuple[int, ...] = ()
     exact_optimized: bool = True
+    varying: tuple[int, ...] = ()
 
     @property
     def lsb(self) -> float:
@@ -76,12 +80,13 @@ class Parity:
             text += f", {'as exact as' if self.exact else 'worse than'} the model itself ({self.own / self.step:.2f} LSB)"
             if self.exact and not self.exact_optimized:
                 text += ", but not as ONNX Runtime optimises it on this processor (8-bit sums saturate on some)"
-        if self.random:
-            positions = f"{'s' * (len(self.random) > 1)} {', '.join(map(str, self.random))}"
-            text = (
-                f"{text}; " * bool(text)
-                + f"output{positions} cannot be compared: random, other numbers in every run of the model"
-            )
+        for positions, why in (
+            (self.random, "random, other numbers in every run of the model"),
+            (self.varying, "numbers decide about the size, which is another one after the least rounding"),
+        ):
+            if positions:
+                which = f"{'s' * (len(positions) > 1)} {', '.join(map(str, positions))}"
+                text = f"{text}; " * bool(text) + f"output{which} cannot be compared: {why}"
         return text
 
 
@@ -121,38 +126,53 @@ def parity(
     outputs = range(len(references[0]))
     random = tuple(i for i in outputs if own is not None and _is_random(references[0][i], own.again[i]))
     optimized, plain = session(path), session(path, optimize=False)
-    by_file = {runner: [_Differences() for _ in outputs] for runner in (optimized, plain)}
-    by_model = [_Differences() for _ in outputs]
-    by_biases = [[_Differences() for _ in outputs] for _ in (() if own is None else own.biases)]  # the file is one rounding too
-    for index, (inputs, expected) in enumerate(zip(samples, references, strict=True)):
-        for runner, differences in by_file.items():
-            found = float_outputs(runner, inputs)
-            shapes = [f.shape for f in found], [np.shape(e) for e in expected]
-            if len(found) != len(expected) or any(shapes[0][i] != shapes[1][i] for i in outputs if i not in random):
-                raise ValueError(f"{path.name}: found outputs of shapes {shapes[0]}, expected the model's {shapes[1]}")
-            for i in set(outputs) - set(random):
-                differences[i].add(found[i], expected[i])
-        if own is not None:
-            for i in set(outputs) - set(random):
-                by_model[i].add(own.moved[index][i], expected[i])
-    for differences, answers in zip(by_biases, () if own is None else own.biases, strict=True):
-        for before, after in answers:
-            for i in set(outputs) - set(random):
-                differences[i].add(after[i], before[i])
-    compared = [i for i in outputs if i not in random]
+    answers = {runner: [float_outputs(runner, inputs) for inputs in samples] for runner in (optimized, plain)}
+    pairs = [pair for found in answers.values() for pair in zip(found, references, strict=True)]
+    if any(len(found) != len(expected) for found, expected in pairs):
+        raise ValueError(f"{path.name}: found {len(pairs[0][0])} outputs of floating-point numbers, expected {len(pairs[0][1])}")
+    moves = [] if own is None else [*zip(own.moved, references, strict=True), *(pair for move in own.biases for pair in move)]
+    free = _sizes_by_numbers(plain) - set(random)
+    varying = tuple(i for i in outputs if i in free and any(np.shape(a[i]) != np.shape(b[i]) for a, b in (*pairs, *moves)))
+    compared = [i for i in outputs if i not in (*random, *varying)]
+    for found, expected in pairs:
+        shapes = [f.shape for f in found], [np.shape(e) for e in expected]
+        if any(shapes[0][i] != shapes[1][i] for i in compared):
+            raise ValueError(f"{path.name}: found outputs of shapes {shapes[0]}, expected the model's {shapes[1]}")
+    by_file = {runner: _differences(found, references, compared) for runner, found in answers.items()}
     if step is None:
         step = max((_span([r[i] for r in references]) for i in compared or outputs), default=0.0) / 255 or 1.0
     count = sum(len(inputs[0]) for inputs in samples)
     if not compared:
-        return Parity(float("nan"), float("nan"), float(step), count, random=random)
+        return Parity(float("nan"), float("nan"), float(step), count, random=random, varying=varying)
     worst = [max(differences[i].largest for i in compared) for differences in by_file.values()]
     if own is None:
         return Parity(worst[0], worst[1], float(step), count)
+    by_model = _differences(own.moved, references, compared)
+    by_biases = [  # the file is one rounding too
+        _differences([after for _, after in move], [before for before, _ in move], compared) for move in own.biases
+    ]
     floor = step * (_FLOAT if own.levels is None else max(255 / own.levels, 1))
-    yardsticks = [(by_model[i], *(differences[i] for differences in by_biases)) for i in outputs]
+    yardsticks = {i: (by_model[i], *(differences[i] for differences in by_biases)) for i in compared}
     exact = [all(_is_exact(differences[i], yardsticks[i], floor) for i in compared) for differences in by_file.values()]
     difference_of_model = max(yardstick.largest for i in compared for yardstick in yardsticks[i])
-    return Parity(worst[0], worst[1], float(step), count, difference_of_model, exact[1], random, exact[0])
+    return Parity(worst[0], worst[1], float(step), count, difference_of_model, exact[1], random, exact[0], varying)
+
+
+def _differences(
+    found: Sequence[Sequence[np.ndarray]], expected: Sequence[Sequence[np.ndarray]], outputs: Sequence[int]
+) -> dict[int, _Differences]:
+    """By output, over all batches."""
+    differences = {i: _Differences() for i in outputs}
+    for one, other in zip(found, expected, strict=True):
+        for i in outputs:
+            differences[i].add(one[i], other[i])
+    return differences
+
+
+def _sizes_by_numbers(runner: Any) -> set[int]:
+    """Positions, among the floating-point outputs, of those with an axis that numbers decide: torch.export names it u0."""
+    floats = [value for value in runner.get_outputs() if value.type in _FLOATS]
+    return {i for i, value in enumerate(floats) if any(_UNBACKED.search(str(size)) for size in value.shape)}
 
 
 def _is_exact(file: _Differences, own: Sequence[_Differences], floor: float) -> bool:

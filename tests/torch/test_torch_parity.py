@@ -55,3 +55,26 @@ def test_a_file_with_other_weights_is_told_and_the_model_stays(tmp_path, monkeyp
     monkeypatch.setattr(export, "grids", narrower)
     with pytest.warns(ExportWarning, match="worse than the model itself .* does not compute what the model computes"):
         assert not ctrl.export_model(tmp_path / "broken.onnx").exact
+
+
+class Above(nn.Module):
+    """The rows that are above zero: of x and -x with weights of one and minus one, the last place of a weight decides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.score = nn.Linear(2, 1, bias=False)
+        nn.init.constant_(self.score.weight, 0.7)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        scores = self.score(x)
+        return x[scores[:, 0] > 0], scores
+
+
+def test_outputs_whose_size_numbers_decide_are_compared_where_it_is_the_same(tmp_path):
+    sure = torch.tensor([[1.0, 2.0], [-1.0, -3.0], [2.0, 0.5]])
+    for x, varying in ((sure, ()), (torch.tensor([[1.0, -1.0], [-1.0, 1.0], [2.0, 0.5]]), (0,))):
+        config = NNCFConfig.from_dict({"compression": {"algorithm": "const_sparsity"}})
+        ctrl, _ = create_compressed_model(Above(), register_default_init_args(config, [(x, 0)]))
+        report = ctrl.export_model(tmp_path / "model.onnx")
+        assert report.varying == varying and report.exact and report.samples == 3
+        assert ("output 0 cannot be compared: numbers decide about the size" in str(report)) == bool(varying)

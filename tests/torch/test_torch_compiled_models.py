@@ -89,7 +89,7 @@ def test_attach_train_strip_and_export(how: str, tmp_path: Path) -> None:
     torch.testing.assert_close(copy.deepcopy(model)(X).detach(), y)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, pytest.param(torch.float64, marks=pytest.mark.slow)])
 def test_models_in_other_floating_types(dtype: torch.dtype, tmp_path: Path) -> None:
     """`input_info` makes inputs of the weights' type, training stays in it, files are float32."""
     torch.manual_seed(0)

@@ -165,7 +165,9 @@ def test_a_failing_export_leaves_the_model_compressed(tmp_path, monkeypatch):
     assert torch.equal(model(x), expected) and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("activations", [{"bits": 4}, {"mode": "asymmetric"}, {"per_channel": True}], ids=str)
+@pytest.mark.parametrize(
+    "activations", [pytest.param({"bits": 4}, marks=pytest.mark.slow), {"mode": "asymmetric"}, {"per_channel": True}], ids=str
+)
 def test_other_grids(tmp_path, activations):
     algorithm = {
         "algorithm": "quantization",

@@ -87,7 +87,7 @@ def test_every_free_group_can_lose_channels(name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*prunes nothing in 2 of 5 groups")  # BERT's heads: two in a layer, of which one would stay
-@pytest.mark.parametrize("name", ["hf_resnet", "bert"])
+@pytest.mark.parametrize("name", [pytest.param("hf_resnet", marks=pytest.mark.slow), "bert"])
 def test_prune_strip_train_save_and_export(name: str, tmp_path: Path) -> None:
     """In float, where the file can be compared to the last digits with the masked model."""
     build, example = WHOLE[name]

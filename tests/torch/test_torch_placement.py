@@ -154,7 +154,13 @@ ONLY_IN_NNCF: Mapping[str, set[Place]] = {
 }
 
 
-@pytest.mark.parametrize("name", [*CONVOLUTIONAL, *TRANSFORMERS])
+LARGE = ("resnet50", "hf_mobilenet_v2", "llama", "gpt2")  # of a kind with smaller ones
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in LARGE else ()) for name in (*CONVOLUTIONAL, *TRANSFORMERS)],
+)
 def test_same_places_as_nncf_quantize(name: str) -> None:
     build, build_example = {**CONVOLUTIONAL, **TRANSFORMERS}[name]
     torch.manual_seed(0)

@@ -184,6 +184,7 @@ def test_a_model_between_forward_and_loss_is_copied_and_pickled():
 
 
 @needs_compiler
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_compiled_steps_are_the_same():
     results = []

@@ -16,7 +16,9 @@ WITHOUT_FILES = ("attach", "train", "resume", "strip", "rigl", "distil")
 
 
 @pytest.mark.filterwarnings("ignore")  # what the zoo is about is whether they run
-@pytest.mark.parametrize("name", ["gpt2", "t5", "swin", "llama"])
+@pytest.mark.parametrize(
+    "name", ["gpt2", "swin", pytest.param("t5", marks=pytest.mark.slow), pytest.param("llama", marks=pytest.mark.slow)]
+)
 def test_a_row_is_green(name):
     row = examine(transformers_models.subject(name), WITHOUT_FILES)
     assert set(row["cells"].values()) == {"ok"}, row["cells"]

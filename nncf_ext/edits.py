@@ -39,6 +39,18 @@ class Range:
     values: np.ndarray | None = None
 
 
+@dataclass(frozen=True)
+class ObserverSpec:
+    """Which tensor is observed, and how a range is made of what is seen.
+
+    of_parameter: the tensor is no batch of samples. kind: `RangeInit.type`. percentiles: of the kinds that have some.
+    """
+
+    of_parameter: bool
+    kind: str = "mixed_min_max"
+    percentiles: tuple[float, float] = (0.1, 99.9)
+
+
 class Observer(Protocol):
     """Sees the tensors that pass a site, batch by batch, and makes a range of them. `is_empty`: nothing was seen yet."""
 
@@ -60,11 +72,8 @@ class Transform(BaseModel):
     kind: str
     stage: ClassVar[int]
 
-    def observer(
-        self, of_parameter: bool, kind: str = "mixed_min_max", percentiles: tuple[float, float] = (0.1, 99.9)
-    ) -> Observer | None:
-        """What has to see its tensor before training; None where it needs no range. kind: how a range is made of what is seen
-        (`RangeInit.type`), with which percentiles."""
+    def observer(self, spec: ObserverSpec) -> Observer | None:
+        """What has to see its tensor before training; None where it needs no range."""
         return None
 
     def check(self, variables: Mapping[str, np.ndarray]) -> None:
@@ -134,6 +143,11 @@ class Edit:
     def of_parameters(self) -> bool:
         """Whether no activation is among its sites."""
         return all(site.is_parameter for site in self.sites)
+
+    @property
+    def needs_range(self) -> bool:
+        """Whether its transform is calibrated with what passes its sites."""
+        return self.transform.observer(ObserverSpec(self.site.is_parameter)) is not None
 
     def shape_in(self, graph: Graph) -> tuple[int, ...]:
         """Of the first tensor with the fewest axes among its sites: one number for each tensor then goes with all of them."""

@@ -16,7 +16,7 @@ from nncf_ext.calibration.ranges import RangeCollector
 from nncf_ext.config.binarization import BinarizationConfig
 from nncf_ext.config.initialization import RangeInit
 from nncf_ext.config.quantization import ScopeOverrides
-from nncf_ext.edits import QUANTIZE, Edit, Observer, Plan, Range, Transform, Var
+from nncf_ext.edits import QUANTIZE, Edit, Observer, ObserverSpec, Plan, Range, Transform, Var
 from nncf_ext.graph import Graph, Site
 from nncf_ext.ops import has_weight
 from nncf_ext.quantization.settings import range_inits
@@ -55,11 +55,9 @@ class BinaryActivation(Transform):
     stage: ClassVar[int] = QUANTIZE
     threshold_axis: int
 
-    def observer(
-        self, of_parameter: bool, kind: str = "mixed_min_max", percentiles: tuple[float, float] = (0.1, 99.9)
-    ) -> Observer | None:
+    def observer(self, spec: ObserverSpec) -> Observer | None:
         """One range for the tensor, of which the upper end counts."""
-        return RangeCollector(kind, None, False, of_parameter, percentiles)
+        return RangeCollector(spec, None, False)
 
     def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:
         ones = (1,) * len(shape)
@@ -119,7 +117,7 @@ class Binarization(BinarizationConfig, StagedQuantizers):
         return Plan(tuple(edits), tuple(skipped))
 
     def range_inits(self, graph: Graph, edits: Sequence[Edit]) -> Mapping[str, RangeInit]:
-        activations = {edit.key: edit for edit in edits if edit.transform.observer(edit.site.is_parameter) is not None}
+        activations = {edit.key: edit for edit in edits if edit.needs_range}
         return range_inits(activations, graph, self.initializer.range, ScopeOverrides(), self.path(), self.validate_scopes)
 
     def plan_summary(self, graph: Graph, edits: Sequence[Edit]) -> PlanSummary:

@@ -199,7 +199,7 @@ class Quantization(QuantizationConfig, StagedQuantizers):
         return with_bits(context.adapter.broadcast_from_rank0(bits))
 
     def range_inits(self, graph: Graph, edits: Sequence[Edit]) -> Mapping[str, RangeInit]:
-        quantizers = {edit.key: edit for edit in edits if edit.transform.observer(edit.site.is_parameter) is not None}
+        quantizers = {edit.key: edit for edit in edits if edit.needs_range}
         return range_inits(quantizers, graph, self.initializer.range, self.scope_overrides, self.path(), self.validate_scopes)
 
     def plan_summary(self, graph: Graph, edits: Sequence[Edit]) -> PlanSummary:
@@ -388,7 +388,7 @@ def _statistics(graph: Graph, edits: Sequence[Edit]) -> QuantizationStatistics:
             staged.group_of(edit.site),
             quantizer.bits,
             "symmetric" if quantizer.symmetric else "asymmetric",
-            quantizer.share,
+            quantizer.granularity,
         ] += 1
     sites = [site for edit in edits for site in edit.sites]
     known = [(staged.group_of(edit.site), _quantizer_of(edit)) for edit in edits]

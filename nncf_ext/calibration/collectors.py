@@ -14,7 +14,7 @@ from nncf_ext.adapter import Adapter, Inference, Looks
 from nncf_ext.calibration.initialization import InitializationWarning, running_on_data, samples_wanted, samples_with_progress
 from nncf_ext.calibration.ranges import widest
 from nncf_ext.config.initialization import RangeInit
-from nncf_ext.edits import Edit, Observer, Range
+from nncf_ext.edits import Edit, Observer, ObserverSpec, Range
 from nncf_ext.errors import ConfigError
 from nncf_ext.graph import Site
 
@@ -146,6 +146,6 @@ def _collect(
 
 def _observer(edit: Edit, site: Site, start: RangeInit) -> Observer:
     percentiles = (start.params.min_percentile, start.params.max_percentile)
-    found = edit.transform.observer(site.is_parameter, start.type, percentiles)
+    found = edit.transform.observer(ObserverSpec(site.is_parameter, start.type, percentiles))
     assert found is not None, edit
     return found

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nncf_ext.edits import Range
+from nncf_ext.edits import ObserverSpec, Range
 
 _FEW = 1 << 12  # values kept of one batch of activations beside their range
 _SAMPLE = 1 << 16  # values kept of one tensor per batch where all of them are needed (evenly spaced), to bound memory
@@ -16,24 +16,16 @@ _SAMPLE = 1 << 16  # values kept of one tensor per batch where all of them are n
 class RangeCollector:
     """Collects over batches for one quantizer.
 
-    kind: `RangeInit.type`. channel_axis: None for per-tensor. symmetric: the range is used by its largest magnitude only.
-    is_weight: the tensor is no batch, so "per sample" means the whole of it. keeps_values: the result has values too.
+    channel_axis: None for per-tensor. symmetric: the range is used by its largest magnitude only. keeps_values: the result has
+    values too. "Per sample" means the whole of a parameter.
     """
 
-    def __init__(
-        self,
-        kind: str,
-        channel_axis: int | None,
-        symmetric: bool,
-        is_weight: bool,
-        percentiles: tuple[float, float] = (0.1, 99.9),
-        keeps_values: bool = False,
-    ):
-        if kind == "mixed_min_max" and (is_weight or channel_axis is not None):
-            kind = "min_max"
-        self._kind, self._axis, self._symmetric, self._percentiles = kind, channel_axis, symmetric, percentiles
+    def __init__(self, spec: ObserverSpec, channel_axis: int | None, symmetric: bool, keeps_values: bool = False):
+        is_plain = spec.of_parameter or channel_axis is not None  # no batch of samples with one range: their extremes
+        self._kind = "min_max" if spec.kind == "mixed_min_max" and is_plain else spec.kind
+        self._axis, self._symmetric, self._percentiles = channel_axis, symmetric, spec.percentiles
         self._kept: list[np.ndarray] | None = [] if keeps_values else None
-        self._most = _SAMPLE if is_weight else _FEW
+        self._most = _SAMPLE if spec.of_parameter else _FEW
         self._lows: list[np.ndarray] = []
         self._highs: list[np.ndarray] = []
         self._values: list[np.ndarray] = []

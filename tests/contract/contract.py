@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from nncf_ext import NNCFConfig
-from nncf_ext.edits import Edit
+from nncf_ext.edits import Edit, ObserverSpec
 from nncf_ext.quantization.quantizers import QuantizerTransform
 from tests.contract.cases import Case
 from tests.contract.reference_net import ReferenceNet, Variables, data, initial_weights, loss_and_gradients
@@ -153,7 +153,7 @@ def check_ranges(driver: Driver, controller: Any, reference: Reference, case: Ca
     for role, edits in reference.net.edits.items():
         for transform in (edit.transform for edit in edits):
             is_weight = role.endswith("weight")
-            collector = transform.observer(is_weight, dict(case.ranges).get(role) or settings[0].type)
+            collector = transform.observer(ObserverSpec(is_weight, dict(case.ranges).get(role) or settings[0].type))
             if not isinstance(transform, QuantizerTransform) or collector is None:
                 continue
             for seen in tensors[:1] if is_weight else tensors:

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 
 from nncf_ext.calibration.ranges import RangeCollector
+from nncf_ext.edits import ObserverSpec
 
 BATCHES = [np.array([[1.0, -2.0], [3.0, 4.0]]), np.array([[5.0, 0.0], [-1.0, 2.0]])]
 
 
 def collect(kind, axis=None, symmetric=False, is_weight=False, batches=BATCHES, **more):
-    collector = RangeCollector(kind, axis, symmetric, is_weight, **more)
+    collector = RangeCollector(ObserverSpec(is_weight, kind, **more), axis, symmetric)
     for batch in batches:
         collector.update(batch)
     seen = collector.result()
@@ -37,7 +38,7 @@ def test_per_channel_and_weights_use_plain_extremes_in_mixed():
 
 
 def test_shapes_are_broadcastable():
-    collector = RangeCollector("min_max", 1, False, False)
+    collector = RangeCollector(ObserverSpec(False, "min_max"), 1, False)
     collector.update(np.zeros((2, 3, 4, 4)))
     assert collector.result().low.shape == (1, 3, 1, 1)
 
@@ -64,7 +65,7 @@ def test_three_sigma_as_in_nncf():
     weight = np.concatenate([ramp, -2 * ramp, 3 * ramp])
 
     def found(axis, symmetric):
-        collector = RangeCollector("threesigma", axis, symmetric, True)
+        collector = RangeCollector(ObserverSpec(True, "threesigma"), axis, symmetric)
         collector.update(weight)
         return collector.result()
 

@@ -61,7 +61,7 @@ def supported_bits(
     found: dict[str, tuple[int, ...] | None] = {}
     for edit in quantizers:
         transform: Any = edit.transform
-        way = ("symmetric" if transform.symmetric else "asymmetric", transform.channel_axis is not None)
+        way = ("symmetric" if transform.symmetric else "asymmetric", transform.granularity != "per-tensor")
         table = tables[edit.site.is_parameter]
         known = [
             {bits for bits, *rest in table[node] if tuple(rest) == way and bits <= 8}

@@ -12,7 +12,7 @@ import numpy as np
 
 from nncf_ext import numerics
 from nncf_ext.calibration.ranges import RangeCollector
-from nncf_ext.edits import Observer, Range, Transform, Var
+from nncf_ext.edits import Observer, ObserverSpec, Range, Transform, Var
 from nncf_ext.encodings import Grid
 from nncf_ext.quantization.quantizers.uniform import QuantizerSpec, QuantizerTransform, at_least
 
@@ -63,14 +63,11 @@ class APoT(QuantizerTransform):
         most = max(max(term) for term in terms)
         return tuple(sorted({sum(each) for each in product(*([0, *(2 ** (most - e) for e in term)] for term in terms))}))
 
-    def observer(
-        self, of_parameter: bool, kind: str = "mixed_min_max", percentiles: tuple[float, float] = (0.1, 99.9)
-    ) -> Observer | None:
-        return RangeCollector(kind, self.channel_axis, True, of_parameter, percentiles, keeps_values=True)
+    def observer(self, spec: ObserverSpec) -> Observer | None:
+        return RangeCollector(spec, self.channel_axis, True, keeps_values=True)
 
     def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:
-        axis = None if self.channel_axis is None else self.channel_axis % len(shape)
-        size = tuple(n if a == axis else 1 for a, n in enumerate(shape))
+        size = self.variable_shape(shape)
         scale = np.ones(size, np.float32)
         if seen is not None and seen.values is not None:
             scale = at_least(_START * seen.values.std(1)).reshape(size)

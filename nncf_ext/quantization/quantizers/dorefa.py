@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from nncf_ext import numerics
-from nncf_ext.edits import Observer, Range, Transform, Var
+from nncf_ext.edits import Observer, ObserverSpec, Range, Transform, Var
 from nncf_ext.encodings import Grid
 from nncf_ext.quantization.quantizers.uniform import QuantizerSpec, QuantizerTransform, UniformQuantizer
 
@@ -33,9 +33,7 @@ class DoReFaWeight(QuantizerTransform):
     def at(cls, spec: QuantizerSpec) -> QuantizerTransform:
         return cls(bits=spec.bits)
 
-    def observer(
-        self, of_parameter: bool, kind: str = "mixed_min_max", percentiles: tuple[float, float] = (0.1, 99.9)
-    ) -> Observer | None:
+    def observer(self, spec: ObserverSpec) -> Observer | None:
         return None
 
     @property

@@ -50,8 +50,7 @@ class Float8(QuantizerTransform):
     def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:
         if self.of_weight:
             return self, {}
-        axis = None if self.channel_axis is None else self.channel_axis % len(shape)
-        size = tuple(n if a == axis else 1 for a, n in enumerate(shape))
+        size = self.variable_shape(shape)
         if seen is None:
             return self, {"scale": Var(np.full(size, 1 / LARGEST[self.format], np.float32))}
         largest = at_least(np.maximum(np.abs(seen.low), np.abs(seen.high))).reshape(size)

@@ -10,7 +10,7 @@ import numpy as np
 
 from nncf_ext import numerics
 from nncf_ext.calibration.ranges import RangeCollector
-from nncf_ext.edits import Observer, Range, Transform, Var
+from nncf_ext.edits import Observer, ObserverSpec, Range, Transform, Var
 from nncf_ext.encodings import Grid
 from nncf_ext.quantization.quantizers.uniform import QuantizerSpec, QuantizerTransform, at_least
 
@@ -23,7 +23,6 @@ class GroupQuantizer(QuantizerTransform):
 
     kind: Literal["group_quantizer"] = "group_quantizer"
     bits_are_free: ClassVar[bool] = False
-    channel_axis: ClassVar[int] = 0  # not one range for the tensor: per channel, in the devices' tables
     takes: ClassVar[Mapping[str, tuple[Any, ...]]] = MappingProxyType(
         {"levels": (), "logarithm_scale": (False,), "per_channel": (True,), "signed": (True,)}
     )
@@ -49,10 +48,8 @@ class GroupQuantizer(QuantizerTransform):
     def levels(self) -> tuple[int, int]:
         return (-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1) if self.symmetric else (0, 2**self.bits - 1)
 
-    def observer(
-        self, of_parameter: bool, kind: str = "mixed_min_max", percentiles: tuple[float, float] = (0.1, 99.9)
-    ) -> Observer | None:
-        return _ByGroup(kind, 0, self.symmetric, of_parameter, percentiles, of=self)
+    def observer(self, spec: ObserverSpec) -> Observer | None:
+        return _ByGroup(spec, 0, self.symmetric, of=self)
 
     def grouped(self, x: np.ndarray) -> np.ndarray:
         """(groups of all outputs, values of each)."""

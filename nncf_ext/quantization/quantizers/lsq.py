@@ -12,7 +12,7 @@ import numpy as np
 
 from nncf_ext import numerics, numpy_xp
 from nncf_ext.calibration.ranges import RangeCollector
-from nncf_ext.edits import Observer, Range, Transform, Var
+from nncf_ext.edits import Observer, ObserverSpec, Range, Transform, Var
 from nncf_ext.encodings import Grid
 from nncf_ext.quantization.quantizers.uniform import SMALLEST_SHARE, QuantizerSpec, QuantizerTransform, UniformQuantizer, at_least
 
@@ -28,10 +28,8 @@ def gradient_scale(elements: int, highest: int) -> float:
 class _StepFromValues(UniformQuantizer):
     """The first step is made of values, not of their ends alone."""
 
-    def observer(
-        self, of_parameter: bool, kind: str = "mixed_min_max", percentiles: tuple[float, float] = (0.1, 99.9)
-    ) -> Observer | None:
-        return RangeCollector(kind, self.channel_axis, self.symmetric, of_parameter, percentiles, keeps_values=True)
+    def observer(self, spec: ObserverSpec) -> Observer | None:
+        return RangeCollector(spec, self.channel_axis, self.symmetric, keeps_values=True)
 
 
 class LSQ(_StepFromValues):

@@ -53,8 +53,7 @@ class StretchedElastic(QuantizerTransform):
         return f"{self.levels} levels, stretched, per {'tensor' if self.channel_axis is None else 'channel'}"
 
     def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:
-        axis = None if self.channel_axis is None else self.channel_axis % len(shape)
-        size = tuple(n if a == axis else 1 for a, n in enumerate(shape))
+        size = self.variable_shape(shape)
         if seen is None:
             return self, {"scale": Var(np.ones(size, np.float32), trainable=True)}
         scale = at_least(np.maximum(np.abs(seen.low), np.abs(seen.high)))

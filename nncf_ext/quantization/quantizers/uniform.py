@@ -11,7 +11,7 @@ import numpy as np
 
 from nncf_ext import numerics
 from nncf_ext.calibration.ranges import RangeCollector
-from nncf_ext.edits import QUANTIZE, Observer, Range, Transform, Var
+from nncf_ext.edits import QUANTIZE, Observer, ObserverSpec, Range, Transform, Var
 from nncf_ext.encodings import Grid
 
 SMALLEST_SHARE = 0.01  # no channel's range is below this share of the widest channel's
@@ -63,11 +63,9 @@ class QuantizerTransform(Transform):
         """What the config has to say for this quantizer and does not, as it would be written there. asked: `bits`, `levels`."""
         return None
 
-    def observer(
-        self, of_parameter: bool, kind: str = "mixed_min_max", percentiles: tuple[float, float] = (0.1, 99.9)
-    ) -> Observer | None:
+    def observer(self, spec: ObserverSpec) -> Observer | None:
         own: Any = self  # these two are fields in some of them, and the same for all of a class in others
-        return RangeCollector(kind, own.channel_axis, own.symmetric, of_parameter, percentiles)
+        return RangeCollector(spec, own.channel_axis, own.symmetric)
 
     @property
     def description(self) -> str:
@@ -75,9 +73,15 @@ class QuantizerTransform(Transform):
         raise NotImplementedError
 
     @property
-    def share(self) -> str:
+    def granularity(self) -> str:
         """For what there is a range, in the statistics."""
         return "per-tensor" if getattr(self, "channel_axis", None) is None else "per-channel"
+
+    def variable_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Of the bounds for a tensor of `shape`: broadcastable, with as many as it has channels, or one."""
+        own: Any = self
+        axis = None if own.channel_axis is None else own.channel_axis % len(shape)
+        return tuple(size if a == axis else 1 for a, size in enumerate(shape))
 
 
 class UniformQuantizer(QuantizerTransform):
@@ -110,10 +114,6 @@ class UniformQuantizer(QuantizerTransform):
         used = " (7 bits used)" if self.half else ""
         mode = "symmetric" if self.symmetric else "asymmetric"
         return f"int{self.bits}{used} {mode} per {'tensor' if self.channel_axis is None else 'channel'}"
-
-    def variable_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        axis = None if self.channel_axis is None else self.channel_axis % len(shape)
-        return tuple(size if a == axis else 1 for a, size in enumerate(shape))
 
     def known(self, seen: Range | None) -> UniformQuantizer:
         """This one with what data tell: whether values are negative, and whether the bounds are learned."""

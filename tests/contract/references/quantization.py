@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from nncf_ext.calibration.ranges import RangeCollector
+from nncf_ext.edits import ObserverSpec
 from nncf_ext.quantization.quantizers import NNCFQuantizer, QuantizerTransform
 from tests.contract.data import data
 from tests.contract.references import quantizers
@@ -86,10 +87,9 @@ def _begins(net: Any, algorithm: Any, epoch: int, step: int | None) -> None:
     for role in due:
         edits = net.edits[role]
         collector = RangeCollector(
-            algorithm.initializer.range.type,
+            ObserverSpec(role.endswith("weight"), algorithm.initializer.range.type),
             edits[-1].transform.channel_axis,
             edits[-1].transform.symmetric,
-            role.endswith("weight"),
             keeps_values=True,
         )
         for seen in tensors[:1] if role.endswith("weight") else tensors:

@@ -174,13 +174,17 @@ class Graph:
                 frontier.extend(edge.target for edge in self.outputs_of.get(name, ()))
         return found
 
+    def parameter_at(self, site: Site) -> Parameter:
+        """KeyError where the graph has no such parameter."""
+        parameter = self[site.node].parameter(site.slot)
+        if parameter is None:
+            raise KeyError(str(site))
+        return parameter
+
     def shape_of(self, site: Site) -> tuple[int, ...]:
         """Shape of the tensor at `site`; KeyError where the graph has no such tensor."""
         if site.is_parameter:
-            parameter = self[site.node].parameter(site.slot)
-            if parameter is None:
-                raise KeyError(str(site))
-            return parameter.shape
+            return self.parameter_at(site).shape
         if site.port is None:
             edges = self.outputs_of.get(site.node, ())
         else:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from nncf_ext import noise
 
 SMALLEST = 1e-16  # keeps a learned range from becoming zero
@@ -129,6 +131,20 @@ def kept_count(xp: Any, score: Any) -> Any:
 def _kept(xp: Any, score: Any) -> Any:
     """1 where the score is positive, else 0; the gradient of its sigmoid."""
     return straight_through(xp, xp.cast_like(score > 0, score), xp.sigmoid(score))
+
+
+def product_decoded(xp: Any, codebook: Any, codes: Any, shape: tuple[int, ...], axis: int) -> Any:
+    """The array of `shape` whose sub-vectors along `axis` have these numbers in the code books of their subspaces.
+
+    codebook: (M, K, d), where M * d is the size of the axis. codes: (M, all other axes in their order, flattened), from 0 to
+    K - 1. A codeword's gradient is the sum over the sub-vectors that it stands for.
+    """
+    subspaces, codewords, subvector = (int(size) for size in codebook.shape)
+    first = xp.asarray(np.arange(subspaces, dtype=np.int32)[:, None] * codewords, like=codes)
+    vectors = xp.take(xp.reshape(codebook, (subspaces * codewords, subvector)), xp.reshape(codes + first, (-1,)), axis=0)
+    parts = xp.moveaxis(xp.reshape(vectors, (subspaces, codes.shape[1], subvector)), 2, 1)
+    others = (size for a, size in enumerate(shape) if a != axis)
+    return xp.moveaxis(xp.reshape(parts, (shape[axis], *others)), 0, axis)
 
 
 def decoded(xp: Any, x: Any, codes: Any, centroids: Any) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from nncf_ext.einsum import Equation
 from nncf_ext.graph import INPUT, OUTPUT, Graph, Node, Parameter
 
 # Operator type -> input port that ONNX gives the weight, where the graph states no other.
@@ -91,9 +92,8 @@ def output_axes(node: Node) -> tuple[int, ...]:
     weight = node.parameter("weight")
     equation = node.attrs.get("equation")  # "abc,cde->abde"
     if equation is not None:
-        operands, _, output = equation.partition("->")
-        labels = operands.split(",")[1].replace("...", "")
-        return tuple(axis for axis, label in enumerate(labels) if label in output)
+        product = Equation.parse(equation)
+        return tuple(axis for axis, label in enumerate(product.weight) if label in product.output)
     return (0 if weight is None or weight.channel_axis is None else weight.channel_axis,)
 
 
@@ -129,6 +129,11 @@ def is_opaque(node: Node) -> bool:
 def is_depthwise(node: Node) -> bool:
     """Whether every input channel of this convolution has filters of its own (adapters state it as attribute `depthwise`)."""
     return node.op == "Conv" and bool(node.attrs.get("depthwise"))
+
+
+def is_channels_last(node: Node) -> bool:
+    """Whether its tensors are said to have their channels in the last axis; the others have them behind the batch."""
+    return node.attrs.get("data_format") == "channels_last"
 
 
 def is_embedding(node: Node) -> bool:

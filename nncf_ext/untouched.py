@@ -45,7 +45,7 @@ def unknown_weights(graph: Graph) -> tuple[tuple[str, str], ...]:
 
 def untouched(graph: Graph, plan: Plan) -> Untouched | None:
     """How much of the model's weights stays as it is; None where the plan is about no weights, or about all."""
-    placed = {_name(graph, site.node, site.slot) for edit in plan for site in edit.sites if site.is_parameter}
+    placed = {graph.parameter_at(site).name for edit in plan for site in edit.sites if site.is_parameter}
     if not placed:
         return None
     left_out = {name for name, _ in plan.skipped}
@@ -66,9 +66,3 @@ def _others(graph: Graph) -> Iterator[tuple[Node, Parameter]]:
         for parameter in node.parameters:
             if parameter.slot not in own and is_weight(parameter.shape) and node.op not in RECURRENT:
                 yield node, parameter
-
-
-def _name(graph: Graph, node: str, slot: str) -> str:
-    parameter = graph[node].parameter(slot)
-    assert parameter is not None
-    return parameter.name

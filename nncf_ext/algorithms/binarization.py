@@ -18,7 +18,7 @@ from nncf_ext.config.initialization import RangeInit
 from nncf_ext.config.quantization import ScopeOverrides
 from nncf_ext.edits import QUANTIZE, Edit, Observer, ObserverSpec, Plan, Range, Transform, Var
 from nncf_ext.graph import Graph, Site
-from nncf_ext.ops import has_weight
+from nncf_ext.ops import has_weight, is_channels_last
 from nncf_ext.quantization.settings import range_inits
 from nncf_ext.schedules import Clock
 from nncf_ext.scopes import considered, select
@@ -107,7 +107,7 @@ class Binarization(BinarizationConfig, StagedQuantizers):
                 skipped.append((node.name, f"{node.op}: only two-dimensional convolutions are binarized"))
             else:
                 weights.setdefault(weight.name, []).append(Site(node.name, "weight"))
-                axis = 3 if node.attrs.get("data_format") == "channels_last" else 1
+                axis = 3 if is_channels_last(node) else 1
                 edits.append(Edit((activation,), BinaryActivation(threshold_axis=axis), self.algorithm))
         for sites in weights.values():
             parameter = graph[sites[0].node].parameter("weight")

@@ -16,8 +16,9 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from nncf_ext import noise, numpy_xp
+from nncf_ext import numpy_xp
 from nncf_ext.algorithm import Algorithm, CompressionStage, PlanSummary, Remembered, State, Training
+from nncf_ext.algorithms.noisy_weights import draw_noise, rows_for
 from nncf_ext.algorithms.sparsity import SparsityStatistics, measured, summary_of_masks
 from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.channels.costs import flops
@@ -74,12 +75,10 @@ class Gates(Transform):
 
     def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:
         gate = Var(np.full(shape, FIRST_GATE, np.float32), trainable=True)
-        return self, {"gate": gate, "rows": Var(np.zeros(noise.rows_of(math.prod(shape)), np.int32)), **_factors()}
+        return self, {"gate": gate, **rows_for(shape), **_factors()}
 
     def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
-        gate = variables["gate"]
-        drawn = noise.logistic(xp, variables["rows"], tuple(gate.shape)) if training else None
-        return x * regularizers.hard_concrete(xp, gate, drawn)
+        return regularizers.hard_concrete_gated(xp, x, variables["gate"], variables["rows"] if training else None)
 
 
 def _factors() -> dict[str, Var]:
@@ -134,8 +133,7 @@ class Corad(CoradConfig, Algorithm):
         grouped = self.regularization is not None and self.regularization.type == "group_lasso"
         edits = []
         for edit in plan:
-            weight = graph[edit.site.node].parameter(edit.site.slot)
-            axis = 0 if weight is None or weight.channel_axis is None else weight.channel_axis
+            axis = graph.parameter_at(edit.site).channel_axis or 0
             edits.append(replace(edit, transform=Shrinkage(channel_axis=axis, grouped=grouped)))
         return replace(plan, edits=tuple(edits))
 
@@ -180,10 +178,7 @@ class Corad(CoradConfig, Algorithm):
 
     def step(self, training: Training, clock: Clock, state: State) -> State:
         """Noise and the weights of the terms for this step."""
-        if any(isinstance(edit.transform, Gates) for edit in training.edits):
-            sizes = [math.prod(training.graph.shape_of(edit.site)) for edit in training.edits]
-            for edit, rows in zip(training.edits, noise.draw(clock.step, sizes), strict=True):
-                training.attached.assign(edit, "rows", rows)
+        draw_noise(training, clock.step)
         epoch = clock.progress(self.steps_per_epoch or clock.steps_per_epoch)
         now = {"regularization": level(self.regularization, epoch), "distillation": level(self.distillation, epoch)}
         if any(state[name] != value for name, value in now.items()):

@@ -192,8 +192,7 @@ class DynamicSparseTraining(DynamicSparseTrainingConfig, Algorithm):
         return density
 
     def _structures(self, graph: Graph, edits: Sequence[Edit]) -> list[Structure]:
-        nodes = [(graph[edit.site.node], graph[edit.site.node].parameter(edit.site.slot)) for edit in edits]
-        found = [self._structure(node, weight) for node, weight in nodes if weight is not None]
+        found = [self._structure(graph[edit.site.node], graph.parameter_at(edit.site)) for edit in edits]
         return [structure for structure in found if isinstance(structure, Structure)]
 
     def plan_summary(self, graph: Graph, edits: Sequence[Edit]) -> PlanSummary:

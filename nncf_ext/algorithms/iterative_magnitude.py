@@ -23,7 +23,7 @@ from nncf_ext.edits import Edit, Plan, Removal, Transform
 from nncf_ext.errors import ConfigError
 from nncf_ext.files.json_text import Unreadable
 from nncf_ext.files.schema import Count, Share
-from nncf_ext.graph import Graph, Site
+from nncf_ext.graph import Graph
 from nncf_ext.ops import has_weight
 from nncf_ext.schedules import Clock
 from nncf_ext.sparsity.connections import densities
@@ -110,18 +110,18 @@ class IterativeMagnitude(IterativeMagnitudeConfig, Algorithm):
             weight = xp.stop_gradient(training.attached.parameter(edit.site))
             mask = xp.cast_like(training.attached.variables(edit)["mask"], weight)
             kept = self._kept(xp, weight, mask, number, level)
-            masks[_parameter(training.graph, edit.site)] = training.adapter.to_numpy(kept) * training.adapter.to_numpy(mask)
+            masks[training.graph.parameter_at(edit.site).name] = training.adapter.to_numpy(kept) * training.adapter.to_numpy(mask)
         if self.params.remove_dead_neurons:
             masks = without_dead(training.graph, masks)
         for edit in training.edits:
-            mask = masks[_parameter(training.graph, edit.site)]
+            mask = masks[training.graph.parameter_at(edit.site).name]
             if not mask.any():
                 raise ConfigError(
                     f"{self.path()}: round {number + 1} leaves none of the {mask.size} weights of "
                     f"{edit.site.label}, expected at least one: ask for less, or leave it out with ignored_scopes"
                 )
         for edit in training.edits:
-            training.attached.assign(edit, "mask", masks[_parameter(training.graph, edit.site)] > 0)
+            training.attached.assign(edit, "mask", masks[training.graph.parameter_at(edit.site).name] > 0)
 
     def _levels(self, graph: Graph, edits: Sequence[Edit]) -> list[float]:
         """Shares of zeros after the last round; 0 where `quality` decides."""
@@ -188,7 +188,7 @@ class IterativeMagnitude(IterativeMagnitudeConfig, Algorithm):
         """Neurons whose outputs nothing reads: without them the model computes the same."""
         if not self.params.remove_dead_neurons or not state["rounds"]:
             return ()
-        masks = {_parameter(training.graph, edit.site): training.variable(edit, "mask") for edit in training.edits}
+        masks = {training.graph.parameter_at(edit.site).name: training.variable(edit, "mask") for edit in training.edits}
         groups = _groups(training.graph)
         keep = [~_unread(training.graph, group, masks) for group in groups]
         return PrunableModel(training.graph, groups).removals([k if k.any() else _first(k) for k in keep])
@@ -210,7 +210,7 @@ class IterativeMagnitude(IterativeMagnitudeConfig, Algorithm):
 
     def report(self, training: Training, clock: Clock, state: State) -> IterativeMagnitudeStatistics:
         arrays = [training.variable(edit, "mask") for edit in training.edits]
-        masks = {_parameter(training.graph, edit.site): mask for edit, mask in zip(training.edits, arrays, strict=True)}
+        masks = {training.graph.parameter_at(edit.site).name: mask for edit, mask in zip(training.edits, arrays, strict=True)}
         dead = sum(int(_unread(training.graph, group, masks).sum()) for group in _groups(training.graph))
         return IterativeMagnitudeStatistics(
             **measured(training, arrays), rounds=state["rounds"], dead_neurons=dead, dropout=dict(training.attached.dropout())
@@ -226,7 +226,7 @@ def without_dead(graph: Graph, masks: Masks) -> dict[str, np.ndarray]:
         for group in groups:
             dead = _unread(graph, group, masks) | _unmade(graph, group, masks)
             for member in group.members if dead.any() else ():
-                name = _parameter(graph, member.site)
+                name = graph.parameter_at(member.site).name
                 if name in masks and member.role != "follower":
                     units = np.array(member.units)
                     masks[name][_at(masks[name], member.axis, (units >= 0) & dead[units])] = 0
@@ -252,7 +252,7 @@ def _without(graph: Graph, group: ChannelGroup, masks: Masks, role: str) -> np.n
     for member in group.members:
         if member.role != role:
             continue
-        mask = masks.get(_parameter(graph, member.site))
+        mask = masks.get(graph.parameter_at(member.site).name)
         units = np.array(member.units)
         if mask is None:
             left[units[units >= 0]] = True
@@ -271,9 +271,3 @@ def _first(keep: np.ndarray) -> np.ndarray:
     keep = keep.copy()
     keep[0] = True
     return keep
-
-
-def _parameter(graph: Graph, site: Site) -> str:
-    parameter = graph[site.node].parameter(site.slot)
-    assert parameter is not None
-    return parameter.name

@@ -24,6 +24,7 @@ from nncf_ext.distillation.teacher_cache import TeacherCache, write_cache
 from nncf_ext.edits import CARRY, Edit, Plan, Range, Transform, Var
 from nncf_ext.errors import ConfigError
 from nncf_ext.graph import Graph, Site
+from nncf_ext.ops import is_channels_last
 from nncf_ext.scopes import matched_by
 
 _WORDS = {"mse": "mean squared error", "softmax": "cross-entropy of softmax", "kl": "divergence of softmax"}
@@ -187,5 +188,5 @@ def _fitted(edit: Edit, pair: FeaturePair, graph: Graph, of_teacher: Graph, path
 def _channel_axis(graph: Graph, rank: int) -> int:
     """1 in tensors like those that the graph's convolutions give, where these have their channels first; else the last axis."""
     weights = [(node, node.parameter("weight")) for node in graph.nodes if node.op in ("Conv", "ConvTranspose")]
-    first = any(w is not None and len(w.shape) == rank and n.attrs.get("data_format") != "channels_last" for n, w in weights)
+    first = any(w is not None and len(w.shape) == rank and not is_channels_last(n) for n, w in weights)
     return 1 if first else rank - 1

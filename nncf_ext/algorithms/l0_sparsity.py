@@ -7,12 +7,12 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from nncf_ext import noise
 from nncf_ext.algorithm import Training
-from nncf_ext.algorithms.learned_sparsity import FACTOR, LearnedMask, LearnedSparsity, rows_for
+from nncf_ext.algorithms.learned_sparsity import FACTOR, LearnedMask, LearnedSparsity
+from nncf_ext.algorithms.noisy_weights import rows_for
 from nncf_ext.config.learned_sparsity import L0SparsityConfig
 from nncf_ext.edits import Range, Transform, Var
-from nncf_ext.sparsity.regularizers import hard_concrete, l0
+from nncf_ext.sparsity.regularizers import hard_concrete_gated, l0
 
 
 class HardConcreteGate(LearnedMask):
@@ -25,12 +25,7 @@ class HardConcreteGate(LearnedMask):
         return self, {"scores": Var(np.full(shape, self.initial, np.float32), trainable=True), **rows_for(shape), **FACTOR}
 
     def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
-        scores = variables["scores"]
-        drawn = self.noise(xp, variables["rows"], tuple(scores.shape)) if training else None
-        return x * hard_concrete(xp, scores, drawn)
-
-    def noise(self, xp: Any, rows: Any, shape: tuple[int, ...]) -> Any:
-        return noise.logistic(xp, rows, shape)
+        return hard_concrete_gated(xp, x, variables["scores"], variables["rows"] if training else None)
 
 
 class L0Sparsity(L0SparsityConfig, LearnedSparsity):

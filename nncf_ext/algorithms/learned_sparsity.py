@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from nncf_ext import noise
 from nncf_ext.algorithm import Algorithm, CompressionStage, PlanSummary, State, Training
+from nncf_ext.algorithms.noisy_weights import draw_noise
 from nncf_ext.algorithms.sparsity import SparsityStatistics, measured, summary_of_masks
 from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.config.learned_sparsity import LearnedSparsityParams
@@ -19,11 +19,6 @@ from nncf_ext.graph import Graph
 from nncf_ext.schedules import Clock
 
 FACTOR = {"factor": Var(np.zeros((), np.float32))}  # of the loss; a variable, because a traced training step reads it anew
-
-
-def rows_for(shape: tuple[int, ...]) -> dict[str, Var]:
-    """The variable that says which noise a weight of `shape` gets, see `nncf_ext.noise`."""
-    return {"rows": Var(np.zeros(noise.rows_of(math.prod(shape)), np.int32))}
 
 
 class LearnedMask(Transform):
@@ -52,7 +47,7 @@ class LearnedSparsity(Algorithm):
         return summary_of_masks(graph, edits, lambda _: f"{self.algorithm.replace('_', ' ')}: zeros are learned", None)
 
     def initialize(self, training: Training, state: State) -> State:
-        self._draw(training, 0)
+        draw_noise(training, 0)
         self._set_factor(training, 0)
         return state
 
@@ -61,7 +56,7 @@ class LearnedSparsity(Algorithm):
         return state
 
     def step(self, training: Training, clock: Clock, state: State) -> State:
-        self._draw(training, clock.step)
+        draw_noise(training, clock.step)
         return state
 
     def factor(self, epoch: int) -> float:
@@ -121,12 +116,6 @@ class LearnedSparsity(Algorithm):
     def _set_factor(self, training: Training, epoch: int) -> None:
         for edit in training.edits:
             training.attached.assign(edit, "factor", np.float32(self.factor(epoch)))
-
-    def _draw(self, training: Training, step: int) -> None:
-        noisy = [edit for edit in training.edits if "rows" in training.attached.variables(edit)]
-        sizes = [math.prod(training.graph.shape_of(edit.site)) for edit in noisy]
-        for edit, rows in zip(noisy, noise.draw(step, sizes) if noisy else (), strict=True):
-            training.attached.assign(edit, "rows", rows)
 
 
 def weights_of(training: Training) -> int:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from nncf_ext import numerics
 from nncf_ext.adapter import Inference
 from nncf_ext.algorithm import Algorithm, CompressionStage, PlanSummary, Remembered, State, Training, expect_codes_as_said
 from nncf_ext.algorithms.weights import plan_weights
@@ -18,11 +19,12 @@ from nncf_ext.coding.product_codes import Layout, code_bits, multiply_adds, prod
 from nncf_ext.coding.response_fit import Moments, fit, in_chunks, patches
 from nncf_ext.config.product_quantization import ProductQuantizationConfig
 from nncf_ext.edits import SHARE, Edit, Plan, Range, Transform, Var, check_codes
+from nncf_ext.einsum import Equation
 from nncf_ext.encodings import ProductCodes
 from nncf_ext.errors import ConfigError
 from nncf_ext.files.schema import NotNegative
 from nncf_ext.graph import Graph, Node, Parameter, Site
-from nncf_ext.ops import output_axes, weight_port, why_inputs_differ
+from nncf_ext.ops import is_channels_last, output_axes, weight_port, why_inputs_differ
 from nncf_ext.schedules import Clock
 from nncf_ext.scopes import compile_scope, matched_by
 from nncf_ext.sparsity.weight_matrix import weight_matrix
@@ -60,15 +62,9 @@ class ProductQuantizer(Transform):
         return ProductCodes(variables["codebook"], variables["codes"], self.axis)
 
     def apply(self, xp: Any, x: Any, variables: Mapping[str, Any], training: bool) -> Any:
-        codebook, codes = variables["codebook"], variables["codes"]
-        subspaces, rest = codes.shape
-        first = xp.asarray(np.arange(subspaces, dtype=np.int32)[:, None] * self.codewords, like=codes)
-        rows = xp.reshape(xp.maximum(codes, xp.zeros_like(codes)) + first, (-1,))
-        vectors = xp.take(xp.reshape(codebook, (subspaces * self.codewords, self.subvector)), rows, axis=0)
-        parts = xp.moveaxis(xp.reshape(vectors, (subspaces, rest, self.subvector)), 2, 1)
-        sizes = [int(size) for size in x.shape]
-        inputs = sizes.pop(self.axis)
-        decoded = xp.moveaxis(xp.reshape(parts, (inputs, *sizes)), 0, self.axis)
+        codes, shape = variables["codes"], tuple(int(size) for size in x.shape)
+        known = xp.maximum(codes, xp.zeros_like(codes))
+        decoded = numerics.product_decoded(xp, variables["codebook"], known, shape, self.axis)
         return xp.where(xp.reshape(codes, (-1,))[0] >= 0, decoded * xp.cast_like(x != 0, decoded), x)
 
 
@@ -281,8 +277,8 @@ def _why_not_corrected(node: Node) -> str | None:
     if weight_port(node) != 1:
         return "its weight is the left factor of the product"
     if "equation" in node.attrs:
-        data, labels = node.attrs["equation"].replace(" ", "").replace("...", "").split("->")[0].split(",")
-        if not data.endswith("".join(labels[a] for a in (*layout.positions, layout.axis))):
+        product = Equation.parse(node.attrs["equation"])
+        if not product.data.endswith("".join(product.weight[a] for a in (*layout.positions, layout.axis))):
             return "its inputs are not the last axes of what it reads"
     return None
 
@@ -322,7 +318,7 @@ def _inputs(node: Node, x: np.ndarray) -> Iterator[np.ndarray]:
         return
     kernel = tuple(node.attrs["kernel"])
     x = x if x.ndim == len(kernel) + 2 else x[None]  # torch takes one sample without an axis for it
-    if node.attrs.get("data_format", "channels_first") == "channels_first":
+    if not is_channels_last(node):
         x = np.moveaxis(x, 1, -1)
     pads = None if node.attrs.get("auto_pad") == "SAME_UPPER" else node.attrs["pads"]
     for part in in_chunks(len(x), math.prod(x.shape[1:]) * math.prod(kernel)):
@@ -382,7 +378,7 @@ def _places(graph: Graph, node: Node, layout: Layout) -> tuple[int, int]:
 
     A layer with several axes of inputs reads a table for each index of the others.
     """
-    last = node.attrs.get("data_format") == "channels_last"
+    last = is_channels_last(node)
     shapes = [_read(graph, node)]
     shapes += [edge.shape for edge in graph.outputs_of.get(node.name, ())[:1]]
     if node.op == "Conv":

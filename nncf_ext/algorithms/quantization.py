@@ -348,8 +348,7 @@ def _channel_axis(graph: Graph, site: Site) -> int:
     around it, the nearest that states something (a ReLU between convolutions does not)."""
     node = graph[site.node]
     if site.is_parameter:
-        parameter = node.parameter(site.slot)
-        assert parameter is not None
+        parameter = graph.parameter_at(site)
         return 0 if parameter.channel_axis is None else parameter.channel_axis
     return -1 if _data_format(graph, node) == "channels_last" else 1
 

@@ -13,8 +13,9 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from nncf_ext import noise, numerics, numpy_xp
+from nncf_ext import numerics, numpy_xp
 from nncf_ext.algorithm import State, Training
+from nncf_ext.algorithms.noisy_weights import draw_noise, rows_for
 from nncf_ext.algorithms.sparsity import ScheduledSparsity, SparsityStatistics, measured
 from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.config.sparsity import RBSparsityConfig
@@ -40,7 +41,7 @@ class RandomMask(Transform):
     def calibrate(self, shape: tuple[int, ...], seen: Range | None) -> tuple[Transform, dict[str, Var]]:
         return self, {
             "scores": Var(np.full(shape, FIRST_SCORE, np.float32), trainable=True),
-            "rows": Var(np.zeros(noise.rows_of(math.prod(shape)), np.int32)),
+            **rows_for(shape),
             "level": Var(np.zeros((), np.float32)),
         }
 
@@ -78,7 +79,7 @@ class RBSparsity(RBSparsityConfig, ScheduledSparsity):
             training.attached.assign(edit, "level", np.float32(level))
 
     def initialize(self, training: Training, state: State) -> State:
-        self._draw(training, 0)
+        draw_noise(training, 0)
         return super().initialize(training, state)
 
     def take_up(self, training: Training, clock: Clock, state: State, saved: Mapping[str, Any]) -> State:
@@ -89,7 +90,7 @@ class RBSparsity(RBSparsityConfig, ScheduledSparsity):
 
     def step(self, training: Training, clock: Clock, state: State) -> State:
         if not state["frozen"]:
-            self._draw(training, clock.step)
+            draw_noise(training, clock.step)
         return super().step(training, clock, state)
 
     def awaits(self, clock: Clock, state: State) -> Collection[str]:
@@ -135,8 +136,3 @@ class RBSparsity(RBSparsityConfig, ScheduledSparsity):
             target_sparsity_level=state["level"],
             mean_sparse_prob=1 - sum(kept) / max(sum(s.size for s in scores), 1),
         )
-
-    def _draw(self, training: Training, step: int) -> None:
-        sizes = [math.prod(training.graph.shape_of(edit.site)) for edit in training.edits]
-        for edit, rows in zip(training.edits, noise.draw(step, sizes) if sizes else (), strict=True):
-            training.attached.assign(edit, "rows", rows)

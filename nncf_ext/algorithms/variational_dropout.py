@@ -13,7 +13,8 @@ import numpy as np
 
 from nncf_ext import noise
 from nncf_ext.algorithm import Training
-from nncf_ext.algorithms.learned_sparsity import FACTOR, LearnedMask, LearnedSparsity, rows_for, weights_of
+from nncf_ext.algorithms.learned_sparsity import FACTOR, LearnedMask, LearnedSparsity, weights_of
+from nncf_ext.algorithms.noisy_weights import rows_for
 from nncf_ext.config.learned_sparsity import VariationalDropoutConfig
 from nncf_ext.edits import Range, Transform, Var
 
@@ -35,11 +36,8 @@ class WeightNoise(LearnedMask):
     def apply(self, xp: Any, x: Any, variables: Any, training: bool) -> Any:
         log_variance = variables["log_variance"]
         if training:
-            return x + xp.exp(log_variance / 2) * self.noise(xp, variables["rows"], tuple(log_variance.shape))
+            return x + xp.exp(log_variance / 2) * noise.normal(xp, variables["rows"], tuple(log_variance.shape))
         return x * xp.cast_like(log_alpha(xp, x, log_variance) < self.threshold, x)
-
-    def noise(self, xp: Any, rows: Any, shape: tuple[int, ...]) -> Any:
-        return noise.normal(xp, rows, shape)
 
 
 def log_alpha(xp: Any, weight: Any, log_variance: Any) -> Any:

@@ -17,7 +17,7 @@ from nncf_ext.config.sparsity import WandaSparsityConfig
 from nncf_ext.edits import MASK, Edit, Plan, Range, Transform, Var
 from nncf_ext.errors import ConfigError
 from nncf_ext.graph import Graph, Node, Parameter, Site
-from nncf_ext.ops import output_axes, weight_port, why_inputs_differ
+from nncf_ext.ops import is_channels_last, output_axes, weight_port, why_inputs_differ
 from nncf_ext.schedules import Clock
 from nncf_ext.sparsity.selection import descending_ranks
 
@@ -137,7 +137,7 @@ def _inputs(graph: Graph, edit: Edit) -> int:
 
 def _axis_read(node: Node) -> int:
     """Of the inputs, in what the layer reads."""
-    return 1 if node.op == "Conv" and node.attrs.get("data_format", "channels_first") == "channels_first" else -1
+    return 1 if node.op == "Conv" and not is_channels_last(node) else -1
 
 
 def _why_not(graph: Graph, node: Node, weight: Parameter) -> str | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nncf_ext.graph import INPUT, Graph, Node, Parameter, Site
-from nncf_ext.ops import RECURRENT, STATISTICS, output_axes, weights
+from nncf_ext.ops import RECURRENT, STATISTICS, is_channels_last, output_axes, weights
 
 Removed = Mapping[tuple[str, int], int]  # (name of a parameter, axis) -> how many indices are gone
 
@@ -96,7 +96,7 @@ def _positions(graph: Graph, node: Node, batch: int) -> tuple[int, bool]:
     if not shape:
         return 1, False
     if node.op in ("Conv", "ConvTranspose"):
-        places = shape[1:-1] if node.attrs.get("data_format") == "channels_last" else shape[2:]
+        places = shape[1:-1] if is_channels_last(node) else shape[2:]
         return math.prod(max(size, 1) for size in places), all(size > 0 for size in places)
     weight = node.parameter("weight")
     assert weight is not None

@@ -13,6 +13,7 @@ from nncf_ext import ops
 from nncf_ext.channels.flow import STAYS, Labels, NotFollowed, Shape, Step, Tensor, is_zero, known, not_zero, plain
 from nncf_ext.channels.recurrence import recurrent
 from nncf_ext.channels.units import Units, collapsed
+from nncf_ext.einsum import Equation, EquationError, labels, letters
 from nncf_ext.graph import INPUT, OUTPUT, Graph, Parameter
 
 
@@ -176,7 +177,7 @@ def _convolution(step: Step) -> Tensor:
     if x is None or weight is None or weight.channel_axis is None or weight.input_axis is None:
         raise NotFollowed
     rank = len(x.shape)
-    axis = rank - 1 if _channels_last(step) else rank - (len(weight.shape) - 1)
+    axis = rank - 1 if ops.is_channels_last(step.node) else rank - (len(weight.shape) - 1)
     shape = step.shape(x)
     spatial = [a for a in range(rank) if a != axis]
     x = step.together(x, spatial, "mixes them")
@@ -189,10 +190,6 @@ def _convolution(step: Step) -> Tensor:
     else:
         raise NotFollowed
     return _with_bias(step, result, axis)
-
-
-def _channels_last(step: Step) -> bool:
-    return step.node.attrs.get("data_format") == "channels_last"
 
 
 def _by_groups(step: Step, x: Tensor, weight: Parameter, axis: int, groups: int, shape: Shape) -> Tensor:
@@ -244,12 +241,12 @@ def _matmul(step: Step) -> Tensor:
     if x is None or weight.channel_axis is None or weight.input_axis is None:
         raise NotFollowed
     if on_the_left:
-        own, labels, out = _matmul_labels(len(weight.shape), len(x.shape))
+        own, data, out = _matmul_labels(len(weight.shape), len(x.shape))
     else:
-        labels, own, out = _matmul_labels(len(x.shape), len(weight.shape))
+        data, own, out = _matmul_labels(len(x.shape), len(weight.shape))
     if weight.channel_axis < weight.input_axis and not on_the_left:  # (out, in)
         own = (*own[:-2], own[-1], own[-2])
-    return _with_bias(step, step.product(x, labels, weight, own, out, step.shape(x)))
+    return _with_bias(step, step.product(x, data, weight, own, out, step.shape(x)))
 
 
 def _matmul_labels(first: int, second: int) -> tuple[tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]]:
@@ -264,31 +261,29 @@ def _matmul_labels(first: int, second: int) -> tuple[tuple[Any, ...], tuple[Any,
 
 def _einsum(step: Step, equation: str, weight: Parameter | None = None) -> Tensor:
     """Of one or two activations, or of an activation and a weight (EinsumDense), which is the second factor."""
-    terms, arrow, out = equation.replace(" ", "").partition("->")
+    product = Equation.parse(equation)
     operands = [step.inputs[port] for port in sorted(step.inputs)]
-    factors = terms.split(",")
-    if not arrow or len(factors) != len(operands) + (weight is not None):
+    if len(product.factors) != len(operands) + (weight is not None):
         raise NotFollowed
     if weight is None:
-        labels = [_labels(factor, len(x.shape)) for factor, x in zip(factors, operands, strict=True)]
-        if any(len(set(each)) < len(each) for each in labels):
+        each = [_labels(factor, len(x.shape)) for factor, x in zip(product.factors, operands, strict=True)]
+        if any(len(set(own)) < len(own) for own in each):
             raise NotFollowed
-        unnamed = max(sum(isinstance(label, int) for label in each) for each in labels)
-        return step.contract(list(zip(operands, labels, strict=True)), _labels(out, len(out.replace("...", "")) + unnamed))
+        further = max(sum(isinstance(label, int) for label in own) for own in each)
+        out = _labels(product.output, len(letters(product.output)) + further)
+        return step.contract(list(zip(operands, each, strict=True)), out)
     x = operands[0]
     shape = step.shape(x)
-    own = _labels(factors[1], len(weight.shape))
-    result = step.product(x, _labels(factors[0], len(x.shape)), weight, own, _labels(out, len(shape)), shape)
+    own = _labels(product.factors[1], len(weight.shape))
+    result = step.product(x, _labels(product.factors[0], len(x.shape)), weight, own, _labels(product.output, len(shape)), shape)
     return _with_bias(step, result)
 
 
 def _labels(term: str, rank: int) -> Labels:
-    """Labels of the axes of one factor; those that `...` stands for are -1, -2, ... from the last one on."""
-    before, dots, after = term.partition("...")
-    unnamed = rank - len(before) - len(after)
-    if unnamed < 0 or (unnamed and not dots):
-        raise NotFollowed
-    return (*before, *range(-unnamed, 0), *after)
+    try:
+        return labels(term, rank)
+    except EquationError:
+        raise NotFollowed from None
 
 
 def _attention(step: Step) -> Tensor:
@@ -348,7 +343,8 @@ def _batch_norm(step: Step) -> Tensor:
     """A scale of zero makes zeros; without a scale, a mean of zero does of zeros."""
     x = step.x
     rank = len(x.shape)
-    axis = step.node.attrs["axis"] % rank if "axis" in step.node.attrs else rank - 1 if _channels_last(step) else min(1, rank - 1)
+    named = step.node.attrs.get("axis", -1 if ops.is_channels_last(step.node) else min(1, rank - 1))
+    axis = named % rank
     result, follows = _scaled_and_shifted(step, x, {0: axis})
     return result if {"weight", "mean"} & follows else replace(result, offset=not_zero(step))
 
@@ -420,7 +416,7 @@ def _along(step: Step) -> Tensor:
 def _pool(step: Step) -> Tensor:
     """Pooling and resizing mix positions, not channels; a global one may drop the axes that it pools."""
     x = step.x
-    spatial = list(range(1, len(x.shape) - 1)) if _channels_last(step) else list(range(2, len(x.shape)))
+    spatial = list(range(1, len(x.shape) - 1)) if ops.is_channels_last(step.node) else list(range(2, len(x.shape)))
     x = step.together(x, spatial, "mixes them")
     if any(axis in spatial for axis in x.varying):
         raise NotFollowed
@@ -649,7 +645,7 @@ def _with_axis(x: Tensor, axis: int) -> Tensor:
 def _depth_to_space(step: Step) -> Tensor:
     """A channel of the result takes blocksize^2 of the input: neighbours (`mode` CRD, torch) or far ones (DCR, TensorFlow)."""
     x, block = step.x, step.attr("blocksize") ** 2
-    axis = len(x.shape) - 1 if _channels_last(step) else len(x.shape) - 3
+    axis = len(x.shape) - 1 if ops.is_channels_last(step.node) else len(x.shape) - 3
     if axis in x.varying:
         crd = step.node.attrs.get("mode", "DCR") == "CRD"
         blocks = collapsed(x.ids.reshape((-1, block) if crd else (block, -1)))
@@ -662,7 +658,7 @@ def _depth_to_space(step: Step) -> Tensor:
 
 def _space_to_depth(step: Step) -> Tensor:
     x, block = step.x, step.attr("blocksize") ** 2
-    axis = len(x.shape) - 1 if _channels_last(step) else len(x.shape) - 3
+    axis = len(x.shape) - 1 if ops.is_channels_last(step.node) else len(x.shape) - 3
     ids = x.ids
     if axis in x.varying:
         crd = step.node.attrs.get("mode", "DCR") == "CRD"

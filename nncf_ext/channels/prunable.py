@@ -59,8 +59,7 @@ class PrunableModel:
         for member in group.members:
             if member.role == "output":
                 node = self.graph[member.site.node]
-                weight = node.parameter(member.site.slot)
-                assert weight is not None
+                weight = self.graph.parameter_at(member.site)
                 numbers.append(member.units.count(0) * channels_of(node, weight) // weight.shape[member.axis])
         return min(numbers)
 
@@ -70,9 +69,7 @@ class PrunableModel:
 
     def parameter(self, site: Site) -> str:
         """Name of the parameter at a site."""
-        parameter = self.graph[site.node].parameter(site.slot)
-        assert parameter is not None
-        return parameter.name
+        return self.graph.parameter_at(site).name
 
 
 def by_share(model: PrunableModel, scores: Sequence[np.ndarray], levels: Sequence[float]) -> list[np.ndarray]:

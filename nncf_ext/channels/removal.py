@@ -9,7 +9,7 @@ import numpy as np
 from nncf_ext.channels.groups import channels_left
 from nncf_ext.edits import Edit, Removal, Var
 from nncf_ext.errors import ConfigError
-from nncf_ext.graph import Graph, Parameter, Site
+from nncf_ext.graph import Graph, Site
 
 
 def joint(removals: Iterable[Removal]) -> tuple[Removal, ...]:
@@ -46,8 +46,8 @@ def remaining(
 def _kept(graph: Graph, removals: Sequence[Removal], site: Site, axis: int, sizes: tuple[int, int]) -> tuple[int, ...]:
     """The indices that are left along `axis` of the tensor at a site, of which sizes[1] of sizes[0] are."""
     if site.is_parameter:
-        name = _parameter(graph, site).name
-        candidates = [r for r in removals if _parameter(graph, r.site).name == name and r.axis == axis]
+        name = graph.parameter_at(site).name
+        candidates = [r for r in removals if graph.parameter_at(r.site).name == name and r.axis == axis]
     else:
         source = (site.node, 0)
         if site.port is not None:
@@ -57,16 +57,9 @@ def _kept(graph: Graph, removals: Sequence[Removal], site: Site, axis: int, size
             return tuple(int(index) for index in left)
         candidates = []
     for removal in candidates:
-        if (_parameter(graph, removal.site).shape[removal.axis], len(removal.keep)) == sizes:
+        if (graph.parameter_at(removal.site).shape[removal.axis], len(removal.keep)) == sizes:
             return removal.keep
     raise ConfigError(
         f"{site}: a quantizer has a range per channel here, and which {sizes[1]} of {sizes[0]} channels are left cannot be told; "
         'set "per_channel" to false for activations'
     )
-
-
-def _parameter(graph: Graph, site: Site) -> Parameter:
-    parameter = graph[site.node].parameter(site.slot)
-    if parameter is None:
-        raise KeyError(str(site))
-    return parameter

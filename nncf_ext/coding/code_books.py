@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nncf_ext.coding.k_means_plus_plus import spread
+
 _SAMPLE = 1 << 16  # values that a start is found with
 _FEWEST = 3  # cells of a sign that a search starts with, unless fewer are asked for
 _RATE_SAMPLE = 1 << 18  # values with which a rate is looked for
@@ -44,16 +46,11 @@ def density_start(values: np.ndarray, clusters: int) -> np.ndarray:
 
 
 def plus_plus_start(values: np.ndarray, weights: np.ndarray, clusters: int, seed: int = 0) -> np.ndarray:
-    """k-means++ (Arthur & Vassilvitskii 2007), on a sample of the values where they are many."""
+    """By k-means++, on a sample of the values where they are many."""
     rng = np.random.default_rng(seed)
     part = np.linspace(0, values.size - 1, min(values.size, _SAMPLE)).astype(int)
     x, h = values[part], weights[part]
-    found = [x[rng.choice(x.size, p=h / h.sum())]]
-    cost = h * np.square(x - found[0])
-    while len(found) < clusters and cost.sum() > 0:
-        found.append(x[rng.choice(x.size, p=cost / cost.sum())])
-        cost = np.minimum(cost, h * np.square(x - found[-1]))
-    return np.sort(found)
+    return np.sort(x[spread(h, lambda i: h * np.square(x - x[i]), clusters, rng)])
 
 
 def kmeans(values: np.ndarray, weights: np.ndarray, start: np.ndarray, iterations: int = 300) -> np.ndarray:

@@ -27,8 +27,8 @@ def hessian_weights(training: Training, weights: Sequence[np.ndarray], by: str, 
     """
     if by == "none" or not weights:
         return [np.ones(weight.shape) for weight in weights]
-    parameters = [training.graph[edit.site.node].parameter(edit.site.slot) for edit in training.edits]
-    made = next((p for p in parameters if p is not None and p.made_by), None)
+    parameters = (training.graph.parameter_at(edit.site) for edit in training.edits)
+    made = next((parameter for parameter in parameters if parameter.made_by), None)
     if made is not None and by in ("adam", "squared_gradients"):
         raise ConfigError(
             f"{json_path}.params.weighting: {by!r} needs gradients of the weights, and {made.name} is computed "

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nncf_ext import numerics, numpy_xp
+from nncf_ext.coding.k_means_plus_plus import spread
+
 _MOST_SWEEPS = 30  # of k-means
 
 
@@ -53,8 +56,9 @@ class Layout:
 
 def decoded(codebook: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """The weight (positions, inputs, outputs) that product codes stand for."""
-    parts = np.stack([book[own] for book, own in zip(codebook, codes, strict=True)])  # (M, positions, outputs, d)
-    return parts.transpose(1, 0, 3, 2).reshape(codes.shape[1], -1, codes.shape[2])
+    subspaces, positions, outputs = codes.shape
+    shape = positions, subspaces * codebook.shape[2], outputs
+    return numerics.product_decoded(numpy_xp, codebook, codes.reshape(subspaces, -1), shape, 1)
 
 
 def product_code(weight: np.ndarray, subvector: int, codewords: int) -> tuple[np.ndarray, np.ndarray]:
@@ -74,15 +78,15 @@ def product_code(weight: np.ndarray, subvector: int, codewords: int) -> tuple[np
 
 
 def k_means(vectors: np.ndarray, k: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """(means (k, d), number of the nearest for each of the vectors (n, d)), with k-means++ (Arthur & Vassilvitskii 2007) for a
-    start and Lloyd's iteration. Zeros in vectors are left out of distances and means. Exact where no more than k are distinct.
+    """(means (k, d), number of the nearest for each of the vectors (n, d)), with k-means++ for a start and Lloyd's iteration.
+    Zeros in vectors are left out of distances and means. Exact where no more than k are distinct.
     """
     vectors = vectors + 0.0  # of the two zeros one
     distinct, codes = np.unique(vectors, axis=0, return_inverse=True)
     if len(distinct) <= k:
         return np.concatenate([distinct, np.zeros((k - len(distinct), vectors.shape[1]))]), codes.reshape(-1)
     kept = (vectors != 0).astype(np.float64)
-    means = _spread(vectors, kept, k, rng)
+    means = _start(vectors, kept, k, rng)
     codes = np.full(len(vectors), -1)
     for _ in range(_MOST_SWEEPS):
         distance = _distances(vectors, kept, means)
@@ -102,17 +106,14 @@ def k_means(vectors: np.ndarray, k: int, rng: np.random.Generator) -> tuple[np.n
     return means, codes
 
 
-def _spread(vectors: np.ndarray, kept: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
-    """k of the vectors, each chosen with a probability that is as its squared distance to the nearest before it."""
-    means = np.empty((k, vectors.shape[1]))
-    nearest = np.ones(len(vectors))
-    for i in range(k):
-        total = np.cumsum(nearest)
-        chosen = int(np.searchsorted(total, rng.random() * total[-1], side="right")) if total[-1] > 0 else i
-        means[i] = vectors[min(chosen, len(vectors) - 1)]
-        distance = np.maximum(_distances(vectors, kept, means[i : i + 1])[:, 0], 0)
-        nearest = distance if i == 0 else np.minimum(nearest, distance)
-    return means
+def _start(vectors: np.ndarray, kept: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
+    """k of the vectors, by k-means++; the first ones beside those where all are at no distance from these."""
+
+    def squared_distance(i: int) -> np.ndarray:
+        return np.maximum(_distances(vectors, kept, vectors[i : i + 1])[:, 0], 0)
+
+    found = spread(np.ones(len(vectors)), squared_distance, k, rng)
+    return vectors[[*found, *range(len(found), k)]]
 
 
 def _distances(vectors: np.ndarray, kept: np.ndarray, means: np.ndarray) -> np.ndarray:

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from nncf_ext import numerics, numpy_xp
+
 MAGIC = b"\x89NCP\r\n\x1a\n"
 VERSION = 1
 PREFIX = 36  # bytes before the data: magic 8, version u32, index offset u64, stored length u64, length u32, crc u32
@@ -54,9 +56,7 @@ def product_decoded(
     codebook: np.ndarray, codes: np.ndarray, shape: tuple[int, ...], axis: int, kept: np.ndarray | None
 ) -> np.ndarray:
     """The array that product codes (see `Product`) stand for, in float32."""
-    rest = (*shape[:axis], *shape[axis + 1 :])
-    parts = np.stack([book[own] for book, own in zip(codebook, codes, strict=True)])  # (M, rest, d)
-    array = np.moveaxis(parts.transpose(0, 2, 1).reshape(shape[axis], *rest), 0, axis)
+    array = numerics.product_decoded(numpy_xp, codebook, codes.astype(np.int64), shape, axis)
     return np.ascontiguousarray(array if kept is None else np.where(kept, array, np.float32(0)))
 
 

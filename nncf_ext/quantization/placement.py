@@ -131,7 +131,7 @@ def _placements(graph: Graph, setup: Any, weights: Constraints) -> tuple[Placeme
         else:
             sites = _activation_sites(graph, node, point.insertion_point.input_port_id)
         for site in sites:
-            owner = unified.get(key, _weight_name(graph, site) if site.is_parameter else site)
+            owner = unified.get(key, graph.parameter_at(site).name if site.is_parameter else site)
             shared.setdefault(owner, []).append(site)
             specs[owner] = spec
             at_this_one = (
@@ -212,9 +212,3 @@ def reads_model_input(graph: Graph, site: Site) -> bool:
     """Whether an input of the model is the tensor at an activation site."""
     sources = {site.node} if site.port is None else {e.source for e in graph.inputs_of[site.node] if e.target_port == site.port}
     return any(graph[source].op == INPUT for source in sources)
-
-
-def _weight_name(graph: Graph, site: Site) -> str:
-    parameter = graph[site.node].parameter(site.slot)
-    assert parameter is not None, site
-    return parameter.name

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from nncf_ext.noise import logistic
+
 BETA, LOW, HIGH = 2 / 3, -0.1, 1.1  # temperature and ends of the stretched distribution of a gate
 _SMALLEST = 1e-24  # under a root: its gradient at zero is then zero, not infinite
 
@@ -40,6 +42,11 @@ def hard_concrete(xp: Any, gate: Any, noise: Any = None) -> Any:
     (Louizos et al. 2018, eq. 10, 11 and 13): exactly 0 and exactly 1 with a probability each, and differentiable."""
     s = xp.sigmoid(gate if noise is None else (gate + noise) / BETA)
     return xp.clip(LOW + (HIGH - LOW) * s, 0.0, 1.0)
+
+
+def hard_concrete_gated(xp: Any, x: Any, gate: Any, rows: Any = None) -> Any:
+    """x times a gate of each element, with the noise of `rows` (see `nncf_ext.noise`), or without noise."""
+    return x * hard_concrete(xp, gate, None if rows is None else logistic(xp, rows, tuple(gate.shape)))
 
 
 def entropy(xp: Any, weights: Sequence[Any], delta: float) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from nncf_ext.einsum import Equation
 from nncf_ext.graph import Node, Parameter
 
 
@@ -28,10 +29,9 @@ def weight_matrix(node: Node, weight: Parameter) -> WeightMatrix | str:
     """How `weight` is a matrix, or why it is none."""
     rank = len(weight.shape)
     if "equation" in node.attrs:
-        operands, output = node.attrs["equation"].replace(" ", "").replace("...", "").split("->")
-        data, labels = operands.split(",")
-        is_output = [label in output and label not in data for label in labels]
-        if any(label in data and label in output for label in labels):
+        product = Equation.parse(node.attrs["equation"])
+        is_output = [label in product.output and label not in product.data for label in product.weight]
+        if any(label in product.data and label in product.output for label in product.weight):
             return "its weight has an axis that is neither summed over nor an output of its own"
     elif rank == 2 and weight.channel_axis is not None:
         is_output = [axis == weight.channel_axis % rank for axis in range(rank)]

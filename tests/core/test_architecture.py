@@ -10,11 +10,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 CORE = sorted((ROOT / "nncf_ext").rglob("*.py"))
 ADAPTERS = sorted((ROOT / "adapters").rglob("*.py"))
-SHARED = ("__init__", "code_book", "learned_sparsity", "sparsity", "staged_quantizers", "weights")  # by several
+SHARED = ("__init__", "code_book", "learned_sparsity", "noisy_weights", "sparsity", "staged_quantizers", "weights")  # by several
 ALGORITHMS = sorted(path for path in (ROOT / "nncf_ext" / "algorithms").glob("*.py") if path.stem not in SHARED)
 # The core's rooms (packages, and modules of their own), from the ground up: a room imports from those below it, and itself.
 LAYERS = (
-    ("errors", "graph", "noise", "numpy_xp", "schedules", "encodings", "text_table", "forward_loss", "nncf2"),
+    ("errors", "graph", "einsum", "noise", "numpy_xp", "schedules", "encodings", "text_table", "forward_loss", "nncf2"),
     ("files", "numerics", "ops", "scopes", "data", "step_watch"),
     ("config", "edits"),
     ("optimizer_hook",),

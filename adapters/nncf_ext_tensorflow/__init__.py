@@ -1,6 +1,6 @@
 """nncf_ext for Keras 3 on TensorFlow."""
 
-from nncf_ext.controller import CompressionStage
+from nncf_ext.algorithm import CompressionStage
 from nncf_ext.nncf_config import is_accuracy_aware_training
 from nncf_ext_tensorflow.accuracy_aware import accuracy_aware_fit
 from nncf_ext_tensorflow.callbacks import AverageWeights, create_compression_callbacks, only_when_compressed

@@ -1,6 +1,6 @@
 """nncf_ext for PyTorch."""
 
-from nncf_ext.controller import CompressionStage
+from nncf_ext.algorithm import CompressionStage
 from nncf_ext.nncf_config import is_accuracy_aware_training
 from nncf_ext_torch.accuracy_aware import (
     AdaptiveCompressionTrainingLoop,

@@ -10,8 +10,7 @@ import threading
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
-from functools import cache, partial, reduce
+from functools import partial, reduce
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -21,17 +20,18 @@ import numpy as np
 from nncf_ext.adapter import Adapter, Attached
 from nncf_ext.algorithm import Algorithm, CompressionStage, State, Training
 from nncf_ext.calibration.initialization import adapt_batchnorm
-from nncf_ext.channels.removal import joint, remaining
-from nncf_ext.checkpoint import CheckpointError, first_difference, load_checkpoint, plan_in, save_checkpoint
-from nncf_ext.distillation.losses import difference_of, of_samples
+from nncf_ext.channels.removal import joint
+from nncf_ext.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from nncf_ext.controller.nncf2_views import ChildController, CompressionLoss, Scheduler
+from nncf_ext.controller.saved_state import check_plan, check_tensors, check_variables, clock_in
+from nncf_ext.controller.teacher import run_beside
+from nncf_ext.controller.without_channels import without_channels
 from nncf_ext.distillation.outputs import Outputs
-from nncf_ext.distillation.teacher_cache import TeacherCache
-from nncf_ext.edits import MASK, QUANTIZE, Edit, Plan, Removal
-from nncf_ext.errors import ConfigError, as_json
-from nncf_ext.files.finite import not_finite
+from nncf_ext.edits import MASK, Edit, Plan, Removal
+from nncf_ext.errors import as_json
 from nncf_ext.files.json_text import refused_as
 from nncf_ext.forward_loss import ForwardLoss
-from nncf_ext.graph import Graph, Site
+from nncf_ext.graph import Graph
 from nncf_ext.nncf2.states import nncf2_schedules
 from nncf_ext.report import CompressionStatistics
 from nncf_ext.schedules import Clock
@@ -42,77 +42,7 @@ from nncf_ext.untouched import untouched
 STATE_FORMAT = 1
 
 
-class Scheduler:
-    """Tells the algorithms that an epoch or an optimizer step begins."""
-
-    def __init__(self, controller: Controller):
-        self._controller = controller
-
-    def __getattr__(self, name: str) -> Any:
-        """The algorithms' own, as NNCF 2.x names them: `current_sparsity_level`, `target_level`, `freeze_epoch`, ..."""
-        return _reported_value(vars(self).get("_controller"), "schedule", name)
-
-    @property
-    def child_schedulers(self) -> list[ReportedValues]:
-        """The algorithms' one by one, as NNCF 2.x's composite scheduler has them."""
-        return [child.scheduler for child in self._controller.child_ctrls]
-
-    @property
-    def current_epoch(self) -> int:
-        return self._controller.clock.epoch
-
-    @property
-    def current_step(self) -> int:
-        return self._controller.clock.step
-
-    def epoch_step(self, next_epoch: int | None = None) -> None:
-        """To be called before each epoch."""
-        self._controller.advance(self._controller.clock.next_epoch(next_epoch), "epoch_step")
-
-    def step(self, next_step: int | None = None) -> None:
-        """To be called before each optimizer step."""
-        self._controller.advance(self._controller.clock.next_step(next_step), "step")
-
-    def get_state(self) -> dict[str, Any]:
-        return self._controller.clock.to_json()
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take over `get_state`, or a scheduler's state of NNCF 2.x. CheckpointError, and no change, where it is neither."""
-        self._controller.load_clock(state)
-
-    state_dict, load_state_dict = get_state, load_state
-
-
 _ALONE = threading.RLock()  # an export puts markers into the model, a copy is traced, a checkpoint is of one moment: of any model
-
-
-class CompressionLoss:
-    """What the algorithms add to the task's loss; `loss()` and NNCF's `loss.calculate()` are the same."""
-
-    def __init__(self, controller: Controller):
-        self._controller = controller
-
-    def __getattr__(self, name: str) -> Any:
-        """The algorithms' own, as NNCF 2.x names them: `target_sparsity_rate`, `disabled`, `p`."""
-        return _reported_value(vars(self).get("_controller"), "loss_settings", name)
-
-    @property
-    def child_losses(self) -> list[ReportedValues]:
-        """The algorithms' one by one, as NNCF 2.x's composite loss has them."""
-        return [child.loss for child in self._controller.child_ctrls]
-
-    def __call__(self) -> Any:
-        """A scalar of the framework, differentiable. Zero where `fit`, or who sums the model's `losses`, has it already."""
-        return self._controller.loss_for_loop()
-
-    calculate = __call__
-
-    def get_state(self) -> dict[str, Any]:
-        """Empty: what the losses depend on is in the algorithms' states."""
-        return {}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Nothing: see `get_state`."""
 
 
 class Controller:
@@ -142,7 +72,7 @@ class Controller:
         self.scheduler = Scheduler(self)
         self.loss = CompressionLoss(self)
         if teacher is not None:
-            self._watch(teacher)
+            self.set_teacher(teacher)
         self.forward_loss = ForwardLoss(self._loss_of_forward, self._weight_of_task != 1)
         self._weight_asked = False
         self._step_watch = StepWatch(self, adapter.steps_by)
@@ -199,7 +129,11 @@ class Controller:
 
     def set_teacher(self, teacher: Any) -> None:
         """Distil from `teacher` (a plain model, used in inference mode) from now on."""
-        self._watch(teacher)
+        run_beside(teacher, self._adapter, self._attached, self._graph, self._algorithms, self._example, self._keep_outputs)
+        self._teacher = teacher
+
+    def _keep_outputs(self, outputs: Outputs) -> None:
+        self._outputs[threading.get_ident()] = outputs
 
     def watch_training(self) -> None:
         """From now on, say so where an optimizer trains the model and the schedules or the losses are left out."""
@@ -411,11 +345,11 @@ class Controller:
                 return
             self._check_algorithms(schedules)
             moved = next((saved for saved in schedules.values() if saved), {"current_epoch": -1, "current_step": -1})
-            self._take_up(_clock_in(moved), schedules)
+            self._take_up(clock_in(moved), schedules)
 
     def load_clock(self, state: Mapping[str, Any]) -> None:
         """See `Scheduler.load_state`. After one of NNCF 2.x, which keeps nothing else, the algorithms are where it is."""
-        clock = _clock_in(state)
+        clock = clock_in(state)
         if "step_in_epoch" in state:
             self.clock = clock
             self._step_watch.state_loaded()
@@ -431,13 +365,8 @@ class Controller:
         """`load_state` of `state_dict()`; the weights come with the model's own. CheckpointError, and nothing changed,
         where it is of another plan."""
         if nncf2_schedules(state_dict) is None:
-            self._check_plan(state_dict, "the state")
+            check_plan(state_dict, self.plan, "the state")
         self.load_state(state_dict)
-
-    def _check_plan(self, state: Mapping[str, Any], what: str) -> None:
-        ours, theirs = self._attached.plan.to_json()["edits"], plan_in(state)["edits"]
-        if theirs != ours:
-            raise CheckpointError(f"{what} was saved with another plan: {first_difference(ours, theirs)}")
 
     def _check_algorithms(self, names: Collection[str]) -> None:
         if set(names) != set(self._states):
@@ -457,7 +386,7 @@ class Controller:
             self._check_states(states)
         except (KeyError, TypeError, AttributeError):
             raise CheckpointError("this is no compression state: expected what get_compression_state() gave") from None
-        return _clock_in(clock), states
+        return clock_in(clock), states
 
     def _check_states(self, states: Mapping[str, State]) -> None:
         for algorithm in self._algorithms:
@@ -515,21 +444,12 @@ class Controller:
         with _ALONE:
             tensors, state = load_checkpoint(path)
             try:
-                self._check_plan(state, "it")
+                check_plan(state, self.plan, "it")
                 clock, states = self._read(state)
             except CheckpointError as error:
                 raise CheckpointError(f"{path}: {error}") from None
-            present = self._adapter.tensors(self.model)
-            problems = [f"{name} is missing" for name in present if name not in tensors]
-            problems += [f"{name} is not in the model" for name in tensors if name not in present]
-            problems += [
-                f"{name} is {tensors[name].dtype}{list(tensors[name].shape)}, the model's {array.dtype}{list(array.shape)}"
-                for name, array in present.items()
-                if name in tensors and not _fits(tensors[name], array)
-            ]
-            if problems:
-                raise CheckpointError(f"{path} is of another model: {problems[0]} ({len(problems)} differences)")
-            self._check_variables(tensors)
+            check_tensors(tensors, self._adapter.tensors(self.model), path)
+            check_variables(tensors, self._attached)
             with self._unchanged_on_error():
                 self._load(path, tensors, state.get("tables", {}))
                 for algorithm in self._algorithms:
@@ -544,17 +464,6 @@ class Controller:
             self._adapter.load_tensors(self.model, tensors, tables)
         except ValueError as error:
             raise CheckpointError(f"{path}: {error}") from None
-
-    def _check_variables(self, tensors: Mapping[str, np.ndarray]) -> None:
-        """CheckpointError where a transform's variable is not finite, so that all that it computes would not be, or is none."""
-        for edit in self.plan:
-            names = self._attached.tensor_names(edit)
-            with refused_as(CheckpointError, f"the values of {edit.key}"):
-                edit.transform.check({variable: tensors[name] for variable, name in names.items()})
-            for name in names.values():
-                problem = not_finite(tensors[name]) if name in tensors else None
-                if problem:
-                    raise CheckpointError(f"{name} of {edit.key}: {problem}, expected finite ones")
 
     def weight_average(self, decay: float | None = None) -> WeightAverage:
         """A running average of the model's weights and ranges, to be told of every step or epoch with `update()`.
@@ -649,9 +558,7 @@ class Controller:
             self._warn_of_shortfalls()
             removals = self._removals()
             ours = stack.enter_context(self._adapter.in_float32(self._live))
-            exported = ours
-            if removals:
-                exported = stack.enter_context(self._adapter.in_float32(self._smaller(self._live, removals, True)[0]))
+            exported = stack.enter_context(self._adapter.in_float32(self._smaller(removals)[0])) if removals else ours
             return export_onnx(
                 self._adapter,
                 self._graph,
@@ -676,7 +583,7 @@ class Controller:
             self.after_optimizer_step()
             self._warn_of_shortfalls()
             removals = self._removals()
-            attached, graph = self._smaller(self._live, removals, True) if removals else (self._live, self._graph)
+            attached, graph = self._smaller(removals) if removals else (self._live, self._graph)
             coded = {
                 edit: {name: self._adapter.to_numpy(value) for name, value in attached.variables(edit).items()}
                 for edit in attached.plan
@@ -687,22 +594,14 @@ class Controller:
         return joint(removal for a in self._algorithms for removal in a.removals(*self._seen_by(a)))
 
     def _deployed(self, attached: Attached, removals: Sequence[Removal], do_copy: bool, quantizers: bool) -> Any:
-        smaller = self._smaller(attached, removals, do_copy)[0] if removals else attached
-        return self._adapter.strip(smaller.model, do_copy and not removals, quantizers)
+        if not removals:
+            return self._adapter.strip(attached.model, do_copy, quantizers)
+        smaller, _ = without_channels(self._adapter, attached, self._graph, self._example, removals, do_copy)
+        return self._adapter.strip(smaller.model, False, quantizers)
 
-    def _smaller(self, attached: Attached, removals: Sequence[Removal], do_copy: bool) -> tuple[Attached, Graph]:
-        """The model, or a copy, without the pruned channels and with the quantizers as they are in the model; and its graph."""
-        edits = [edit for edit in self.plan if edit.transform.stage == QUANTIZE]
-        values = {e.key: {n: self._adapter.to_numpy(v) for n, v in attached.variables(e).items()} for e in edits}
-        enabled = {edit.key: attached.enabled(edit) for edit in edits}
-        plain = self._adapter.strip(attached.model, do_copy)
-        model = self._adapter.remove_channels(plain, removals, self._adapter.trace(plain, self._example))
-        traced = self._adapter.trace(model, self._example)
-        left = {e.key: remaining(e, values[e.key], self._graph, traced.graph, removals) for e in edits}
-        smaller = self._adapter.apply(model, traced, Plan(tuple(edits)), left)
-        for edit in edits:
-            smaller.set_enabled(edit, enabled[edit.key])
-        return smaller, traced.graph
+    def _smaller(self, removals: Sequence[Removal]) -> tuple[Attached, Graph]:
+        """A copy of the compressed model without the channels, and its graph."""
+        return without_channels(self._adapter, self._live, self._graph, self._example, removals, True)
 
     def _training(self, algorithm: Algorithm) -> Training:
         edits = self._attached.plan.of(algorithm.algorithm)
@@ -736,136 +635,3 @@ class Controller:
             found = ", ".join(a.algorithm for a in rated) or "no algorithm"
             raise AttributeError(f"compression_rate: found {found} with one in {self.name!r}, expected exactly one")
         return rated[0]
-
-    def _watch(self, teacher: Any) -> None:
-        """After each training forward, run `teacher` on the same inputs and keep both outputs for the losses."""
-        adapter = self._adapter
-        self._check_outputs_of(teacher)
-        self._teacher = teacher
-        pairs: dict[Site, Site] = {}  # of the model and of the teacher
-        if isinstance(teacher, TeacherCache):
-            from_file = teacher.answering(adapter, self.model)
-            answer = lambda inputs: (from_file(inputs), {})  # noqa: E731
-        else:
-            traced = cache(partial(adapter.trace, teacher, self._example))
-            for algorithm in self._algorithms:
-                edits = self.plan.of(algorithm.algorithm)
-                pairs |= algorithm.teacher_sites(edits, self._graph, lambda: traced().graph)
-            infer = adapter.inference(teacher, traced() if pairs else None, {site: lambda x: x for site in pairs.values()})
-
-            def answer(inputs: Any) -> tuple[list[Any], Mapping[Site, Any]]:
-                outputs, seen = infer(inputs)
-                return [output for _, output in adapter.flatten(outputs)], seen
-
-        def after_forward(inputs: Any, outputs: Any, passed: Mapping[Site, Any]) -> None:
-            answers, seen = answer(inputs)
-            self._outputs[threading.get_ident()] = Outputs(
-                of_samples([output for _, output in adapter.flatten(outputs)]),
-                of_samples(answers),
-                partial(adapter.inputs, self.model, inputs),
-                {site: (passed[site], seen[other]) for site, other in pairs.items() if site in passed and other in seen},
-            )
-
-        adapter.tap(self.model, self._attached.traced, tuple(pairs), after_forward)
-
-    def _check_outputs_of(self, teacher: Any) -> None:
-        """ConfigError where the teacher does not run on the model's example, or has other outputs."""
-        ours = self._output_shapes(self.model)
-        if ours and not any(ours.values()):
-            raise ConfigError(
-                f"teacher: the model's outputs ({', '.join(ours)}) are numbers without axes, a loss say, from which nothing is "
-                "learned: expected a forward that returns what it says of each sample too"
-            )
-        if isinstance(teacher, TeacherCache):
-            for algorithm in self._algorithms:
-                algorithm.check_cache(teacher)
-            theirs = {str(index): (None, *shape) for index, shape in enumerate(teacher.shapes)}
-        else:
-            theirs = self._output_shapes_of_teacher(teacher)
-        mismatch = difference_of([*ours.values()], [*theirs.values()], ([*ours], [*theirs]))
-        if mismatch:
-            raise ConfigError(f"teacher: {mismatch}; expected the same")
-
-    def _output_shapes(self, model: Any) -> Mapping[str, Any]:
-        outputs, _ = self._adapter.inference(model)(self._example)
-        return {name: tuple(output.shape) for name, output in self._adapter.flatten(outputs)}
-
-    def _output_shapes_of_teacher(self, teacher: Any) -> Mapping[str, Any]:
-        try:
-            return self._output_shapes(teacher)
-        except Exception as error:
-            raise ConfigError(f"teacher: it does not run on the model's inputs: {error}") from error
-
-
-def _fits(array: np.ndarray, present: np.ndarray) -> bool:
-    """Whether it can take the place of `present`: of its shape, and numbers of its kind."""
-    kinds = {"V": "f"}  # ml_dtypes' floats
-    same = kinds.get(array.dtype.kind, array.dtype.kind) == kinds.get(present.dtype.kind, present.dtype.kind)
-    return array.shape == present.shape and same
-
-
-def _clock_in(state: Any) -> Clock:
-    try:
-        return Clock.from_json(state)
-    except ValueError as error:
-        raise CheckpointError(f"scheduler_state: {error}") from None
-
-
-def _reported_value(controller: Controller | None, method: str, name: str) -> Any:
-    told = (
-        [controller.reported_values(algorithm, method) for algorithm in controller.algorithms] if controller is not None else []
-    )
-    for values in told:
-        if name in values:
-            return values[name]
-    raise AttributeError(f"no algorithm of this controller has a {name!r} here")
-
-
-class ReportedValues:
-    """What one algorithm's scheduler or loss tells. The controller's own step, and add up, those of all algorithms."""
-
-    def __init__(self, controller: Controller, algorithm: Algorithm, method: str):
-        self._of = controller, algorithm, method
-
-    def __getattr__(self, name: str) -> Any:
-        controller, algorithm, method = vars(self).get("_of", (None, None, ""))
-        told = controller.reported_values(algorithm, method) if controller is not None else {}
-        if name in told:
-            return told[name]
-        whose = "controller.scheduler" if method == "schedule" else "controller.loss"
-        raise AttributeError(f"{getattr(algorithm, 'algorithm', '')} tells no {name!r} here: see {whose}, which is that of all")
-
-
-class ChildController:
-    """One algorithm of a controller, to be looked at; what is done, is done by the controller."""
-
-    def __init__(self, controller: Controller, algorithm: Algorithm):
-        self._controller, self._algorithm = controller, algorithm
-        self.name = algorithm.algorithm
-
-    @property
-    def model(self) -> Any:
-        return self._controller.model
-
-    @property
-    def scheduler(self) -> ReportedValues:
-        return ReportedValues(self._controller, self._algorithm, "schedule")
-
-    @property
-    def loss(self) -> ReportedValues:
-        return ReportedValues(self._controller, self._algorithm, "loss_settings")
-
-    def statistics(self, quickly_collected_only: bool = False) -> CompressionStatistics:
-        whole = self._controller.statistics(quickly_collected_only)
-        return replace(whole, reports={self.name: whole.reports[self.name]})
-
-    def compression_stage(self) -> CompressionStage:
-        saved = self._controller.get_state()["algorithms"][self.name]
-        return CompressionStage(saved["compression_stage"])
-
-    def __getattr__(self, name: str) -> Any:
-        """Commands and readings of this algorithm, else AttributeError."""
-        algorithm = vars(self).get("_algorithm")
-        if algorithm is not None and name in (*algorithm.commands, *algorithm.readings):
-            return getattr(self._controller, name)
-        raise AttributeError(f"the controller of {vars(self).get('name')} has no {name!r}")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from nncf_ext.algorithm import Algorithm, PlanSummary, State, Training
-from nncf_ext.algorithms.sparsity import BinaryMask, SparsityStatistics, measured, summary_of_masks
+from nncf_ext.algorithms.sparsity import BinaryMask, SparsityStatistics, sparsity_measures, summary_of_masks
 from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.config.sparsity import ConstSparsityConfig
 from nncf_ext.edits import Edit, Plan, Transform
@@ -34,4 +34,4 @@ class ConstSparsity(ConstSparsityConfig, Algorithm):
         return state
 
     def report(self, training: Training, clock: Clock, state: State) -> SparsityStatistics:
-        return SparsityStatistics(**measured(training, [training.variable(edit, "mask") for edit in training.edits]))
+        return SparsityStatistics(**sparsity_measures(training, [training.variable(edit, "mask") for edit in training.edits]))

@@ -19,7 +19,7 @@ import numpy as np
 from nncf_ext import numpy_xp
 from nncf_ext.algorithm import Algorithm, CompressionStage, PlanSummary, Remembered, State, Training
 from nncf_ext.algorithms.noisy_weights import draw_noise, rows_for
-from nncf_ext.algorithms.sparsity import SparsityStatistics, measured, summary_of_masks
+from nncf_ext.algorithms.sparsity import SparsityStatistics, sparsity_measures, summary_of_masks
 from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.channels.costs import flops
 from nncf_ext.config.corad import CoradConfig, Weighted
@@ -234,7 +234,7 @@ class Corad(CoradConfig, Algorithm):
         has_value = self.regularization is not None and training.edits
         value = float(training.adapter.to_numpy(self._regularizer(training, state))) if has_value else 0.0
         return CoradStatistics(
-            **measured(training, left),
+            **sparsity_measures(training, left),
             regularizer=value,
             regularization_weight=state["regularization"],
             distillation_weight=state["distillation"],

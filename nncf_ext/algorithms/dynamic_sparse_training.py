@@ -20,7 +20,7 @@ import numpy as np
 
 from nncf_ext import numerics
 from nncf_ext.algorithm import Algorithm, CompressionStage, PlanSummary, Remembered, State, Training
-from nncf_ext.algorithms.sparsity import BinaryMask, SparsityStatistics, measured, summary_of_masks
+from nncf_ext.algorithms.sparsity import BinaryMask, SparsityStatistics, sparsity_measures, summary_of_masks
 from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.channels.costs import flops
 from nncf_ext.config.dynamic_sparse_training import DynamicSparseTrainingConfig
@@ -389,14 +389,16 @@ class DynamicSparseTraining(DynamicSparseTrainingConfig, Algorithm):
         if state["frozen"] or not training.edits or self.stage(clock, state) is CompressionStage.FULLY_COMPRESSED:
             return None
         when = f"epoch {self.params.final_epoch}" if self.params.method == "ac_dc" else f"step {self.params.end}"
-        found = measured(training, [self._mask_now(training, edit) for edit in training.edits])["sparsity_level_for_layers"]
+        found = sparsity_measures(training, [self._mask_now(training, edit) for edit in training.edits])[
+            "sparsity_level_for_layers"
+        ]
         return f"found {found:.1%} without connection, expected {self.params.level:.1%} for good from {when} on"
 
     def report(self, training: Training, clock: Clock, state: State) -> DynamicSparsityStatistics:
         masks = [self._mask_now(training, edit) for edit in training.edits]
         inference, step = self._flops(training.graph, training.edits, masks)
         return DynamicSparsityStatistics(
-            **measured(training, masks),
+            **sparsity_measures(training, masks),
             updates=state["updates"],
             inference_flops=inference,
             training_flops=step,

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from nncf_ext.algorithm import Algorithm, CompressionStage, PlanSummary, Remembered, State, Training
-from nncf_ext.algorithms.sparsity import BinaryMask, SparsityStatistics, measured, summary_of_masks
+from nncf_ext.algorithms.sparsity import BinaryMask, SparsityStatistics, sparsity_measures, summary_of_masks
 from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.channels.groups import ChannelGroup, channel_groups
 from nncf_ext.channels.prunable import PrunableModel
@@ -213,7 +213,10 @@ class IterativeMagnitude(IterativeMagnitudeConfig, Algorithm):
         masks = {training.graph.parameter_at(edit.site).name: mask for edit, mask in zip(training.edits, arrays, strict=True)}
         dead = sum(int(_unread(training.graph, group, masks).sum()) for group in _groups(training.graph))
         return IterativeMagnitudeStatistics(
-            **measured(training, arrays), rounds=state["rounds"], dead_neurons=dead, dropout=dict(training.attached.dropout())
+            **sparsity_measures(training, arrays),
+            rounds=state["rounds"],
+            dead_neurons=dead,
+            dropout=dict(training.attached.dropout()),
         )
 
 

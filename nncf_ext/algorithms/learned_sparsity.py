@@ -10,7 +10,7 @@ import numpy as np
 
 from nncf_ext.algorithm import Algorithm, CompressionStage, PlanSummary, State, Training
 from nncf_ext.algorithms.noisy_weights import draw_noise
-from nncf_ext.algorithms.sparsity import SparsityStatistics, measured, summary_of_masks
+from nncf_ext.algorithms.sparsity import SparsityStatistics, sparsity_measures, summary_of_masks
 from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.config.learned_sparsity import LearnedSparsityParams
 from nncf_ext.config.section import ScopedConfig
@@ -111,7 +111,7 @@ class LearnedSparsity(Algorithm):
         return found
 
     def report(self, training: Training, clock: Clock, state: State) -> SparsityStatistics:
-        return SparsityStatistics(**measured(training, self.masks(training)))
+        return SparsityStatistics(**sparsity_measures(training, self.masks(training)))
 
     def _set_factor(self, training: Training, epoch: int) -> None:
         for edit in training.edits:

@@ -10,7 +10,7 @@ import numpy as np
 
 from nncf_ext import numpy_xp
 from nncf_ext.algorithm import State, Training
-from nncf_ext.algorithms.sparsity import BinaryMask, ScheduledSparsity, SparsityStatistics, measured
+from nncf_ext.algorithms.sparsity import BinaryMask, ScheduledSparsity, SparsityStatistics, sparsity_measures
 from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.config.sparsity import MagnitudeSparsityConfig
 from nncf_ext.edits import Plan, Transform
@@ -63,7 +63,7 @@ class MagnitudeSparsity(MagnitudeSparsityConfig, ScheduledSparsity):
             gone = _importance(numpy_xp, weight, self.params.weight_importance)[mask == 0]
             thresholds.append(LayerThreshold(edit.site.label, float(gone.max()) if gone.size else 0.0))
         return MagnitudeSparsityStatistics(
-            **measured(training, masks), target_sparsity_level=state["level"], thresholds=tuple(thresholds)
+            **sparsity_measures(training, masks), target_sparsity_level=state["level"], thresholds=tuple(thresholds)
         )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from nncf_ext import numerics, numpy_xp
 from nncf_ext.algorithm import State, Training
 from nncf_ext.algorithms.noisy_weights import draw_noise, rows_for
-from nncf_ext.algorithms.sparsity import ScheduledSparsity, SparsityStatistics, measured
+from nncf_ext.algorithms.sparsity import ScheduledSparsity, SparsityStatistics, sparsity_measures
 from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.config.sparsity import RBSparsityConfig
 from nncf_ext.edits import MASK, Plan, Range, Transform, Var
@@ -132,7 +132,7 @@ class RBSparsity(RBSparsityConfig, ScheduledSparsity):
         far = FAR if state["frozen"] else 0.0
         kept = [float(numpy_xp.sigmoid(np.sign(s) * np.maximum(np.abs(s) - far, 0)).sum()) for s in scores]
         return RBSparsityStatistics(
-            **measured(training, self.masks(training)),
+            **sparsity_measures(training, self.masks(training)),
             target_sparsity_level=state["level"],
             mean_sparse_prob=1 - sum(kept) / max(sum(s.size for s in scores), 1),
         )

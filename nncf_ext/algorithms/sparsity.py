@@ -125,7 +125,7 @@ def summary_of_masks(
     return PlanSummary(sites, PlannedSparsity(graph.size_of(sites), sum(graph.sizes.values()), target))
 
 
-def measured(training: Training, masks: Sequence[np.ndarray]) -> dict[str, Any]:
+def sparsity_measures(training: Training, masks: Sequence[np.ndarray]) -> dict[str, Any]:
     """The fields of `SparsityStatistics`, for masks (nonzero: kept) in the order of the edits."""
     total = sum(mask.size for mask in masks)
     zeros = [mask.size - int(np.count_nonzero(mask)) for mask in masks]
@@ -217,7 +217,7 @@ class ScheduledSparsity(Algorithm):
         return self.set_sparsity_level(training, state, rate)
 
     def current_sparsity_level(self, training: Training, state: State) -> float:
-        return float(measured(training, self.masks(training))["sparsity_level_for_layers"])
+        return float(sparsity_measures(training, self.masks(training))["sparsity_level_for_layers"])
 
     def sparsified_module_info(self, training: Training, state: State) -> tuple[SparsifiedModule, ...]:
         """What is masked, in the order of the model; each may be the `layer_info` of `set_sparsity_level`."""
@@ -228,7 +228,7 @@ class ScheduledSparsity(Algorithm):
                 module=training.attached.owner(edit.site),
                 operand=MaskOfModule(training.xp.asarray(mask.astype(np.float32)), state["frozen"]),
             )
-            for edit, mask, layer in zip(training.edits, masks, measured(training, masks)["layers"], strict=True)
+            for edit, mask, layer in zip(training.edits, masks, sparsity_measures(training, masks)["layers"], strict=True)
         )
 
     def schedule(self, clock: Clock, state: State) -> Mapping[str, Any]:

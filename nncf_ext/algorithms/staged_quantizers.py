@@ -69,19 +69,19 @@ class StagedQuantizers(Algorithm):
 
     def enable_weight_quantization(self, training: Training, state: State) -> State:
         """The weights' quantizers work, from now on."""
-        return staged.switched(training, state, "weights", True)
+        return staged.switch_quantizers(training, state, "weights", True)
 
     def disable_weight_quantization(self, training: Training, state: State) -> State:
         """The weights' quantizers do nothing, until they are enabled or their epoch begins."""
-        return staged.switched(training, state, "weights", False)
+        return staged.switch_quantizers(training, state, "weights", False)
 
     def enable_activation_quantization(self, training: Training, state: State) -> State:
         """The activations' quantizers work, from now on."""
-        return staged.switched(training, state, "activations", True)
+        return staged.switch_quantizers(training, state, "activations", True)
 
     def disable_activation_quantization(self, training: Training, state: State) -> State:
         """The activations' quantizers do nothing, until they are enabled or their epoch begins."""
-        return staged.switched(training, state, "activations", False)
+        return staged.switch_quantizers(training, state, "activations", False)
 
     def init_range(self, training: Training, state: State) -> State:
         """All ranges start anew, from the float model's tensors (see `staged.init_ranges`)."""

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from nncf_ext.algorithm import PlanSummary, State, Training
-from nncf_ext.algorithms.sparsity import ScheduledSparsity, SparsityStatistics, measured, summary_of_masks
+from nncf_ext.algorithms.sparsity import ScheduledSparsity, SparsityStatistics, sparsity_measures, summary_of_masks
 from nncf_ext.algorithms.weights import plan_weights
 from nncf_ext.calibration.initialization import QuantizationRangeInitArgs, running_on_data, samples_with_progress
 from nncf_ext.config.sparsity import WandaSparsityConfig
@@ -87,7 +87,7 @@ class WandaSparsity(WandaSparsityConfig, ScheduledSparsity):
             attached.assign(edit, "mask", _of(edit).mask_at(xp, weight, norm, level))
 
     def report(self, training: Training, clock: Clock, state: State) -> WandaSparsityStatistics:
-        return WandaSparsityStatistics(**measured(training, self.masks(training)), target_sparsity_level=state["level"])
+        return WandaSparsityStatistics(**sparsity_measures(training, self.masks(training)), target_sparsity_level=state["level"])
 
     def _measure(self, training: Training) -> None:
         """The norms of what the layers read, as the model is now. ConfigError where no data are registered, or not finite."""

@@ -12,7 +12,7 @@ from nncf_ext.errors import ConfigError
 from nncf_ext.graph import Graph, Site
 
 
-def joint(removals: Iterable[Removal]) -> tuple[Removal, ...]:
+def merge_removals(removals: Iterable[Removal]) -> tuple[Removal, ...]:
     """One removal for each axis of a parameter, which keeps what all of them keep."""
     kept: dict[tuple[Site, int], set[int]] = {}
     for removal in removals:
@@ -20,7 +20,7 @@ def joint(removals: Iterable[Removal]) -> tuple[Removal, ...]:
     return tuple(Removal(site, axis, tuple(sorted(keep))) for (site, axis), keep in kept.items())
 
 
-def remaining(
+def variables_left(
     edit: Edit, values: Mapping[str, np.ndarray], before: Graph, after: Graph, removals: Sequence[Removal]
 ) -> dict[str, Var]:
     """The edit's variables for the smaller model, with the values of the channels that it still has.
@@ -38,12 +38,12 @@ def remaining(
     for name, value in values.items():
         for axis in [a for a in range(len(old)) if old[a] != new[a]] if value.ndim == len(old) else ():
             if value.shape[axis] == old[axis]:
-                value = value.take(_kept(before, removals, edit.site, axis, (old[axis], new[axis])), axis)
+                value = value.take(_indices_left(before, removals, edit.site, axis, (old[axis], new[axis])), axis)
         found[name] = Var(value)
     return found
 
 
-def _kept(graph: Graph, removals: Sequence[Removal], site: Site, axis: int, sizes: tuple[int, int]) -> tuple[int, ...]:
+def _indices_left(graph: Graph, removals: Sequence[Removal], site: Site, axis: int, sizes: tuple[int, int]) -> tuple[int, ...]:
     """The indices that are left along `axis` of the tensor at a site, of which sizes[1] of sizes[0] are."""
     if site.is_parameter:
         name = graph.parameter_at(site).name

@@ -20,7 +20,7 @@ import numpy as np
 from nncf_ext.adapter import Adapter, Attached
 from nncf_ext.algorithm import Algorithm, CompressionStage, State, Training
 from nncf_ext.calibration.initialization import adapt_batchnorm
-from nncf_ext.channels.removal import joint
+from nncf_ext.channels.removal import merge_removals
 from nncf_ext.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from nncf_ext.controller.nncf2_views import ChildController, CompressionLoss, Scheduler
 from nncf_ext.controller.saved_state import check_plan, check_tensors, check_variables, clock_in
@@ -591,7 +591,7 @@ class Controller:
             packed_model(path, self._adapter.tensors(self._as_deployed(True, False)), coded, graph, self._adapter.name)
 
     def _removals(self) -> tuple[Removal, ...]:
-        return joint(removal for a in self._algorithms for removal in a.removals(*self._seen_by(a)))
+        return merge_removals(removal for a in self._algorithms for removal in a.removals(*self._seen_by(a)))
 
     def _deployed(self, attached: Attached, removals: Sequence[Removal], do_copy: bool, quantizers: bool) -> Any:
         if not removals:

@@ -116,9 +116,9 @@ class ReportedValues:
 
     def __getattr__(self, name: str) -> Any:
         controller, algorithm, method = vars(self).get("_of", (None, None, ""))
-        told = controller.reported_values(algorithm, method) if controller is not None else {}
-        if name in told:
-            return told[name]
+        reported = controller.reported_values(algorithm, method) if controller is not None else {}
+        if name in reported:
+            return reported[name]
         whose = "controller.scheduler" if method == "schedule" else "controller.loss"
         raise AttributeError(f"{getattr(algorithm, 'algorithm', '')} tells no {name!r} here: see {whose}, which is that of all")
 
@@ -159,10 +159,10 @@ class ChildController:
 
 
 def _reported_value(controller: Composite | None, method: str, name: str) -> Any:
-    told = (
+    reported = (
         [controller.reported_values(algorithm, method) for algorithm in controller.algorithms] if controller is not None else []
     )
-    for values in told:
+    for values in reported:
         if name in values:
             return values[name]
     raise AttributeError(f"no algorithm of this controller has a {name!r} here")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nncf_ext.adapter import Adapter, Attached
-from nncf_ext.channels.removal import remaining
+from nncf_ext.channels.removal import variables_left
 from nncf_ext.edits import QUANTIZE, Plan, Removal
 from nncf_ext.graph import Graph
 
@@ -21,7 +21,7 @@ def without_channels(
     plain = adapter.strip(attached.model, do_copy)
     model = adapter.remove_channels(plain, removals, adapter.trace(plain, example))
     traced = adapter.trace(model, example)
-    left = {e.key: remaining(e, values[e.key], graph, traced.graph, removals) for e in edits}
+    left = {e.key: variables_left(e, values[e.key], graph, traced.graph, removals) for e in edits}
     smaller = adapter.apply(model, traced, Plan(tuple(edits)), left)
     for edit in edits:
         smaller.set_enabled(edit, enabled[edit.key])

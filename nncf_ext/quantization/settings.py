@@ -130,7 +130,9 @@ def range_inits(
                 found.update(dict.fromkeys(select_quantizers(pattern, names, "", validate=False), own))
     if isinstance(general, RangeInit):
         return {key: found.get(key, general) for key in quantizers}
-    entries = [_spoken_of(entry, quantizers, f"{json_path}.initializer.range[{i}]", validate) for i, entry in enumerate(general)]
+    entries = [
+        _quantizers_of(entry, quantizers, f"{json_path}.initializer.range[{i}]", validate) for i, entry in enumerate(general)
+    ]
     for key, quantizer in quantizers.items():
         about = [index for index, keys in enumerate(entries) if key in keys]
         if key not in found:
@@ -194,7 +196,7 @@ def _check_one_range_serves(graph: Graph, members: Sequence[Placement], path: st
             )
 
 
-def _spoken_of(entry: PerLayerRangeInit, quantizers: Mapping[str, PlacedQuantizer], path: str, validate: bool) -> set[str]:
+def _quantizers_of(entry: PerLayerRangeInit, quantizers: Mapping[str, PlacedQuantizer], path: str, validate: bool) -> set[str]:
     """The quantizers that an entry is about."""
     names = {
         key: by_place(quantizer)
@@ -202,11 +204,11 @@ def _spoken_of(entry: PerLayerRangeInit, quantizers: Mapping[str, PlacedQuantize
         if entry.target_quantizer_group in (None, group_of(quantizer.sites[0]))
     }
 
-    def all_meant(patterns: Iterable[str], key: str) -> set[str]:
+    def matched(patterns: Iterable[str], key: str) -> set[str]:
         return {each for pattern in patterns for each in select_quantizers(pattern, names, f"{path}.{key}", validate)}
 
-    target = set(names) if entry.target_scopes is None else all_meant(entry.target_scopes, "target_scopes")
-    return target - all_meant(entry.ignored_scopes or (), "ignored_scopes")
+    target = set(names) if entry.target_scopes is None else matched(entry.target_scopes, "target_scopes")
+    return target - matched(entry.ignored_scopes or (), "ignored_scopes")
 
 
 def _path(graph: Graph, placement: Placement, group: str, key: str, overrides: ScopeOverrides) -> str:

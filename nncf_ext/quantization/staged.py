@@ -47,7 +47,7 @@ def enter(training: Training, state: State) -> None:
         training.attached.set_enabled(edit, state["enabled"][group_of(edit.site)])
 
 
-def switched(training: Training, state: State, group: str, enabled: bool) -> State:
+def switch_quantizers(training: Training, state: State, group: str, enabled: bool) -> State:
     """The state with a group on or off; so are its quantizers."""
     state = {**state, "enabled": {**state["enabled"], group: enabled}}
     enter(training, state)

@@ -45,8 +45,8 @@ def describe(path: Path) -> list[TextTable]:
     tensors = {name: file.read(name) for name in file.specs}
     summary = [("epoch", str(epoch)), ("tensors", f"{len(tensors)}, {sum(array.nbytes for array in tensors.values()):,} bytes")]
     for name, algorithm in progress.algorithms.items():
-        told = [f"{key} {as_json(value)}" for key, value in algorithm.state.items() if value not in ({}, [])]
-        summary.append((name, ", ".join(told) or "no schedule"))
+        remembered = [f"{key} {as_json(value)}" for key, value in algorithm.state.items() if value not in ({}, [])]
+        summary.append((name, ", ".join(remembered) or "no schedule"))
     layers = [
         (edit.site.node, edit.site.slot, edit.transform.kind, _settings(edit.transform), _values(edit, state, tensors))
         for edit in plan

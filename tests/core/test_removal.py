@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nncf_ext.channels.removal import joint, remaining
+from nncf_ext.channels.removal import merge_removals, variables_left
 from nncf_ext.edits import Edit, Removal
 from nncf_ext.errors import ConfigError
 from nncf_ext.graph import INPUT, OUTPUT, Edge, Graph, Node, Parameter, Site
@@ -60,7 +60,7 @@ def left(site, axis, removals=REMOVALS, shape=None):
     edit = Edit((Site.parse(site),), NNCFQuantizer(bits=8, symmetric=True, channel_axis=axis), "quantization")
     size = BEFORE.shape_of(edit.site)[axis] if axis is not None else 1
     values = np.arange(size, dtype=np.float32).reshape([size if a == axis else 1 for a in range(len(BEFORE.shape_of(edit.site)))])
-    value = remaining(edit, {"scale": values}, BEFORE, AFTER, removals)["scale"].value
+    value = variables_left(edit, {"scale": values}, BEFORE, AFTER, removals)["scale"].value
     assert value.ndim == 4 and value.size == value.shape[axis or 0]
     return tuple(value.reshape(-1).astype(int))
 
@@ -101,5 +101,5 @@ def test_channels_that_cannot_be_told():
 def test_removals_of_several_algorithms():
     weight, bias = Site("conv1", "weight"), Site("conv1", "bias")
     both = [Removal(weight, 0, (0, 1, 3)), Removal(bias, 0, (0, 1, 3)), Removal(weight, 1, (2,)), Removal(weight, 0, (1, 2, 3))]
-    assert joint(both) == (Removal(weight, 0, (1, 3)), Removal(bias, 0, (0, 1, 3)), Removal(weight, 1, (2,)))
-    assert joint([]) == ()
+    assert merge_removals(both) == (Removal(weight, 0, (1, 3)), Removal(bias, 0, (0, 1, 3)), Removal(weight, 1, (2,)))
+    assert merge_removals([]) == ()

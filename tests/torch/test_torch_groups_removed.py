@@ -17,7 +17,7 @@ from torch import nn
 from benchmarks import models_torch
 from nncf_ext import NNCFConfig
 from nncf_ext.channels.groups import ChannelGroup, channel_groups
-from nncf_ext.channels.removal import joint
+from nncf_ext.channels.removal import merge_removals
 from nncf_ext.edits import Removal
 from nncf_ext.graph import Site
 from tests.torch import test_torch_shrink as by_hand
@@ -70,7 +70,7 @@ def test_every_free_group_can_lose_channels(name: str) -> None:
     torch.manual_seed(0)
     before = by_hand.lively(build()).eval()
     graph = trace(before, example).graph
-    removals = joint(Removal(site, axis, keep) for site, axis, keep, _ in a_third_of(channel_groups(graph)))
+    removals = merge_removals(Removal(site, axis, keep) for site, axis, keep, _ in a_third_of(channel_groups(graph)))
     with torch.no_grad():
         for site, axis, keep, role in a_third_of(channel_groups(graph)):
             parameter = graph[site.node].parameter(site.slot)

@@ -45,8 +45,8 @@ class StretchedElastic(QuantizerTransform):
 
     @classmethod
     def missing(cls, asked: Mapping[str, Any]) -> str | None:
-        told = {asked.get("bits"), asked.get("levels")} in ({2, None}, {3, None}, {4, None}, {2, 4})
-        return None if told else '"levels": 3 or "bits": 2'
+        is_known = {asked.get("bits"), asked.get("levels")} in ({2, None}, {3, None}, {4, None}, {2, 4})
+        return None if is_known else '"levels": 3 or "bits": 2'
 
     @property
     def description(self) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -153,10 +152,6 @@ class Adapter(Protocol):
         statistics and modes are afterwards what they were."""
         ...
 
-    def read_tensor(self, path: Path) -> np.ndarray:
-        """The one tensor in a file of the framework's own kind. ValueError where it is none, or cannot be read safely."""
-        ...
-
     def frozen_copy(self, model: Any, example: Any = None) -> Any:
         """An independent copy in inference mode without gradients (a teacher). ValueError where none can be made that computes
         the same. example: what the model was traced with."""
@@ -176,36 +171,12 @@ class Adapter(Protocol):
         """
         ...
 
-    def add_loss(self, model: Any, loss: ForwardLoss, task_weight: float) -> None:
-        """Have `loss` added to `task_weight` times the task's loss in training, where the framework itself computes that (Keras'
-        `fit`)."""
-        ...
-
-    def watch_training(self, model: Any, watch: StepWatch) -> Callable[[], None]:
+    def watch_training(self, model: Any, watch: StepWatch, loss: ForwardLoss) -> Callable[[], None]:
         """Tell `watch` of the optimizer steps that train parameters of `model` (where steps are compiled, of their compilation),
-        and of weights loaded into it. Returns what ends that; so does letting go of it."""
-        ...
+        and of weights loaded into it. Returns what ends that; so does letting go of it.
 
-    def inputs(self, model: Any, inputs: Any) -> dict[str, Any]:
-        """The arrays in `inputs` as `tap` gives them, or in what the model was traced with, by name: of the argument, the key
-        or the input layer."""
-        ...
-
-    def on_host(
-        self, function: Callable[..., Sequence[np.ndarray]], arrays: Sequence[Any], like: Sequence[tuple[tuple[int, ...], str]]
-    ) -> list[Any]:
-        """What `function` makes of the arrays' values, in every run of a compiled function too, without gradients.
-
-        like: shape (without the first axis, the batch) and dtype of each result.
+        loss: is added to its `task_weight` times the task's loss where the framework itself computes that (Keras' `fit`).
         """
-        ...
-
-    def batch_size(self, inputs: Any) -> int:
-        """Number of samples in one batch of model inputs."""
-        ...
-
-    def flatten(self, outputs: Any) -> list[tuple[str, Any]]:
-        """The floating-point arrays in a model's (nested) outputs, in a fixed order, with their names there."""
         ...
 
     def copied(self, attached: Any) -> Attached:
@@ -251,11 +222,6 @@ class Adapter(Protocol):
 
     def to_numpy(self, array: Any) -> np.ndarray: ...
 
-    def resized(self, model: Any, inputs: Any, sizes: Mapping[str, Mapping[int, int]]) -> Any:
-        """`inputs` (one batch) with other sizes: by the names of `inputs()`, axis -> size. What is longer than before begins
-        again at the start."""
-        ...
-
     def in_float32(self, attached: Any) -> AbstractContextManager[Attached]:
         """The compressed model as it is deployed: with float32 weights (`attached` itself where it has these) and without the
         mixed precision and compiled calls that training puts around it. Afterwards the model is as it was."""
@@ -266,7 +232,7 @@ class Adapter(Protocol):
         node.
 
         The node has a string attribute `key` (the edit's). Masks are already multiplied into the weights; weights are float.
-        Inputs have the names that `inputs()` gives them, outputs the model's own. free: axes that shall be of any size beside the
-        batch, by input; an axis for which the model has one size only keeps that.
+        Inputs have the names that `data.named` gives them, outputs the model's own. free: axes that shall be of any size beside
+        the batch, by input; an axis for which the model has one size only keeps that.
         """
         ...

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice, repeat
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -109,6 +110,37 @@ class Framework(Protocol):
 
     def micro_batches(self, inputs: Any, target: Any) -> Iterable[tuple[Any, Any]]:
         """A batch in parts of few samples each."""
+        ...
+
+    def samples(self, inputs: Any) -> int:
+        """How many there are in one batch of model inputs."""
+        ...
+
+    def named(self, model: Any, inputs: Any) -> dict[str, Any]:
+        """The arrays in one batch of model inputs, as a forward has them too, or in what the model was traced with, by name: of
+        the argument, the key or the input layer."""
+        ...
+
+    def resized(self, model: Any, inputs: Any, sizes: Mapping[str, Mapping[int, int]]) -> Any:
+        """`inputs` (one batch) with other sizes: by the names of `named`, axis -> size. What is longer than before begins again
+        at the start."""
+        ...
+
+    def flatten(self, outputs: Any) -> list[tuple[str, Any]]:
+        """The floating-point arrays in a model's (nested) outputs, in a fixed order, with their names there."""
+        ...
+
+    def on_host(
+        self, function: Callable[..., Sequence[np.ndarray]], arrays: Sequence[Any], like: Sequence[tuple[tuple[int, ...], str]]
+    ) -> list[Any]:
+        """What `function` makes of the arrays' values, in every run of a compiled function too, without gradients.
+
+        like: shape (without the first axis, the batch) and dtype of each result.
+        """
+        ...
+
+    def read_tensor(self, path: Path) -> np.ndarray:
+        """The one tensor in a file of the framework's own kind. ValueError where it is none, or cannot be read safely."""
         ...
 
 

@@ -15,12 +15,12 @@ class ForwardLoss:
     counts it twice.
 
     By thread: replicas of a model in one process have a forward each. A framework that does not tell of forwards leaves all to
-    loops. loss(): of the forward just made; None where it gave nothing to compare. weighted: whether the task's loss needs a
-    factor, which those who sum `losses` do not know of: they get nothing.
+    loops. loss(): of the forward just made; None where it gave nothing to compare. task_weight: the task's factor, which
+    those who sum `losses` do not know of: where it is not 1 they get nothing.
     """
 
-    def __init__(self, loss: Callable[[], Any], weighted: bool):
-        self._loss, self._weighted = loss, weighted
+    def __init__(self, loss: Callable[[], Any], task_weight: float):
+        self._loss, self.task_weight = loss, task_weight
         self._taken: dict[int, str] = {}
         self._given: dict[int, Any] = {}
         self._spent: set[int] = set()
@@ -56,7 +56,7 @@ class ForwardLoss:
 
     def for_losses(self) -> Any:
         """None where there was no training forward, or somebody has it."""
-        asked = self.taken in (UNSEEN, LOSSES) and not self._weighted and threading.get_ident() not in self._spent
+        asked = self.taken in (UNSEEN, LOSSES) and self.task_weight == 1 and threading.get_ident() not in self._spent
         return self._give(LOSSES) if asked else None
 
     def for_loop(self) -> bool:

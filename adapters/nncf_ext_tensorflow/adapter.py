@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from nncf_ext.adapter import Inference, Looks, Table, Values
 from nncf_ext.data import Framework
@@ -25,7 +23,7 @@ from nncf_ext_tensorflow.data import KerasData
 from nncf_ext_tensorflow.gradients import loss_gradients
 from nncf_ext_tensorflow.hessian import hessian_products
 from nncf_ext_tensorflow.inference import inference
-from nncf_ext_tensorflow.naming import named_inputs, names_in
+from nncf_ext_tensorflow.naming import names_in
 from nncf_ext_tensorflow.saving import attached_to, refuse_compressed
 from nncf_ext_tensorflow.shrunk_model import remove_channels
 from nncf_ext_tensorflow.tables import load_tables, tables_of
@@ -88,9 +86,6 @@ class KerasAdapter:
             for variable, value in before:
                 variable.assign(value)
 
-    def read_tensor(self, path: Path) -> np.ndarray:
-        raise ValueError("Keras has no files of one tensor: expected .npy, .safetensors or .json")
-
     def frozen_copy(self, model: keras.Model, example: Any = None) -> keras.Model:
         """ValueError where the model cannot be built from its config."""
         copy = copy_of(model, example, self._registered)
@@ -103,30 +98,8 @@ class KerasAdapter:
     def tap(self, model: keras.Model, traced: Any, sites: Collection[Site], after_forward: AfterForward) -> None:
         attached_to(model).tap(sites, after_forward)
 
-    def add_loss(self, model: keras.Model, loss: ForwardLoss, task_weight: float) -> None:
-        attached_to(model).add_loss(loss, task_weight)
-
-    def watch_training(self, model: keras.Model, watch: StepWatch) -> TrainingWatch:
-        return attached_to(model).watch_training(watch)
-
-    def inputs(self, model: keras.Model, inputs: Any) -> dict[str, Any]:
-        return named_inputs(model, inputs)
-
-    def on_host(
-        self, function: Callable[..., Sequence[np.ndarray]], arrays: Sequence[Any], like: Sequence[tuple[tuple[int, ...], str]]
-    ) -> list[Any]:
-        """Not under XLA, which cannot leave the device: compile with jit_compile=False where Keras would use it."""
-        results = tf.numpy_function(lambda *given: list(function(*given)), list(arrays), [dtype for _, dtype in like])
-        for result, (shape, _) in zip(results, like, strict=True):
-            result.set_shape((None, *shape))
-        return list(results)
-
-    def batch_size(self, inputs: Any) -> int:
-        return int(keras.tree.flatten(inputs)[0].shape[0])
-
-    def flatten(self, outputs: Any) -> list[tuple[str, Any]]:
-        found = [(path, x) for path, x in keras.tree.flatten_with_path(outputs) if keras.ops.is_tensor(x)]
-        return [(".".join(map(str, path)), x) for path, x in found if keras.backend.is_float_dtype(x.dtype)]
+    def watch_training(self, model: keras.Model, watch: StepWatch, loss: ForwardLoss) -> TrainingWatch:
+        return attached_to(model).watch_training(watch, loss)
 
     def copied(self, attached: KerasAttached) -> KerasAttached:
         """ValueError where the model cannot be built from its config."""
@@ -189,15 +162,6 @@ class KerasAdapter:
 
     def to_numpy(self, array: Any) -> np.ndarray:
         return to_numpy(array)
-
-    def resized(self, model: keras.Model, inputs: Any, sizes: Mapping[str, Mapping[int, int]]) -> Any:
-        resized: list[Any] = []
-        x: Any
-        for name, x in named_inputs(model, inputs).items():
-            for axis, size in sizes.get(name, {}).items():
-                x = keras.ops.take(x, np.arange(size) % int(x.shape[axis]), axis)
-            resized.append(x)
-        return keras.tree.pack_sequence_as(inputs, resized)
 
     @contextmanager
     def in_float32(self, attached: KerasAttached) -> Iterator[KerasAttached]:

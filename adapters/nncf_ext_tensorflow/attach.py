@@ -12,6 +12,7 @@ import numpy as np
 
 from nncf_ext.adapter import Values
 from nncf_ext.edits import Edit, Plan, Var
+from nncf_ext.forward_loss import ForwardLoss
 from nncf_ext.graph import Site
 from nncf_ext.quantization.quantizers.fixed import fixed
 from nncf_ext.saved_plan import plan_from_json
@@ -228,13 +229,11 @@ class KerasAttached:
             self._patch.at_place(site, look)
         keras_private.forget_compiled_functions(self.model)
 
-    def add_loss(self, loss: Any, task_weight: float) -> None:
+    def watch_training(self, watch: StepWatch, loss: ForwardLoss) -> TrainingWatch:
         record = self._patch.record(self.model)
-        record.loss, record.task_weight = loss, task_weight
+        record.loss, record.task_weight = loss, loss.task_weight
         self._holder.forward_loss = loss
         keras_private.forget_compiled_functions(self.model)
-
-    def watch_training(self, watch: StepWatch) -> TrainingWatch:
         self._holder.watch = watch
         return TrainingWatch(self.model, watch)
 

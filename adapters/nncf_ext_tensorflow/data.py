@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from nncf_ext.calibration.initialization import micro_batches
 from nncf_ext.data import Input, ModelInputs
 from nncf_ext_tensorflow import keras_private
+from nncf_ext_tensorflow.naming import named_inputs
 
 
 class KerasData:
@@ -40,7 +43,38 @@ class KerasData:
         return found
 
     def micro_batches(self, inputs: Any, target: Any) -> Iterator[tuple[Any, Any]]:
-        return micro_batches((inputs, target), int(keras.tree.flatten(inputs)[0].shape[0]))
+        return micro_batches((inputs, target), self.samples(inputs))
+
+    def samples(self, inputs: Any) -> int:
+        return int(keras.tree.flatten(inputs)[0].shape[0])
+
+    def named(self, model: Any, inputs: Any) -> dict[str, Any]:
+        return named_inputs(model, inputs)
+
+    def resized(self, model: Any, inputs: Any, sizes: Mapping[str, Mapping[int, int]]) -> Any:
+        resized: list[Any] = []
+        x: Any
+        for name, x in named_inputs(model, inputs).items():
+            for axis, size in sizes.get(name, {}).items():
+                x = keras.ops.take(x, np.arange(size) % int(x.shape[axis]), axis)
+            resized.append(x)
+        return keras.tree.pack_sequence_as(inputs, resized)
+
+    def flatten(self, outputs: Any) -> list[tuple[str, Any]]:
+        found = [(path, x) for path, x in keras.tree.flatten_with_path(outputs) if keras.ops.is_tensor(x)]
+        return [(".".join(map(str, path)), x) for path, x in found if keras.backend.is_float_dtype(x.dtype)]
+
+    def on_host(
+        self, function: Callable[..., Sequence[np.ndarray]], arrays: Sequence[Any], like: Sequence[tuple[tuple[int, ...], str]]
+    ) -> list[Any]:
+        """Not under XLA, which cannot leave the device: compile with jit_compile=False where Keras would use it."""
+        results = tf.numpy_function(lambda *given: list(function(*given)), list(arrays), [dtype for _, dtype in like])
+        for result, (shape, _) in zip(results, like, strict=True):
+            result.set_shape((None, *shape))
+        return list(results)
+
+    def read_tensor(self, path: Path) -> np.ndarray:
+        raise ValueError("Keras has no files of one tensor: expected .npy, .safetensors or .json")
 
 
 def expected_inputs(model: Any, example: Any = None) -> ModelInputs:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from nncf_ext.edits import Edit, Plan, Removal
 from nncf_ext.forward_loss import ForwardLoss
 from nncf_ext.graph import Site
 from nncf_ext.step_watch import StepWatch
-from nncf_ext_torch import apply, arguments, batchnorm, hessian, shrink, trace, xp
+from nncf_ext_torch import apply, batchnorm, hessian, shrink, trace, xp
 from nncf_ext_torch.computed_weights import computed_in, copied, weight
 from nncf_ext_torch.data import TorchData
 from nncf_ext_torch.gradients import loss_gradients
@@ -26,7 +25,7 @@ from nncf_ext_torch.inference import inference
 from nncf_ext_torch.sharding import broadcast_from_rank0, overwrite, to_numpy
 from nncf_ext_torch.sites import parameter_name
 from nncf_ext_torch.taps import AfterForward, tap
-from nncf_ext_torch.trace import ExampleInput, TorchTrace, leaves
+from nncf_ext_torch.trace import ExampleInput, TorchTrace
 from nncf_ext_torch.training_watch import TrainingWatch
 
 
@@ -91,15 +90,6 @@ class TorchAdapter:
                     if name in before:
                         value.copy_(before[name])
 
-    def read_tensor(self, path: Path) -> np.ndarray:
-        try:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise ValueError(f"PyTorch cannot read it as a file of tensors alone: {str(error).splitlines()[0]}") from None
-        if not isinstance(found, torch.Tensor):
-            raise ValueError(f"found a {type(found).__name__}, expected a tensor")
-        return self.to_numpy(found)
-
     def frozen_copy(self, model: nn.Module, example: Any = None) -> nn.Module:
         return copied(model, model).eval().requires_grad_(False)
 
@@ -109,36 +99,9 @@ class TorchAdapter:
     def tap(self, model: nn.Module, traced: TorchTrace, sites: Collection[Site], after_forward: AfterForward) -> None:
         tap(model, traced, sites, after_forward)
 
-    def add_loss(self, model: nn.Module, loss: ForwardLoss, task_weight: float) -> None:
-        """Nothing: in PyTorch the user's loop computes the loss."""
-
-    def watch_training(self, model: nn.Module, watch: StepWatch) -> TrainingWatch:
+    def watch_training(self, model: nn.Module, watch: StepWatch, loss: ForwardLoss) -> TrainingWatch:
+        """The loss is the loop's, which computes the task's too."""
         return TrainingWatch(model, watch)
-
-    def inputs(self, model: nn.Module, inputs: Any) -> dict[str, torch.Tensor]:
-        return arguments.named_inputs(model, inputs)
-
-    def resized(self, model: nn.Module, inputs: Any, sizes: Mapping[str, Mapping[int, int]]) -> ExampleInput:
-        return arguments.resized(model, inputs, sizes)
-
-    def on_host(
-        self, function: Callable[..., Sequence[np.ndarray]], arrays: Sequence[Any], like: Sequence[tuple[tuple[int, ...], str]]
-    ) -> list[torch.Tensor]:
-        def run() -> list[torch.Tensor]:
-            return [torch.as_tensor(result).to(arrays[0].device) for result in function(*map(self.to_numpy, arrays))]
-
-        apart: Any = torch.compiler.disable(run)
-        return apart()
-
-    def batch_size(self, inputs: Any) -> int:
-        first = inputs.args[0] if isinstance(inputs, ExampleInput) and inputs.args else None
-        if isinstance(first, list):  # of images
-            return len(first)
-        tensor = next((t for _, t in leaves(inputs) if t.ndim), None)
-        return 1 if tensor is None else int(tensor.shape[0])
-
-    def flatten(self, outputs: Any) -> list[tuple[str, torch.Tensor]]:
-        return [(".".join(map(str, path)), tensor) for path, tensor in leaves(outputs) if tensor.is_floating_point()]
 
     def copied(self, attached: Any) -> Attached:
         try:

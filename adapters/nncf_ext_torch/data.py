@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -13,7 +14,9 @@ from torch.utils.data import Dataset, IterableDataset
 
 from nncf_ext.calibration.initialization import micro_batches
 from nncf_ext.data import Input, ModelInputs, target_in
+from nncf_ext_torch import arguments
 from nncf_ext_torch.arguments import by_argument
+from nncf_ext_torch.sharding import to_numpy
 from nncf_ext_torch.trace import ExampleInput, leaves
 
 
@@ -59,9 +62,40 @@ class TorchData:
         return found
 
     def micro_batches(self, inputs: ExampleInput, target: Any) -> Iterator[tuple[ExampleInput, Any]]:
-        samples = next((tensor.shape[0] for _, tensor in leaves(inputs) if tensor.ndim), 1)
+        samples = _length(inputs)
         for args, kwargs, part in micro_batches((inputs.args, inputs.kwargs, target), samples):
             yield ExampleInput(args, kwargs), part
+
+    def samples(self, inputs: Any) -> int:
+        first = inputs.args[0] if isinstance(inputs, ExampleInput) and inputs.args else None
+        return len(first) if isinstance(first, list) else _length(inputs)  # a list of images
+
+    def named(self, model: nn.Module, inputs: Any) -> dict[str, torch.Tensor]:
+        return arguments.named_inputs(model, inputs)
+
+    def resized(self, model: nn.Module, inputs: Any, sizes: Mapping[str, Mapping[int, int]]) -> ExampleInput:
+        return arguments.resized(model, inputs, sizes)
+
+    def flatten(self, outputs: Any) -> list[tuple[str, torch.Tensor]]:
+        return [(".".join(map(str, path)), tensor) for path, tensor in leaves(outputs) if tensor.is_floating_point()]
+
+    def on_host(
+        self, function: Callable[..., Sequence[np.ndarray]], arrays: Sequence[Any], like: Sequence[tuple[tuple[int, ...], str]]
+    ) -> list[torch.Tensor]:
+        def run() -> list[torch.Tensor]:
+            return [torch.as_tensor(result).to(arrays[0].device) for result in function(*map(to_numpy, arrays))]
+
+        apart: Any = torch.compiler.disable(run)
+        return apart()
+
+    def read_tensor(self, path: Path) -> np.ndarray:
+        try:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise ValueError(f"PyTorch cannot read it as a file of tensors alone: {str(error).splitlines()[0]}") from None
+        if not isinstance(found, torch.Tensor):
+            raise ValueError(f"found a {type(found).__name__}, expected a tensor")
+        return to_numpy(found)
 
     def _placed(self, call: ExampleInput) -> ExampleInput:
         return ExampleInput(*moved((call.args, call.kwargs), self.device))
@@ -100,6 +134,11 @@ def _decoder_inputs(model: nn.Module) -> Callable[[Mapping[str, Any]], Mapping[s
         return {"decoder_input_ids": prepare(torch.as_tensor(entries["labels"]))}
 
     return made
+
+
+def _length(inputs: Any) -> int:
+    """Of the first axis."""
+    return next((int(tensor.shape[0]) for _, tensor in leaves(inputs) if tensor.ndim), 1)
 
 
 def target_of(batch: Any) -> Any:

@@ -136,7 +136,7 @@ def _collect(
         run = inference({site: partial(visit, site) for site in at_site})
         for batch in samples_with_progress(adapter, batches, max(n for group in at_site.values() for _, n in group), _WHAT):
             run(batch)
-            seen += adapter.batch_size(batch)
+            seen += adapter.data.samples(batch)
     if not_finite:
         raise ConfigError(f"{_WHAT}: {not_finite[0]} saw NaN or infinite values: check the data and the model's weights")
     if not seen:

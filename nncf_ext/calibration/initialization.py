@@ -180,7 +180,7 @@ def samples_wanted(
     size = 1
     if any(s.counts_batches for s in settings):
         with running_on_data(what, batches):
-            size = next((adapter.batch_size(batch) for batch in batches()), 1)
+            size = next((adapter.data.samples(batch) for batch in batches()), 1)
     return [s.samples(size) for s in settings]
 
 
@@ -197,4 +197,4 @@ def running_on_data(what: str, batches: Any = None) -> Iterator[None]:
 
 
 def samples_with_progress(adapter: Adapter, batches: Callable[[], Iterable[Any]], wanted: int, what: str) -> Iterable[Any]:
-    return progress(take_samples(batches(), wanted, adapter.batch_size), wanted, what, adapter.batch_size)
+    return progress(take_samples(batches(), wanted, adapter.data.samples), wanted, what, adapter.data.samples)

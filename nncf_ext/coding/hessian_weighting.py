@@ -80,7 +80,7 @@ def _squared_gradients(
     names = [set(training.attached.parameter_names(edit)) for edit in training.edits]
     for batch in batches:
         _, _, gradients = training.adapter.loss_gradients(training.attached.model, loss, batch, 1.0)
-        size = training.adapter.batch_size(batch[0])
+        size = training.adapter.data.samples(batch[0])
         for own, of_edit in zip(total, names, strict=True):
             for name in of_edit & gradients.keys():
                 own += size * np.square(gradients[name], dtype=np.float64)
@@ -96,7 +96,7 @@ def _diagonal(
     rng, total = np.random.default_rng(0), [np.zeros(weight.shape) for weight in weights]
     for batch in batches:
         signs = [rng.integers(0, 2, weight.shape, np.int8) * 2 - 1 for weight in weights]
-        size = training.adapter.batch_size(batch[0])
+        size = training.adapter.data.samples(batch[0])
         for own, sign, product in zip(total, signs, products(batch, signs), strict=True):
             own += size * sign * product
     return [np.maximum(own, 0) for own in total]

@@ -73,10 +73,9 @@ class Controller:
         self.loss = CompressionLoss(self)
         if teacher is not None:
             self.set_teacher(teacher)
-        self.forward_loss = ForwardLoss(self._loss_of_forward, self._weight_of_task != 1)
+        self.forward_loss = ForwardLoss(self._loss_of_forward, self._weight_of_task)
         self._weight_asked = False
         self._step_watch = StepWatch(self, adapter.steps_by)
-        adapter.add_loss(self.model, self.forward_loss, self._weight_of_task)
         self._end_watch: Callable[[], None] = lambda: None
 
     def __deepcopy__(self, memo: Any) -> Controller:
@@ -137,7 +136,7 @@ class Controller:
 
     def watch_training(self) -> None:
         """From now on, say so where an optimizer trains the model and the schedules or the losses are left out."""
-        self._end_watch = self._adapter.watch_training(self.model, self._step_watch)
+        self._end_watch = self._adapter.watch_training(self.model, self._step_watch, self.forward_loss)
 
     def initialize(self) -> None:
         """Let every algorithm make its start in the freshly compressed model."""

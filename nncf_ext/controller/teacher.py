@@ -42,15 +42,15 @@ def run_beside(
 
         def answer(inputs: Any) -> tuple[list[Any], Mapping[Site, Any]]:
             outputs, seen = infer(inputs)
-            return [output for _, output in adapter.flatten(outputs)], seen
+            return [output for _, output in adapter.data.flatten(outputs)], seen
 
     def after_forward(inputs: Any, outputs: Any, passed: Mapping[Site, Any]) -> None:
         answers, seen = answer(inputs)
         keep(
             Outputs(
-                of_samples([output for _, output in adapter.flatten(outputs)]),
+                of_samples([output for _, output in adapter.data.flatten(outputs)]),
                 of_samples(answers),
-                partial(adapter.inputs, model, inputs),
+                partial(adapter.data.named, model, inputs),
                 {site: (passed[site], seen[other]) for site, other in pairs.items() if site in passed and other in seen},
             )
         )
@@ -78,7 +78,7 @@ def _check_outputs(teacher: Any, adapter: Adapter, model: Any, algorithms: Seque
 
 def _output_shapes(adapter: Adapter, model: Any, example: Any) -> Mapping[str, Any]:
     outputs, _ = adapter.inference(model)(example)
-    return {name: tuple(output.shape) for name, output in adapter.flatten(outputs)}
+    return {name: tuple(output.shape) for name, output in adapter.data.flatten(outputs)}
 
 
 def _output_shapes_of_teacher(adapter: Adapter, teacher: Any, example: Any) -> Mapping[str, Any]:

@@ -127,8 +127,8 @@ class TeacherCache:
         ]
 
         def answer(inputs: Any) -> list[CachedAnswer]:
-            given = adapter.inputs(model, inputs)
-            found = adapter.on_host(self.rows, [given[name] for name in sorted(given)], like)
+            given = adapter.data.named(model, inputs)
+            found = adapter.data.on_host(self.rows, [given[name] for name in sorted(given)], like)
             triples = [found[i : i + 3] for i in range(0, len(found), 3)]
             return [CachedAnswer(p[0], p[1], p[2], (None, *shape)) for p, shape in zip(triples, self.shapes, strict=True)]
 
@@ -163,9 +163,9 @@ def write_cache(
     shapes: list[tuple[int, ...]] = []
     infer = adapter.inference(teacher)
     for batch in batches:
-        given = adapter.inputs(teacher, batch)
+        given = adapter.data.named(teacher, batch)
         keys.append(keys_of([adapter.to_numpy(given[name]) for name in sorted(given)]))
-        outputs = [adapter.to_numpy(output) for _, output in adapter.flatten(infer(batch)[0])]
+        outputs = [adapter.to_numpy(output) for _, output in adapter.data.flatten(infer(batch)[0])]
         now = [output.shape[1:] for output in outputs]
         if any(len(shape) not in (1, 2) or not 1 <= top_k <= shape[-1] for shape in now):
             raise ConfigError(f"cache_teacher: found outputs of shapes {now} per sample, expected class scores, {top_k} or more")

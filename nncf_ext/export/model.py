@@ -58,7 +58,7 @@ def export_onnx(
     LSTMs with 8-bit weights are ONNX Runtime's integer ones where the file is then as exact as the model itself.
     """
     refuse_nan(adapter.tensors(reference), "export")
-    shapes = {name: tuple(array.shape) for name, array in adapter.inputs(attached.model, example).items()}
+    shapes = {name: tuple(array.shape) for name, array in adapter.data.named(attached.model, example).items()}
     free = free_axes(dynamic_shapes or {}, shapes, input_names)
     batches = list(samples) or ([] if example is None or callable(example) else [example])
     infer = adapter.inference(reference)
@@ -114,7 +114,7 @@ def export_onnx(
 
 
 def _arrays(adapter: Adapter, answer: Any) -> list[np.ndarray]:
-    return [adapter.to_numpy(array) for _, array in adapter.flatten(answer)]
+    return [adapter.to_numpy(array) for _, array in adapter.data.flatten(answer)]
 
 
 def _differences_to_itself(adapter: Adapter, model: Any, batches: Sequence[Any], levels: int | None, draw: int) -> Own:
@@ -159,10 +159,10 @@ def _rename(argument: str, values: Sequence[ir.Value], names: Sequence[str] | No
 
 def _at_other_sizes(adapter: Adapter, model: Any, batch: Any, free: FreeAxes) -> tuple[Any, Any]:
     """(the batch with other sizes at the free axes, what the model answers). ValueError where it takes none that is tried."""
-    shapes = {name: tuple(array.shape) for name, array in adapter.inputs(model, batch).items()}
+    shapes = {name: tuple(array.shape) for name, array in adapter.data.named(model, batch).items()}
     reasons = []
     for sizes in other_sizes(free, shapes):
-        resized = adapter.resized(model, batch, sizes)
+        resized = adapter.data.resized(model, batch, sizes)
         try:
             return resized, adapter.inference(model)(resized)[0]
         except Exception as error:  # the model's own words
@@ -216,7 +216,7 @@ def _output_step(graph: ir.Graph) -> float | None:
 
 def _inputs(adapter: Adapter, model: Any, batch: Any, names: Sequence[str]) -> list[np.ndarray]:
     """The arrays of a batch for the file's inputs, by the model's own names for these."""
-    found = adapter.inputs(model, batch)
+    found = adapter.data.named(model, batch)
     if missing := [name for name in names if name not in found]:
         raise ValueError(f"samples: found {', '.join(found)}, expected {missing[0]} too, with which the model was traced")
     return [adapter.to_numpy(found[name]) for name in names]

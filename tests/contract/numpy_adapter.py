@@ -271,6 +271,28 @@ class NumpyData:
     def micro_batches(self, inputs: Any, target: Any) -> Iterator[tuple[Any, Any]]:
         return micro_batches((inputs, target), len(inputs))
 
+    def samples(self, inputs: Any) -> int:
+        return len(inputs)
+
+    def named(self, model: NumpyModel, inputs: Any) -> dict[str, np.ndarray]:
+        return {"x": inputs}
+
+    def resized(self, model: NumpyModel, inputs: Any, sizes: Mapping[str, Mapping[int, int]]) -> np.ndarray:
+        for axis, size in sizes.get("x", {}).items():
+            inputs = np.take(inputs, np.arange(size) % inputs.shape[axis], axis)
+        return inputs
+
+    def flatten(self, outputs: Any) -> list[tuple[str, np.ndarray]]:
+        return [("", outputs)]
+
+    def on_host(
+        self, function: Callable[..., Sequence[np.ndarray]], arrays: Sequence[Any], like: Sequence[tuple[tuple[int, ...], str]]
+    ) -> list[np.ndarray]:
+        return list(function(*arrays))
+
+    def read_tensor(self, path: Path) -> np.ndarray:
+        raise ValueError("there are no files of one tensor: expected .npy, .safetensors or .json")
+
 
 class MeanSquaredError:
     """A loss, with what autodiff would make of it."""
@@ -348,9 +370,6 @@ class NumpyAdapter:
         finally:
             self.load_tensors(model, before)
 
-    def read_tensor(self, path: Path) -> np.ndarray:
-        raise ValueError("there are no files of one tensor: expected .npy, .safetensors or .json")
-
     def frozen_copy(self, model: NumpyModel, example: Any = None) -> NumpyModel:
         return model.copy()
 
@@ -368,30 +387,13 @@ class NumpyAdapter:
             x, outputs, {site: model.transformed[ROLE_AT[site]] for site in sites}
         )
 
-    def add_loss(self, model: NumpyModel, loss: ForwardLoss, task_weight: float) -> None:
-        """Nothing: the loop computes the loss."""
-
-    def watch_training(self, model: NumpyModel, watch: StepWatch) -> Callable[[], None]:
+    def watch_training(self, model: NumpyModel, watch: StepWatch, loss: ForwardLoss) -> Callable[[], None]:
         model.watch = watch
 
         def end() -> None:
             model.watch = None
 
         return end
-
-    def inputs(self, model: NumpyModel, inputs: Any) -> dict[str, np.ndarray]:
-        return {"x": inputs}
-
-    def on_host(
-        self, function: Callable[..., Sequence[np.ndarray]], arrays: Sequence[Any], like: Sequence[tuple[tuple[int, ...], str]]
-    ) -> list[np.ndarray]:
-        return list(function(*arrays))
-
-    def batch_size(self, inputs: Any) -> int:
-        return len(inputs)
-
-    def flatten(self, outputs: Any) -> list[tuple[str, np.ndarray]]:
-        return [("", outputs)]
 
     def copied(self, attached: NumpyAttached) -> NumpyAttached:
         return NumpyAttached(attached.model.copy(), attached.plan)
@@ -443,11 +445,6 @@ class NumpyAdapter:
 
     def to_numpy(self, array: Any) -> np.ndarray:
         return np.asarray(array)
-
-    def resized(self, model: NumpyModel, inputs: Any, sizes: Mapping[str, Mapping[int, int]]) -> np.ndarray:
-        for axis, size in sizes.get("x", {}).items():
-            inputs = np.take(inputs, np.arange(size) % inputs.shape[axis], axis)
-        return inputs
 
     def in_float32(self, attached: NumpyAttached) -> AbstractContextManager[NumpyAttached]:
         return nullcontext(attached)

@@ -7,9 +7,9 @@ import pytest
 from nncf_ext.forward_loss import ForwardLoss
 
 
-def made(weighted=False):
+def made(task_weight=1.0):
     values = iter(range(1, 100))
-    return ForwardLoss(lambda: next(values), weighted)
+    return ForwardLoss(lambda: next(values), task_weight)
 
 
 def test_nobody_has_it_before_a_training_forward_but_compute_loss_and_loops():
@@ -56,7 +56,7 @@ def test_after_the_optimizers_step_it_is_for_show():
 
 
 def test_who_sums_losses_does_not_know_of_the_tasks_weight():
-    loss = made(weighted=True)
+    loss = made(task_weight=0.5)
     loss.forward(True)
     assert loss.for_losses() is None and loss.taken == "unseen"
 

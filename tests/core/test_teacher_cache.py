@@ -11,23 +11,29 @@ from nncf_ext.distillation.losses import cached_cross_entropy, divergence, soft_
 from nncf_ext.distillation.teacher_cache import CachedAnswer, TeacherCache, keys_of, top_of, write_cache
 
 
-class Numpy:
-    """As much of an adapter as the cache needs; a model is a function of one array."""
+class Data:
+    """As much of `nncf_ext.data.Framework` as the cache needs."""
 
-    def inputs(self, model, inputs):
+    def named(self, model, inputs):
         return {"x": inputs}
-
-    def inference(self, model):
-        return lambda inputs: (model(inputs), {})
 
     def flatten(self, outputs):
         return [(str(index), output) for index, output in enumerate(outputs)]
 
-    def to_numpy(self, array):
-        return array
-
     def on_host(self, function, arrays, like):
         return list(function(*arrays))
+
+
+class Numpy:
+    """As much of an adapter as the cache needs; a model is a function of one array."""
+
+    data = Data()
+
+    def inference(self, model):
+        return lambda inputs: (model(inputs), {})
+
+    def to_numpy(self, array):
+        return array
 
 
 def teacher(x):

@@ -96,4 +96,4 @@ def test_a_loss_of_the_users_own_and_bare_inputs():
 
 def test_keras_has_no_files_of_tensors(tmp_path):
     with pytest.raises(ValueError, match="Keras has no files of one tensor: expected .npy, .safetensors or .json"):
-        KerasAdapter().read_tensor(tmp_path / "traces.pt")
+        KerasAdapter().data.read_tensor(tmp_path / "traces.pt")

@@ -71,13 +71,13 @@ def test_a_loss_that_is_linear_has_no_second_derivative():
 def test_files_of_tensors(tmp_path):
     adapter = TorchAdapter()
     torch.save(torch.tensor([1.0, 2.0]), tmp_path / "traces")
-    assert adapter.read_tensor(tmp_path / "traces").tolist() == [1, 2]
+    assert adapter.data.read_tensor(tmp_path / "traces").tolist() == [1, 2]
     torch.save({"a": torch.ones(2)}, tmp_path / "dict.pt")
     with pytest.raises(ValueError, match="found a dict, expected a tensor"):
-        adapter.read_tensor(tmp_path / "dict.pt")
+        adapter.data.read_tensor(tmp_path / "dict.pt")
     torch.save(nn.Linear(2, 2), tmp_path / "code.pt")
     with pytest.raises(ValueError, match="cannot read it as a file of tensors alone"):
-        adapter.read_tensor(tmp_path / "code.pt")
+        adapter.data.read_tensor(tmp_path / "code.pt")
 
 
 def test_evaluation_gives_everything_back():

@@ -73,7 +73,7 @@ def _traces(settings: PrecisionInit, edits: list[Edit], context: PlanningContext
     if settings.traces_per_layer_path is not None:
         names = [_name(edit.key) for edit in edits]
         path = Path(settings.traces_per_layer_path)
-        return read_traces(path, names, context.adapter.read_tensor, f"{json_path}.traces_per_layer_path")
+        return read_traces(path, names, context.adapter.data.read_tensor, f"{json_path}.traces_per_layer_path")
     data: QuantizationPrecisionInitArgs | None = context.extra(QuantizationPrecisionInitArgs)
     if data is None:
         raise ConfigError(
@@ -107,9 +107,9 @@ def _first_batches(
     first = next(batches, None)
     if first is None:
         raise ConfigError(f"{json_path}: the data loader gave no batch")
-    size = context.adapter.batch_size(first[0])
+    size = context.adapter.data.samples(first[0])
     kept = [first, *itertools.islice(batches, max(points // size, 1) - 1)]
-    return [(batch, context.adapter.batch_size(batch[0])) for batch in kept]
+    return [(batch, context.adapter.data.samples(batch[0])) for batch in kept]
 
 
 def _perturbations(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
 
 from nncf_ext.checkpoint import load_checkpoint
+from nncf_ext.state_matching import Given, load_matching
 from nncf_ext_tensorflow.adapter import KerasAdapter
 
 
@@ -39,22 +40,5 @@ def load_state(
         given = load_checkpoint(state_to_load)[0]
     else:
         given = state_to_load
-    own = adapter.tensors(model)
-    found: dict[str, np.ndarray] = {}
-    problems: list[str] = []
-    for name, value in given.items():
-        if name in ignored:
-            continue
-        if name not in own:
-            problems.append(f"{name} has no place in the model")
-        elif np.shape(value) != own[name].shape:
-            problems.append(f"{name} has shape {np.shape(value)}, the model's {own[name].shape}")
-        else:
-            found[name] = np.asarray(value)
-    problems += [f"{name} is missing" for name in own if name not in found and name not in ignored]
-    if is_resume and problems:
-        raise RuntimeError(f"load_state: {problems[0]} ({len(problems)} such differences)")
-    adapter.load_tensors(model, found)
-    if problems:
-        warnings.warn(f"load_state: {len(found)} tensors loaded; {problems[0]} ({len(problems)} such differences)", stacklevel=2)
-    return len(found)
+    tensors = (Given(name, name, np.asarray(value)) for name, value in given.items() if name not in ignored)
+    return load_matching(tensors, adapter.tensors(model), partial(adapter.load_tensors, model), is_resume, ignored)

@@ -15,7 +15,7 @@ ALGORITHMS = sorted(path for path in (ROOT / "nncf_ext" / "algorithms").glob("*.
 # The core's rooms (packages, and modules of their own), from the ground up: a room imports from those below it, and itself.
 LAYERS = (
     ("errors", "graph", "einsum", "noise", "numpy_xp", "schedules", "encodings", "text_table", "forward_loss", "nncf2"),
-    ("files", "numerics", "ops", "scopes", "data", "step_watch"),
+    ("files", "numerics", "ops", "scopes", "data", "step_watch", "state_matching", "closeness"),
     ("config", "edits"),
     ("optimizer_hook",),
     ("adapter", "channels", "checkpoint", "drawing", "untouched"),

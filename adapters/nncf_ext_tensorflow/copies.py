@@ -14,8 +14,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from nncf_ext.closeness import largest_difference
 from nncf_ext_tensorflow import keras_private
-from nncf_ext_tensorflow.comparison import TOLERANCE, largest_difference, outputs_of
+from nncf_ext_tensorflow.comparison import outputs_of, tolerance_of
 from nncf_ext_tensorflow.example_inputs import no_inputs, running_inputs, states_kept
 
 Registered = Callable[[], Any] | None  # gives a batch of the user's data as model inputs; None where there are none
@@ -97,7 +98,7 @@ def _first_odd_output(model: Any, copy: Any, inputs: Any) -> tuple[int, float] |
         return None
     differences = [np.inf] if found is None else list(map(largest_difference, expected, found))
     worst = max(differences, default=0)
-    if worst <= TOLERANCE.get(model.compute_dtype, 1e-4):
+    if worst <= tolerance_of(model):
         return None
     again = _outputs(model, inputs)
     if again is None or max(map(largest_difference, expected, again), default=0) > 0:

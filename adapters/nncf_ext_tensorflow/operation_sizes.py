@@ -9,10 +9,10 @@ import keras
 import numpy as np
 
 from nncf_ext.channels.groups import channels_left
+from nncf_ext.channels.shrinking import Changes
 from nncf_ext.edits import Removal
 from nncf_ext.graph import Graph, Node, Site
 from nncf_ext_tensorflow import keras_private
-from nncf_ext_tensorflow.changes import Changes
 from nncf_ext_tensorflow.trace import KerasTrace
 
 _FITTED = ("Reshape", "Expand", "Split", "Slice")

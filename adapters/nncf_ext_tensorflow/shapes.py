@@ -13,8 +13,8 @@ from typing import Any
 import keras
 from keras import layers as L
 
+from nncf_ext.channels.shrinking import Changes
 from nncf_ext_tensorflow import keras_private
-from nncf_ext_tensorflow.changes import Changes
 from nncf_ext_tensorflow.trace import symbolic_call, symbolic_like
 
 Shape = tuple[int | None, ...]

@@ -17,13 +17,14 @@ import keras
 import numpy as np
 from keras import layers as L
 
+from nncf_ext.channels.shrinking import Changes, keep_along
+from nncf_ext.closeness import are_close, largest_difference
 from nncf_ext.edits import Removal
 from nncf_ext.errors import ConfigError
 from nncf_ext.graph import Site
 from nncf_ext_tensorflow import keras_private
 from nncf_ext_tensorflow.apply import Patch
-from nncf_ext_tensorflow.changes import Changes
-from nncf_ext_tensorflow.comparison import TOLERANCE, largest_difference, outputs_of
+from nncf_ext_tensorflow.comparison import outputs_of, tolerance_of
 from nncf_ext_tensorflow.example_inputs import made_up_inputs
 from nncf_ext_tensorflow.layer_sizes import (
     attention_sizes,
@@ -51,16 +52,16 @@ def try_to_shrink(
     """ConfigError, and `model` as it was, where it does not run or computes something else."""
     changes = Changes()
     try:
-        with keras_private.whole_tracebacks():
-            _shrink(model, removals, traced, users_sizes, example, changes)
-            found = outputs_of(model, example)
-        tolerance = TOLERANCE.get(model.compute_dtype, 1e-4)
-        if max(map(largest_difference, expected, found), default=0) > tolerance:
-            raise _refusal(_first_difference(model, traced, example, changes, tolerance), "it computes something else then")
-    except BaseException as error:
-        changes.undo()
-        if isinstance(error, ConfigError) or not isinstance(error, Exception):
-            raise
+        with changes.undone_on_error():
+            with keras_private.whole_tracebacks():
+                _shrink(model, removals, traced, users_sizes, example, changes)
+                found = outputs_of(model, example)
+            tolerance = tolerance_of(model)
+            if not are_close(expected, found, tolerance):
+                raise _refusal(_first_difference(model, traced, example, changes, tolerance), "it computes something else then")
+    except ConfigError:
+        raise
+    except Exception as error:
         operation = error.operation if isinstance(error, _CannotShrink) else keras_private.innermost_operation(error)
         name = names_in(model).layers.get(id(operation)) or getattr(operation, "name", model.name)
         raise _refusal(name, _last_line(error)) from error
@@ -92,12 +93,16 @@ class _Kept:
     """What stays of one variable: the indices along some of its axes. holders: the layers that have it, and their attribute."""
 
     variable: keras.Variable
-    axes: dict[int, np.ndarray]
+    axes: dict[int, tuple[int, ...]]
     holders: list[tuple[Any, str]]
+
+    @property
+    def indices(self) -> dict[int, np.ndarray]:
+        return {axis: np.asarray(keep, np.int64) for axis, keep in self.axes.items()}
 
     def value(self) -> Any:
         value: Any = keras.ops.convert_to_tensor(self.variable)
-        for axis, indices in self.axes.items():
+        for axis, indices in self.indices.items():
             value = keras.ops.take(value, indices, axis)
         return value
 
@@ -108,29 +113,17 @@ def kept_of(removals: Sequence[Removal], traced: KerasTrace) -> list[_Kept]:
     for layer, attribute, variable in traced.variables.values():
         holders.setdefault(id(variable), []).append((layer, attribute))
     found: dict[int, _Kept] = {}
-
-    def keep(variable: keras.Variable, axis: int, indices: np.ndarray, site: Site) -> None:
-        whole = _Kept(variable, {}, holders[id(variable)])
-        other = found.setdefault(id(variable), whole).axes.setdefault(axis, indices)
-        if not np.array_equal(other, indices):
-            raise ValueError(f"{site}: two removals keep different channels of it")
-
     for removal in removals:
         if removal.site not in traced.variables:
             raise ValueError(f"{removal.site}: the model has no such parameter")
         layer, _, variable = traced.variables[removal.site]
-        indices = np.asarray(removal.keep, dtype=np.int64)
-        size = variable.shape[removal.axis]
-        if not len(indices) or (np.diff(indices) <= 0).any() or indices[0] < 0 or indices[-1] >= size:
-            raise ValueError(f"{removal.site}: found {removal.keep} to keep of {size}, expected some of them in order")
-        if len(indices) == size:
-            continue
         of_one_channel = [variable]
         if isinstance(layer, L.BatchNormalization):
             of_one_channel = [v for v in (layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance) if v is not None]
         for each in of_one_channel:
-            keep(each, removal.axis, indices, removal.site)
-    return list(found.values())
+            whole = _Kept(each, {}, holders[id(each)])
+            keep_along(found.setdefault(id(each), whole).axes, removal, each.shape)
+    return [each for each in found.values() if each.axes]
 
 
 def _shrink(
@@ -148,7 +141,7 @@ def _shrink(
     for each in kept:
         keras_private.give_new_value(each.variable, each.value(), changes)
     for layer in layers.values():
-        axes = {attribute: each.axes for each in kept for holder, attribute in each.holders if holder is layer}
+        axes = {attribute: each.indices for each in kept for holder, attribute in each.holders if holder is layer}
         with _blaming(layer):
             changes.set_all(layer, sizes_of(layer, axes))
     for layer, size in attentions:

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from nncf_ext_torch.changes import Changes, Cut
+from nncf_ext.channels.shrinking import Changes
+from nncf_ext_torch.cut import Cut
 from nncf_ext_torch.trace import TorchTrace, evaluating, forward, leaves
 
 
@@ -122,10 +123,10 @@ def _further(
             for attributes, tensors in _trials(module, resize, taken):
                 before = len(changes)
                 for attribute in attributes:
-                    changes.attribute(module, attribute, _resized(vars(module)[attribute], resize))
+                    changes.set(module, attribute, _resized(vars(module)[attribute], resize))
                 for tensor in tensors:
                     assert resize.keep is not None
-                    changes.cut(tensor, Cut(tuple(tensor.shape), {tensor.shape.index(resize.old): resize.keep}))
+                    Cut(tuple(tensor.shape), {tensor.shape.index(resize.old): resize.keep}).apply(tensor, changes)
                 attempt = watched(model, traced)
                 if attempt.error is None or attempt.operators > failed.operators:
                     return attempt
@@ -161,7 +162,7 @@ def regroup(model: nn.Module, resizes: Sequence[Resize], changes: Changes, right
         for trial in (holders, *([holder] for holder in holders if len(holders) > 1)):
             before = len(changes)
             for module, name in trial:
-                changes.attribute(module, name, resize.new)
+                changes.set(module, name, resize.new)
             if trial and right():
                 return True
             changes.undo(before)

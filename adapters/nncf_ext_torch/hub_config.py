@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nncf_ext_torch.changes import Changes
+from nncf_ext.channels.shrinking import Changes
 from nncf_ext_torch.fitting import Resize
 from nncf_ext_torch.layer_sizes import HEADS
 
@@ -55,12 +55,12 @@ def _fit(model: nn.Module, config: Any, resizes: Sequence[Resize], changes: Chan
         return False
     before = len(changes)
     for path, name, value in chosen:
-        changes.attribute(_section(config, path), name, value)
+        changes.set(_section(config, path), name, value)
     modules = dict(model.named_modules())
     for path, name, value in _numbers(built):
         module = modules.get(path)
         if module is not None and vars(module).get(name, value) != value:
-            changes.attribute(module, name, value)
+            changes.set(module, name, value)
     if right():
         return True
     changes.undo(before)

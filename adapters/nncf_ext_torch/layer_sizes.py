@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from nncf_ext_torch.changes import Cut
+from nncf_ext_torch.cut import Cut
 
 
 def sizes(module: nn.Module, cuts: Mapping[str, Cut]) -> dict[str, Any]:

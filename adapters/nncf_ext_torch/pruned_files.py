@@ -15,10 +15,10 @@ import torch
 from pydantic import StrictInt, TypeAdapter
 from torch import nn
 
+from nncf_ext.channels.shrinking import Changes
 from nncf_ext.checkpoint import FORMAT, CheckpointError, TensorFile
 from nncf_ext.files.schema import expect
 from nncf_ext.files.writing import replacing
-from nncf_ext_torch.changes import Changes
 
 _RECORD = "_nncf_ext_sizes"  # in the `__dict__` of a model: attributes by `module.attribute`, with the values that they got
 _KEY = "pruned_sizes"  # of what is saved with the tensors

@@ -15,18 +15,19 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from nncf_ext.channels.shrinking import Changes, keep_along
+from nncf_ext.closeness import CLOSE, are_close
 from nncf_ext.edits import Removal
 from nncf_ext.errors import ConfigError
-from nncf_ext_torch.changes import Changes, Cut
+from nncf_ext_torch.cut import Cut
 from nncf_ext_torch.fitting import Forward, Resize, end_of, fit, outputs, regroup, watched
 from nncf_ext_torch.hub_config import fit_config
 from nncf_ext_torch.layer_sizes import head_counts, sizes
 from nncf_ext_torch.pruned_files import remember_sizes
-from nncf_ext_torch.sharding import is_sharded
+from nncf_ext_torch.sharding import is_sharded, to_numpy
 from nncf_ext_torch.sites import parameter_name
 from nncf_ext_torch.trace import TorchTrace
 
-_CLOSE = 1e-4  # of the largest value of an output; in lower precision a few of its steps
 _TF32 = 2.0**-10  # a step of what GPUs multiply float32 in
 
 
@@ -45,7 +46,7 @@ def remove_channels(model: nn.Module, removals: Sequence[Removal], traced: Torch
     def right() -> bool:
         return _close(model, expected, outputs(model, traced))
 
-    try:
+    with changes.undone_on_error():
         resizes = _resize(model, cuts, changes)
         try:
             done = right()
@@ -60,9 +61,6 @@ def remove_channels(model: nn.Module, removals: Sequence[Removal], traced: Torch
             raise ConfigError(_changed(model, traced, cuts, watched(model, traced, recording=True), after))
         fit_config(model, resizes, changes, right)
         remember_sizes(model, changes)
-    except BaseException:
-        changes.undo()
-        raise
     return model
 
 
@@ -80,19 +78,10 @@ def _cuts(model: nn.Module, removals: Sequence[Removal], traced: TorchTrace) -> 
     cuts: dict[torch.Tensor, _Source] = {}
     for removal in removals:
         tensor, site = tensors[parameter_name(traced, removal.site)], removal.site
-        shape, keep = tuple(tensor.shape), tuple(removal.keep)
         if is_sharded(tensor):
             raise ValueError(f"{site}: is in shards, of which no channels can be taken: expected a model in one piece")
-        if not -len(shape) <= removal.axis < len(shape):
-            raise ValueError(f"{site}: found axis {removal.axis}, expected one of {len(shape)} axes")
-        axis = removal.axis % len(shape)
-        if not keep or list(keep) != sorted(set(keep)) or keep[0] < 0 or keep[-1] >= shape[axis]:
-            raise ValueError(f"{site}: found {_shown(keep)} to keep, expected sorted indices below {shape[axis]}, at least one")
-        cut = cuts.setdefault(tensor, _Source(shape, {}, site.node, positions[site.node]))
-        if cut.keep.get(axis, keep) != keep:
-            raise ValueError(f"{site}: found other channels to keep along axis {axis} than at {cut.node}, expected the same")
-        if len(keep) < shape[axis]:
-            cut.keep[axis] = keep  # type: ignore[index]
+        cut = cuts.setdefault(tensor, _Source(tuple(tensor.shape), {}, site.node, positions[site.node]))
+        keep_along(cut.keep, removal, cut.shape)
     return {tensor: cut for tensor, cut in cuts.items() if cut.keep}
 
 
@@ -101,7 +90,7 @@ def _resize(model: nn.Module, cuts: Mapping[torch.Tensor, _Source], changes: Cha
     smaller."""
     resizes = [Resize(cut.shape[axis], len(keep), keep, cut.position) for cut in cuts.values() for axis, keep in cut.keep.items()]
     for tensor, cut in cuts.items():
-        changes.cut(tensor, cut)
+        cut.apply(tensor, changes)
     done = set(map(id, cuts))
     for name, module in model.named_modules():
         own = _own(module, cuts)
@@ -110,7 +99,7 @@ def _resize(model: nn.Module, cuts: Mapping[torch.Tensor, _Source], changes: Cha
             cut = next((cut for cut in own.values() if buffer is not None and cut.shape == tuple(buffer.shape)), None)
             if cut is not None and buffer is not None and id(buffer) not in done:
                 done.add(id(buffer))
-                changes.cut(buffer, cut)
+                cut.apply(buffer, changes)
         if not related:
             continue
         try:
@@ -121,7 +110,7 @@ def _resize(model: nn.Module, cuts: Mapping[torch.Tensor, _Source], changes: Cha
             before, channels = getattr(module, attribute), getattr(module, "in_channels", None)
             if attribute in ("groups", "num_groups") and before not in (value, channels):
                 resizes.append(Resize(before, value, None, related[0].position))
-            changes.attribute(module, attribute, value)
+            changes.set(module, attribute, value)
     return resizes
 
 
@@ -138,21 +127,11 @@ def _unambiguous(cuts: Sequence[Cut]) -> dict[int, int]:
 def _close(model: nn.Module, expected: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> bool:
     tensors = [tensor for tensor in (*model.parameters(), *expected) if tensor.is_floating_point()]
     steps = [torch.finfo(t.dtype).eps if t.device.type == "cpu" else max(torch.finfo(t.dtype).eps, _TF32) for t in tensors]
-    tolerance = max([_CLOSE, *(16 * step for step in steps)])
-    return len(expected) == len(found) and all(
-        a.shape == b.shape and (not a.is_floating_point() or _difference(a, b) <= tolerance)
-        for a, b in zip(expected, found, strict=True)
+    tolerance = max([CLOSE, *(16 * step for step in steps)])  # in lower precision a few of its steps
+    floats = [index for index, tensor in enumerate(expected) if tensor.is_floating_point()]
+    return [tensor.shape for tensor in expected] == [tensor.shape for tensor in found] and are_close(
+        [to_numpy(expected[index].double()) for index in floats], [to_numpy(found[index].double()) for index in floats], tolerance
     )
-
-
-def _difference(expected: torch.Tensor, found: torch.Tensor) -> float:
-    """The largest, as a share of the largest value; infinite where one of them is no number and the other is."""
-    a, b = expected.double(), found.double()
-    same = (a == b) | (a.isnan() & b.isnan())
-    scale = float(a[a.isfinite()].abs().max()) if a.isfinite().any() else 0.0
-    difference = torch.where(same, 0.0, (a - b).abs()).nan_to_num(nan=torch.inf)
-    largest = float(difference.max()) if difference.numel() else 0.0
-    return largest / scale if scale else largest
 
 
 def _failed(model: nn.Module, traced: TorchTrace, cuts: Mapping[torch.Tensor, _Source], run: Forward) -> str:
@@ -202,7 +181,3 @@ def _line(error: Exception) -> str:
             code = (frame.line or linecache.getline(frame.filename, frame.lineno or 0)).strip()
             return f" in `{code}`, {path.name} line {frame.lineno}"
     return ""
-
-
-def _shown(keep: Sequence[int]) -> str:
-    return str(list(keep)) if len(keep) < 8 else f"[{', '.join(map(str, keep[:6]))}, ...]"

@@ -1,12 +1,12 @@
-"""Smaller tensors and other attributes in a model, which can be taken back."""
+"""What stays of a tensor, cut in place."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
+
+from nncf_ext.channels.shrinking import Changes
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class Cut:
     """What stays of a tensor of `shape`: the indices to keep, by axis."""
 
     shape: tuple[int, ...]
-    keep: Mapping[int, tuple[int, ...]]
+    keep: dict[int, tuple[int, ...]]
 
     def of(self, value: torch.Tensor) -> torch.Tensor:
         """The smaller tensor, in the memory format that `value` has."""
@@ -26,43 +26,17 @@ class Cut:
                 return smaller.contiguous(memory_format=memory_format)
         return smaller.contiguous()
 
-
-class Changes:
-    """Changes of tensors and attributes, to be undone exactly. attributes: what has another value now, and whose."""
-
-    def __init__(self) -> None:
-        self._undo: list[Callable[[], None]] = []
-        self.attributes: list[tuple[Any, str]] = []
-
-    def __len__(self) -> int:
-        return len(self._undo)
-
-    def cut(self, tensor: torch.Tensor, cut: Cut) -> None:
+    def apply(self, tensor: torch.Tensor, changes: Changes) -> None:
+        """Cut `tensor` in place; its gradient is dropped."""
         before, gradient = tensor.data, tensor.grad
 
         def undo() -> None:
             _give(tensor, before)
             tensor.grad = gradient
 
-        self._undo.append(undo)
+        changes.made(undo)
         tensor.grad = None
-        _give(tensor, cut.of(before))
-
-    def attribute(self, owner: Any, name: str, value: Any) -> None:
-        before = {name: vars(owner)[name]} if name in vars(owner) else {}
-
-        def undo() -> None:
-            del vars(owner)[name]
-            vars(owner).update(before)
-            self.attributes.pop()
-
-        self._undo.append(undo)
-        self.attributes.append((owner, name))
-        vars(owner)[name] = value
-
-    def undo(self, down_to: int = 0) -> None:
-        while len(self._undo) > down_to:
-            self._undo.pop()()
+        _give(tensor, self.of(before))
 
 
 def _give(tensor: torch.Tensor, value: torch.Tensor) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from nncf_ext import ConfigError, NNCFConfig
 from nncf_ext.controller import Controller
 from nncf_ext.training.accuracy_aware import HIGHEST_RATE, AccuracyAwareLoop, TrainingLoopStatistics, settings_of
+from nncf_ext_tensorflow import keras_private
 from nncf_ext_tensorflow.callbacks import StepSchedules
 
 
@@ -80,7 +81,7 @@ class _Trainer:
         self._model, self._data, self._validate, self._callbacks = model, data, validate, callbacks
         self.fit_arguments: dict[str, Any] = {}
         optimizer: Any = model.optimizer
-        if isinstance(getattr(optimizer, "_learning_rate", None), keras.optimizers.schedules.LearningRateSchedule):
+        if keras_private.has_learning_rate_schedule(optimizer):
             raise ValueError(
                 "accuracy_aware_fit: found an optimizer with a LearningRateSchedule, expected a number: the search changes it"
             )

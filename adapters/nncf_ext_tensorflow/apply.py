@@ -156,45 +156,22 @@ class PatchedSeparableConv:
         return x if layer.activation is None else layer.activation(x)
 
 
-class PatchedAttention:
-    """Mixin for MultiHeadAttention with a transform inside: its two products and the softmax as operations of their own."""
+class PatchedAttention(keras_private.AttentionInSteps):
+    """Mixin for MultiHeadAttention with a transform inside."""
 
-    def _compute_attention(
-        self,
-        query: Any,
-        key: Any,
-        value: Any,
-        attention_mask: Any = None,
-        training: Any = None,
-        return_attention_scores: bool = False,
-    ) -> tuple[Any, Any]:
-        layer: Any = self
+    def inside(self) -> Callable[[str, Any], Any] | None:
         call, record = _running.calls.get(id(self)), record_of(self)
-        if call is None:
-            return super()._compute_attention(query, key, value, attention_mask, training, return_attention_scores)  # type: ignore[misc]
-
-        def at(point: str, x: Any) -> Any:
-            return record.through(call, point, (), x)
-
-        scaled = at("scale|input:0", query) * keras.ops.cast(layer._inverse_sqrt_key_dim, query.dtype)
-        scaled = at("scores|input:0", at("scale|output", scaled))
-        scores = keras.ops.einsum(layer._dot_product_equation, at("scores|input:1", key), scaled)
-        scores = at("softmax|input:0", at("scores|output", scores))
-        weights = at("softmax|output", layer._masked_softmax(scores, attention_mask))
-        kept = layer._dropout_layer(weights, training=training) if layer.dropout > 0 else weights
-        context = keras.ops.einsum(layer._combine_equation, at("context|input:0", kept), at("context|input:1", value))
-        return at("context|output", context), weights
+        return None if call is None else lambda point, x: record.through(call, point, (), x)
 
 
-class PatchedFunctional:
+class PatchedFunctional(keras_private.ReplacedInputs):
     """Mixin for the Functional model at the root: transforms on the model's inputs and outputs."""
 
-    def _standardize_inputs(self, inputs: Any) -> Any:
-        flat = super()._standardize_inputs(inputs)  # type: ignore[misc]
+    def replaced(self, inputs: list[Any]) -> list[Any]:
         if keras_private.in_symbolic_scope():
-            return flat
+            return inputs
         record = record_of(self)
-        return [record.through(0, "model_input", (index,), x) for index, x in enumerate(flat)]
+        return [record.through(0, "model_input", (index,), x) for index, x in enumerate(inputs)]
 
 
 class PatchedModel:

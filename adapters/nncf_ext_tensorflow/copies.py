@@ -30,7 +30,7 @@ def copy_of(model: Any, example: Any = None, registered: Registered = None) -> A
     """
     try:
         copy = keras_private.built_again(model)
-        if example is not None and not (copy.built and all(layer.built for layer in copy._flatten_layers())):
+        if example is not None and not (copy.built and all(layer.built for layer in keras_private.layers_in(copy))):
             copy(example, training=False)
         if not copy.built:
             raise ValueError("its variables are unknown before it has run")
@@ -53,20 +53,20 @@ def check_copyable(model: Any, example: Any = None, registered: Registered = Non
     copied."""
     if running_inputs(model, example, registered) is None:
         raise ValueError(no_inputs(model))
-    if keras_private.users_layers(model) or any(isinstance(each, keras.layers.Lambda) for each in model._flatten_layers()):
+    if keras_private.users_layers(model) or any(isinstance(each, keras.layers.Lambda) for each in keras_private.layers_in(model)):
         copy_of(model, example, registered)
 
 
 def refresh_state(model: Any, variables: Sequence[keras.Variable]) -> None:
     """Have layers make anew what they keep of their variables elsewhere, after `variables` have got other values."""
     changed = {id(variable) for variable in variables}
-    for layer in model._flatten_layers():
+    for layer in keras_private.layers_in(model):
         if keras_private.keeps_constants(layer) and changed & {id(v) for v in keras_private.own_variables(layer)}:
             layer.load_own_variables(_own_state(layer))
 
 
 def _hand_over(model: Any, copy: Any) -> None:
-    ours, theirs = model._flatten_layers(), copy._flatten_layers()
+    ours, theirs = keras_private.layers_in(model), keras_private.layers_in(copy)
     if [keras_private.unpatched_class(a) for a in ours] != [keras_private.unpatched_class(b) for b in theirs]:
         raise ValueError("its config gives other layers than it has")
     for source, target in zip(ours, theirs, strict=True):

@@ -81,7 +81,7 @@ def expected_inputs(model: Any, example: Any = None) -> ModelInputs:
     """The input layers of a model that knows them; of others, what `example` has."""
     functional = keras_private.functional_of(model)
     if functional is not None:
-        own = functional._inputs_struct
+        own = functional.input
         is_named = isinstance(own, Mapping)
         names = own if is_named else {x.name: x for x in keras.tree.flatten(own)}
         taken = tuple(Input(str(name), _taken(x.shape)) for name, x in names.items())

@@ -29,7 +29,7 @@ def made_up_inputs(model: Any, samples: int = 2, whole_numbers: bool = False) ->
         made = rng.standard_normal(shape) if is_normal else rng.integers(0, 2, shape)
         return keras.ops.cast(keras.ops.convert_to_tensor(made), x.dtype)
 
-    return keras.tree.map_structure(array, graph._inputs_struct)
+    return keras.tree.map_structure(array, graph.input)
 
 
 def running_inputs(model: Any, example: Any = None, registered: Callable[[], Any] | None = None, samples: int = 2) -> Any:
@@ -61,7 +61,7 @@ def _candidates(model: Any, example: Any, registered: Callable[[], Any] | None, 
 @contextmanager
 def states_kept(model: Any) -> Iterator[None]:
     """The states of random generators and recurrent layers are afterwards what they were."""
-    states = [(v, v.numpy()) for layer in model._flatten_layers() for v in keras_private.states(layer)]
+    states = [(v, v.numpy()) for layer in keras_private.layers_in(model) for v in keras_private.states(layer)]
     try:
         yield
     finally:

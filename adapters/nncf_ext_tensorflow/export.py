@@ -27,7 +27,7 @@ from nncf_ext.export.marked import marker
 from nncf_ext.export.rewiring import only_user, replace_node
 from nncf_ext_tensorflow.attach import KerasAttached
 from nncf_ext_tensorflow.fourier import write_fourier
-from nncf_ext_tensorflow.keras_private import functional_of, has_assets, unpatched_class
+from nncf_ext_tensorflow.keras_private import functional_of, has_assets, layers_in, unpatched_class
 from nncf_ext_tensorflow.naming import named_inputs
 
 OPSET = 18
@@ -95,7 +95,7 @@ def export_marked(attached: KerasAttached, example: Any, free: Mapping[str, Mapp
 
 
 def _refuse_vocabularies(model: Any) -> None:
-    for layer in model._flatten_layers():
+    for layer in layers_in(model):
         if has_assets(layer):
             raise ValueError(
                 f"{layer.name}: found a {unpatched_class(layer).__name__} in the model, whose vocabulary tf2onnx cannot write: "
@@ -182,7 +182,7 @@ def _structure(model: Any, example: Any) -> Any:
     if example is not None:
         return example
     functional = functional_of(model)
-    return functional._inputs_struct
+    return functional.input
 
 
 def _input_specs(model: Any, example: Any, free: Mapping[str, Mapping[int, str]]) -> tuple[list[tf.TensorSpec], list[str]]:

@@ -9,6 +9,7 @@ import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from math import sqrt
 from typing import Any, cast
 
 import keras
@@ -80,6 +81,11 @@ def in_order_of_creation(nodes: list[Any]) -> list[Any]:
     return [nodes[i] for i in order]
 
 
+def layers_in(layer: Any) -> list[Any]:
+    """`layer`, and all the layers inside of it, each once."""
+    return layer._flatten_layers()
+
+
 def sublayers(layer: Any) -> list[Any]:
     """Layers that `layer` holds directly."""
     if isinstance(layer, (Functional, keras.Sequential)):
@@ -92,6 +98,11 @@ def attributes(layer: Any) -> Iterator[tuple[str, Any]]:
     for name, value in vars(layer).items():
         if not name.startswith(("_self_", "_layers", "_tracker", "_functional")):
             yield name, value
+
+
+def kernel_attribute(layer: Any, name: str = "kernel") -> str:
+    """The attribute that holds the variable of a layer's property `name`."""
+    return f"_{name}" if f"_{name}" in vars(layer) else name
 
 
 def own_variables(layer: Any) -> list[keras.Variable]:
@@ -131,8 +142,7 @@ def word_weights(layer: Any, words: int) -> list[float]:
 
 def learned_variables(model: Any) -> list[keras.Variable]:
     """What a model and the layers in it learn, or would if they were not frozen, each once."""
-    layers = [model, *model._flatten_layers(include_self=False)]
-    return list({id(v): v for layer in layers for v in layer._trainable_variables}.values())
+    return list({id(v): v for layer in layers_in(model) for v in layer._trainable_variables}.values())
 
 
 def automatic_name(layer: Any) -> str:
@@ -148,6 +158,24 @@ def build_shape(layer: Any) -> Any:
     """Input shape(s) with which the layer was built, or None."""
     config = layer.get_build_config() or {}
     return config.get("input_shape", config.get("shapes_dict"))
+
+
+def built_shapes(layer: Any) -> dict[str, Any]:
+    """Input shapes with which the layer was built, by the arguments of `build`; empty for one that is not built."""
+    return vars(layer).get("_build_shapes_dict") or {}
+
+
+def set_built_shapes(layer: Any, shapes: dict[str, Any], changes: Any) -> None:
+    changes.set(layer, "_build_shapes_dict", shapes)
+
+
+def keeps_input_spec(layer: Any) -> bool:
+    """Whether `layer.input_spec` is an attribute, and not computed."""
+    return "_input_spec" in vars(layer)
+
+
+def set_input_spec(layer: Any, spec: keras.InputSpec, changes: Any) -> None:
+    changes.set(layer, "_input_spec", spec)
 
 
 def has_training_argument(layer: Any) -> bool:
@@ -181,7 +209,7 @@ def without_autocast() -> Any:
 @contextmanager
 def computing_in_float32(model: Any) -> Iterator[None]:
     """`model` computes in float32, where its dtype policies say float16 or bfloat16."""
-    layers = [layer for layer in model._flatten_layers() if layer.compute_dtype in ("float16", "bfloat16")]
+    layers = [layer for layer in layers_in(model) if layer.compute_dtype in ("float16", "bfloat16")]
     policies = [layer._dtype_policy for layer in layers]
 
     def change(layer: Any, policy: Any) -> None:
@@ -241,6 +269,15 @@ def renew_optimizer(model: Any) -> None:
         with _unlocked(model):
             model.optimizer = type(optimizer).from_config(optimizer.get_config())
         model.optimizer.build(model.trainable_variables)
+
+
+def has_learning_rate_schedule(optimizer: Any) -> bool:
+    return isinstance(getattr(optimizer, "_learning_rate", None), keras.optimizers.schedules.LearningRateSchedule)
+
+
+def trained_variables(optimizer: Any) -> list[keras.Variable]:
+    """The variables that a built optimizer trains."""
+    return optimizer._trainable_variables
 
 
 def steps_of(optimizer: Any) -> tuple[int, bool]:
@@ -325,12 +362,100 @@ def scaled_as_additional_loss(model: Any, loss: Any) -> Any:
 def drop_symbolic_losses(layer: Any) -> bool:
     """Remove what a symbolic call left through `add_loss`; True where there was something."""
     found = False
-    for each in [layer, *layer._flatten_layers(include_self=False)]:
+    for each in layers_in(layer):
         kept = [loss for loss in each._losses if not isinstance(loss, keras.KerasTensor)]
         if len(kept) != len(each._losses):
             each._losses[:] = kept
             found = True
     return found
+
+
+def query_projection(layer: Any) -> Any:
+    """The layer of a MultiHeadAttention or GroupQueryAttention that makes the queries."""
+    return layer._query_dense
+
+
+def head_size(layer: Any) -> int:
+    """Size of a head's queries and keys in an attention layer."""
+    return layer._query_dense.kernel.shape[2]
+
+
+def attention_sizes(layer: Any) -> dict[str, Any]:
+    """New values of the attributes of an attention layer, whose projections (layers of it) have changed."""
+    query, key, value, output = (getattr(layer, f"_{each}_dense").kernel.shape for each in ("query", "key", "value", "output"))
+    width, heads, size = query
+    outputs = tuple(output[2:])
+    if isinstance(layer, keras.layers.GroupQueryAttention):
+        groups = key[1]
+        if heads % groups:
+            raise ValueError(f"{heads} query heads are left for {groups} key and value heads, expected a multiple")
+        names = {"num_query_heads": heads, "num_key_value_heads": groups, "num_repeats": heads // groups}
+        return {**names, "head_dim": size, "feature_dim": outputs[0], "_inverse_sqrt_head_dim": 1 / sqrt(size)}
+    sizes = {"_num_heads": heads, "_key_dim": size, "_value_dim": value[2], "_inverse_sqrt_key_dim": 1 / sqrt(size)}
+    if layer._output_shape is not None or outputs != (width,):
+        sizes["_output_shape"] = outputs
+    return sizes
+
+
+def computes_attention_in_steps(layer: Any) -> bool:
+    """Whether a MultiHeadAttention computes what `AttentionInSteps` computes."""
+    cls, base = unpatched_class(layer), keras.layers.MultiHeadAttention
+    return cls.call is base.call and cls._compute_attention is base._compute_attention and not layer._flash_attention
+
+
+def attention_gate(layer: Any) -> Any:
+    """The layer of a MultiHeadAttention whose result the context is multiplied by; None where it has no gate."""
+    return layer._gate_dense if layer._use_gate else None
+
+
+def attention_equations(layer: Any) -> tuple[str, str]:
+    """Einsum equations of a MultiHeadAttention: of the scores (keys, queries) and the context (weights, values)."""
+    return layer._dot_product_equation, layer._combine_equation
+
+
+def attention_rank(layer: Any) -> int:
+    """Over how many axes a MultiHeadAttention attends: the last ones of its scores."""
+    return len(layer._attention_axes)
+
+
+class AttentionInSteps:
+    """Mixin for MultiHeadAttention: its two products and the softmax as operations of their own, with `inside` between them."""
+
+    def inside(self) -> Callable[[str, Any], Any] | None:
+        """What takes the place of a tensor, given its name and the tensor; None where Keras is to compute it as it does."""
+        raise NotImplementedError
+
+    def _compute_attention(
+        self,
+        query: Any,
+        key: Any,
+        value: Any,
+        attention_mask: Any = None,
+        training: Any = None,
+        return_attention_scores: bool = False,
+    ) -> tuple[Any, Any]:
+        layer: Any = self
+        at = self.inside()
+        if at is None:
+            return super()._compute_attention(query, key, value, attention_mask, training, return_attention_scores)  # type: ignore[misc]
+        scaled = at("scale|input:0", query) * keras.ops.cast(layer._inverse_sqrt_key_dim, query.dtype)
+        scaled = at("scores|input:0", at("scale|output", scaled))
+        scores = keras.ops.einsum(layer._dot_product_equation, at("scores|input:1", key), scaled)
+        scores = at("softmax|input:0", at("scores|output", scores))
+        weights = at("softmax|output", layer._masked_softmax(scores, attention_mask))
+        kept = layer._dropout_layer(weights, training=training) if layer.dropout > 0 else weights
+        context = keras.ops.einsum(layer._combine_equation, at("context|input:0", kept), at("context|input:1", value))
+        return at("context|output", context), weights
+
+
+class ReplacedInputs:
+    """Mixin for a Functional model: what its input layers get goes through `replaced`."""
+
+    def replaced(self, inputs: list[Any]) -> list[Any]:
+        raise NotImplementedError
+
+    def _standardize_inputs(self, inputs: Any) -> list[Any]:
+        return self.replaced(super()._standardize_inputs(inputs))  # type: ignore[misc]
 
 
 class TFOp(keras.Operation):
@@ -376,7 +501,7 @@ _RecordTFOps().register()
 @contextmanager
 def recording(layer: Any) -> Iterator[None]:
     """For a symbolic call of `layer`: raw `tf.*` calls are recorded too, and the model forgets the call afterwards."""
-    layers = [layer, *layer._flatten_layers(include_self=False)]
+    layers = layers_in(layer)
     lengths = [(calls, len(calls)) for each in layers for calls in (each._inbound_nodes, each._outbound_nodes)]
     before = getattr(_RecordTFOps.active, "on", False)
     _RecordTFOps.active.on = True
@@ -428,7 +553,7 @@ def _named_lambdas(layer: Any) -> Iterator[dict[str, Callable[..., Any]]]:
     """
     before: dict[Any, str] = {}
     functions: dict[str, Callable[..., Any]] = {}
-    for each in layer._flatten_layers():
+    for each in layers_in(layer):
         if isinstance(each, keras.layers.Lambda):
             for function in (each.function, each._output_shape, each.mask):
                 if isinstance(function, types.FunctionType) and function not in before:
@@ -453,7 +578,7 @@ def users_classes(model: Any) -> dict[str, type]:
 
 def users_layers(model: Any) -> list[Any]:
     """The layers (and `model` itself) whose classes are the user's."""
-    return [layer for layer in [model, *model._flatten_layers(include_self=False)] if not is_part_of_keras(layer)]
+    return [layer for layer in layers_in(model) if not is_part_of_keras(layer)]
 
 
 def serialize_as(cls: type, registered: type) -> None:
@@ -488,6 +613,12 @@ def is_index(operation: Any) -> bool:
 def arguments_of(operation: Any) -> Any:
     """The arguments of the first recorded call of an operation."""
     return operation._inbound_nodes[0].arguments
+
+
+def give_arguments(operation: Any, args: tuple[Any, ...], changes: Any) -> None:
+    """Have the first recorded call of an operation be one with other positional arguments."""
+    arguments = arguments_of(operation)
+    changes.set_all(arguments, {"args": args, "_flat_arguments": keras.tree.flatten((args, arguments.kwargs))})
 
 
 def automatic_config(layer: Any, keys: Mapping[str, Any]) -> dict[str, Any]:

@@ -56,42 +56,15 @@ def sizes_in_users_layer(layer: Any, old_shapes: Mapping[int, tuple[int, ...]], 
     return {**sizes, **keras_private.automatic_config(layer, keys)}
 
 
-def attention_sizes(layer: Any) -> dict[str, Any]:
-    """The same for a MultiHeadAttention or GroupQueryAttention, whose projections (layers of it) have changed."""
-    query: Any = layer._query_dense.kernel
-    output: Any = layer._output_dense.kernel
-    width, heads, size = query.shape
-    outputs = tuple(output.shape[2:])
-    if isinstance(layer, L.GroupQueryAttention):
-        key: Any = layer._key_dense.kernel
-        groups = key.shape[1]
-        if heads % groups:
-            raise ValueError(f"{heads} query heads are left for {groups} key and value heads, expected a multiple")
-        names = {"num_query_heads": heads, "num_key_value_heads": groups, "num_repeats": heads // groups}
-        return {**names, "head_dim": size, "feature_dim": outputs[0], "_inverse_sqrt_head_dim": 1 / sqrt(size)}
-    value: Any = layer._value_dense.kernel
-    value_size = value.shape[2]
-    sizes = {"_num_heads": heads, "_key_dim": size, "_value_dim": value_size, "_inverse_sqrt_key_dim": 1 / sqrt(size)}
-    if layer._output_shape is not None or outputs != (width,):
-        sizes["_output_shape"] = outputs
-    return sizes
-
-
 def state_sizes(layer: Any) -> dict[str, Any]:
     """The same for a layer that runs cells, which have changed."""
     size = layer.cell.state_size
     return {"state_size": [size] if isinstance(size, int) else list(size)}
 
 
-def head_size(layer: Any) -> int:
-    """Size of a head's queries and keys in an attention layer."""
-    kernel: Any = layer._query_dense.kernel
-    return kernel.shape[2]
-
-
 def queries_factor(layer: Any, size_before: int) -> float:
     """What to multiply the queries of an attention layer with, since it divides them by the root of a new size."""
-    return sqrt(head_size(layer) / size_before)
+    return sqrt(keras_private.head_size(layer) / size_before)
 
 
 def groups_left(kept: np.ndarray | None, size: int, groups: int) -> int:
@@ -106,7 +79,7 @@ def groups_left(kept: np.ndarray | None, size: int, groups: int) -> int:
 
 
 def _conv(layer: Any, kept: Kept) -> dict[str, Any]:
-    filters = kept.get("_kernel", kept.get("kernel", {})).get(layer.rank + 1)
+    filters = kept.get(keras_private.kernel_attribute(layer), {}).get(layer.rank + 1)
     return {"filters": layer.kernel.shape[-1], "groups": groups_left(filters, layer.filters, layer.groups)}
 
 

@@ -91,7 +91,7 @@ def named_inputs(model: Any, inputs: Any) -> dict[str, Any]:
     """The arrays in `inputs` (None: the model's symbolic ones) by the name of the input layer or the entries that lead there."""
     functional = keras_private.functional_of(model)
     own = [tensor.name for tensor in getattr(functional, "inputs", ())]
-    found = keras.tree.flatten_with_path(functional._inputs_struct if inputs is None else inputs)
+    found = keras.tree.flatten_with_path(functional.input if inputs is None else inputs)
     if len(own) != len(found) or any(isinstance(step, str) for path, _ in found for step in path):
         own = [
             ".".join(map(str, path)) if path and isinstance(path[-1], str) else f"input_{n}" for n, (path, _) in enumerate(found)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 import numpy as np
 
 from nncf_ext.channels.groups import channels_left
@@ -61,8 +60,7 @@ def _moved(points: Sequence[int], kept: np.ndarray, size: int) -> list[int]:
 
 def _fit_index(operation: Any, axis: int, kept: np.ndarray, shape: Sequence[int], changes: Changes) -> None:
     """`x[..., 4:]` of fewer channels. A slice with a step stays: what it picks may not be regular any more."""
-    arguments = keras_private.arguments_of(operation)
-    x, key = arguments.args
+    x, key = keras_private.arguments_of(operation).args
     items = list(key) if isinstance(key, tuple | list) else [key]
     named = sum(item is not None and item is not Ellipsis for item in items)
     if Ellipsis not in items:
@@ -76,5 +74,4 @@ def _fit_index(operation: Any, axis: int, kept: np.ndarray, shape: Sequence[int]
     elif isinstance(item, slice) and item.step in (None, 1):
         ends = [None if end is None else _moved([end], kept, shape[axis])[0] for end in (item.start, item.stop)]
         items[place] = slice(*ends)
-    args = (x, tuple(items))
-    changes.set_all(arguments, {"args": args, "_flat_arguments": keras.tree.flatten((args, arguments.kwargs))})
+    keras_private.give_arguments(operation, (x, tuple(items)), changes)

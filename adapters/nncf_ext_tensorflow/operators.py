@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from keras import layers as L
 
-from nncf_ext_tensorflow.keras_private import unpatched_class
+from nncf_ext_tensorflow.keras_private import kernel_attribute, unpatched_class
 
 # keras.activations and keras.ops of one name are the same operator. "Silu" stands for Sigmoid and Mul (see trace.py).
 _FUNCTIONS = {
@@ -348,10 +348,6 @@ def _with_bias(layer: Any, *weights: Weight) -> tuple[Weight, ...]:
     return (*weights, Weight("bias", "bias", 0, 2)) if getattr(layer, "bias", None) is not None else weights
 
 
-def _kernel_attribute(layer: Any, name: str = "kernel") -> str:
-    return f"_{name}" if f"_{name}" in vars(layer) else name
-
-
 def _spatial_attrs(layer: Any) -> dict[str, Any]:
     """By ONNX's names, those that a Keras layer has otherwise too."""
     rank, dilations = layer.rank, tuple(layer.dilation_rate)
@@ -373,14 +369,14 @@ def _channels(layer: Any, input_shape: tuple[int | None, ...]) -> int | None:
 
 
 def _conv(layer: Any, input_shape: tuple[int | None, ...]) -> list[Stage]:
-    kernel = Weight("weight", _kernel_attribute(layer), layer.rank + 1, 1, layer.rank)  # (*spatial, in / groups, out)
+    kernel = Weight("weight", kernel_attribute(layer), layer.rank + 1, 1, layer.rank)  # (*spatial, in / groups, out)
     depthwise = layer.groups > 1 and layer.groups == _channels(layer, input_shape)
     attrs = {**_spatial_attrs(layer), "depthwise": depthwise}
     return _then_activation(Stage("Conv", weights=_with_bias(layer, kernel), attrs=attrs), layer)
 
 
 def _conv_transpose(layer: Any, input_shape: tuple[int | None, ...]) -> list[Stage]:
-    kernel = Weight("weight", _kernel_attribute(layer), layer.rank, 1, layer.rank + 1)  # (*spatial, out, in)
+    kernel = Weight("weight", kernel_attribute(layer), layer.rank, 1, layer.rank + 1)  # (*spatial, out, in)
     return _then_activation(Stage("ConvTranspose", weights=_with_bias(layer, kernel), attrs=_spatial_attrs(layer)), layer)
 
 
@@ -389,7 +385,7 @@ def _depthwise_attrs(layer: Any, input_shape: tuple[int | None, ...]) -> dict[st
 
 
 def _depthwise_conv(layer: Any, input_shape: tuple[int | None, ...]) -> list[Stage]:
-    kernel = Weight("weight", _kernel_attribute(layer), layer.rank, 1, layer.rank)  # (*spatial, in, multiplier)
+    kernel = Weight("weight", kernel_attribute(layer), layer.rank, 1, layer.rank)  # (*spatial, in, multiplier)
     return _then_activation(Stage("Conv", weights=_with_bias(layer, kernel), attrs=_depthwise_attrs(layer, input_shape)), layer)
 
 
@@ -414,7 +410,7 @@ def _depthwise_shape(layer: Any, input_shape: tuple[int | None, ...]) -> tuple[i
 
 
 def _dense(layer: Any, input_shape: tuple[int | None, ...]) -> list[Stage]:
-    kernel = Weight("weight", _kernel_attribute(layer), 1, 1, 0)
+    kernel = Weight("weight", kernel_attribute(layer), 1, 1, 0)
     op = "Gemm" if len(input_shape) == 2 else "MatMul"
     return _then_activation(Stage(op, weights=_with_bias(layer, kernel), attrs={"data_format": "channels_last"}), layer)
 
@@ -424,14 +420,14 @@ def _einsum_dense(layer: Any, input_shape: tuple[int | None, ...]) -> list[Stage
     operands, output = layer.equation.split("->")
     labels = operands.split(",")[1].replace("...", "")
     axes = [axis for axis, label in enumerate(labels) if label in output]
-    kernel = Weight("weight", _kernel_attribute(layer), axes[-1] if axes else None, 1)
+    kernel = Weight("weight", kernel_attribute(layer), axes[-1] if axes else None, 1)
     attrs = {"equation": layer.equation, "data_format": "channels_last"}
     return _then_activation(Stage("MatMul", weights=_with_bias(layer, kernel), attrs=attrs), layer)
 
 
 def _embedding(layer: Any, input_shape: tuple[int | None, ...]) -> list[Stage]:
     return [
-        Stage("Gather", weights=(Weight("weight", _kernel_attribute(layer, "embeddings"), 1, 0),), attrs={"axis": 0}, data_port=1)
+        Stage("Gather", weights=(Weight("weight", kernel_attribute(layer, "embeddings"), 1, 0),), attrs={"axis": 0}, data_port=1)
     ]
 
 

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 import keras
 
+from nncf_ext_tensorflow.keras_private import trained_variables
+
 
 class Listener(Protocol):
     def before_step(self, optimizer: Any, gradients: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
@@ -49,7 +51,7 @@ def _heard(apply: Any) -> Any:
         listeners = list(_listening)
         if listeners and trainable_variables is not None:
             trainable_variables = list(trainable_variables)
-        variables = self._trainable_variables if trainable_variables is None else trainable_variables
+        variables = trained_variables(self) if trainable_variables is None else trainable_variables
         for listener in listeners:
             grads = listener.before_step(self, grads, variables)
         result = apply(self, grads, trainable_variables)

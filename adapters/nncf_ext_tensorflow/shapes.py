@@ -33,7 +33,7 @@ class Shapes:
         self._model = model
         for layer in resized:
             self._expect_anything(layer)
-        for layer in model._flatten_layers(include_self=False):
+        for layer in keras_private.layers_in(model)[1:]:
             graph = keras_private.graph_of(layer)
             for x in graph.inputs if graph is not None and graph is not keras_private.graph_of(model) else ():
                 self._set(x, (None,) * len(x.shape))
@@ -97,7 +97,7 @@ class Shapes:
             keras_private.set_shape(x, shape, self._changes)
 
     def _remember_build(self, layer: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        built = vars(layer).get("_build_shapes_dict")
+        built = keras_private.built_shapes(layer)
         if not built:
             return
         if len(built) == 1:
@@ -106,7 +106,7 @@ class Shapes:
             bound = inspect.signature(keras_private.unpatched_class(layer).call).bind(layer, *args, **kwargs).arguments
             given = {name: bound.get(name.removesuffix("_shape")) for name in built}
         shapes = {name: _merged(shape, _shapes_in(given[name])) for name, shape in built.items()}
-        self._changes.set(layer, "_build_shapes_dict", shapes)
+        keras_private.set_built_shapes(layer, shapes, self._changes)
 
     def _remember_cells(self, layer: Any, x: Any) -> None:
         """What is run inside of a recurrent layer that reads `x`, a sequence; of a cell, one step."""
@@ -124,9 +124,9 @@ class Shapes:
 
     def _expect_anything(self, layer: Any) -> None:
         spec = layer.input_spec
-        if isinstance(spec, keras.InputSpec) and (spec.axes or spec.shape) and "_input_spec" in vars(layer):
+        if isinstance(spec, keras.InputSpec) and (spec.axes or spec.shape) and keras_private.keeps_input_spec(layer):
             self._expected[id(layer)] = spec
-            self._changes.set(layer, "_input_spec", _spec_with(spec, dict.fromkeys(spec.axes), None))
+            keras_private.set_input_spec(layer, _spec_with(spec, dict.fromkeys(spec.axes), None), self._changes)
 
     def _expect(self, layer: Any, args: Sequence[Any]) -> None:
         spec = self._expected.get(id(layer))
@@ -135,7 +135,7 @@ class Shapes:
         shape = tuple(args[0].shape)
         axes = {axis: shape[axis] for axis in spec.axes}
         whole = None if spec.shape is None else _merged(spec.shape, shape)
-        self._changes.set(layer, "_input_spec", _spec_with(spec, axes, whole))
+        keras_private.set_input_spec(layer, _spec_with(spec, axes, whole), self._changes)
 
 
 def _spec_with(spec: keras.InputSpec, axes: Mapping[int, int | None], shape: Shape | None) -> keras.InputSpec:

@@ -27,8 +27,6 @@ from nncf_ext_tensorflow.apply import Patch
 from nncf_ext_tensorflow.comparison import outputs_of, tolerance_of
 from nncf_ext_tensorflow.example_inputs import made_up_inputs
 from nncf_ext_tensorflow.layer_sizes import (
-    attention_sizes,
-    head_size,
     queries_factor,
     sizes_in_users_layer,
     sizes_of,
@@ -132,8 +130,8 @@ def _shrink(
     kept = kept_of(removals, traced)
     layers = {id(layer): layer for each in kept for layer, _ in each.holders}
     attentions = [
-        (layer, head_size(layer))
-        for layer in model._flatten_layers()
+        (layer, keras_private.head_size(layer))
+        for layer in keras_private.layers_in(model)
         if isinstance(layer, L.MultiHeadAttention | L.GroupQueryAttention)
         and any(id(projection) in layers for projection in keras_private.sublayers(layer))
     ]
@@ -146,11 +144,11 @@ def _shrink(
             changes.set_all(layer, sizes_of(layer, axes))
     for layer, size in attentions:
         with _blaming(layer):
-            changes.set_all(layer, attention_sizes(layer))
+            changes.set_all(layer, keras_private.attention_sizes(layer))
         factor = queries_factor(layer, size)
-        for variable in layer._query_dense.trainable_variables if factor != 1 else ():
+        for variable in keras_private.query_projection(layer).trainable_variables if factor != 1 else ():
             keras_private.give_new_value(variable, variable * factor, changes)
-    for layer in model._flatten_layers():
+    for layer in keras_private.layers_in(model):
         if isinstance(layer, L.RNN):
             changes.set_all(layer, state_sizes(layer))
     for layer in keras_private.users_layers(model):

@@ -49,7 +49,7 @@ def _layers(model: Any) -> dict[str, Any]:
     names = names_in(model).layers
     return {
         names[id(layer)]: layer
-        for layer in model._flatten_layers(include_self=False)
+        for layer in keras_private.layers_in(model)[1:]
         if id(layer) in names and (isinstance(layer, keras.layers.Discretization) or keras_private.has_assets(layer))
     }
 

@@ -302,7 +302,7 @@ class _Tracer:
             if stages[0].op == "Gather":  # an Embedding casts what it gets to whole numbers
                 tensors = [(at, replace(tensor, dtype="int32")) for at, tensor in tensors]
             return self._stages(layer, name, call, stages, tensors, node.outputs)
-        if isinstance(layer, keras.layers.MultiHeadAttention) and _plain_attention(layer):
+        if isinstance(layer, keras.layers.MultiHeadAttention) and keras_private.computes_attention_in_steps(layer):
             return self._attention(layer, name, call, tensors, node)
         cells = recurrent.cells_of(layer)
         if cells is not None:
@@ -376,15 +376,17 @@ class _Tracer:
             self.places[Site(part_name, "output")] = Place(layer, call, f"{part}|output")
             return _Tensor(part_name, 0, shape, inputs[0].dtype)
 
-        gate = project(layer._gate_dense, query) if layer._use_gate else None
+        gate_dense = keras_private.attention_gate(layer)
+        scores_equation, context_equation = keras_private.attention_equations(layer)
+        gate = None if gate_dense is None else project(gate_dense, query)
         q, k, v = project(layer.query_dense, query), project(layer.key_dense, key), project(layer.value_dense, value)
         scaled = inner("scale", "Mul", q.shape, q)
-        scores_shape = _einsum_shape(layer._dot_product_equation, k.shape, q.shape)
-        scores = inner("scores", "MatMul", scores_shape, scaled, k, equation=_swapped(layer._dot_product_equation))
-        normalized = tuple(range(-len(layer._attention_axes), 0))
+        scores_shape = _einsum_shape(scores_equation, k.shape, q.shape)
+        scores = inner("scores", "MatMul", scores_shape, scaled, k, equation=_swapped(scores_equation))
+        normalized = tuple(range(-keras_private.attention_rank(layer), 0))
         weights = inner("softmax", "Softmax", scores_shape, scores, axis=normalized)
-        context_shape = _einsum_shape(layer._combine_equation, scores_shape, v.shape)
-        context = inner("context", "MatMul", context_shape, weights, v, equation=layer._combine_equation)
+        context_shape = _einsum_shape(context_equation, scores_shape, v.shape)
+        context = inner("context", "MatMul", context_shape, weights, v, equation=context_equation)
         if gate is not None:
             context = inner("gated", "Mul", context.shape, context, gate)
         made = [project(layer.output_dense, context)]
@@ -544,11 +546,6 @@ def _slot(op: str) -> str:
 def _bind(node: Any, names: Sequence[str]) -> dict[str, Any]:
     """Arguments of a recorded call by name, for a `call` whose first parameters are `names`."""
     return {**dict(zip(names, node.arguments.args, strict=False)), **node.arguments.kwargs}
-
-
-def _plain_attention(layer: Any) -> bool:
-    cls, base = keras_private.unpatched_class(layer), keras.layers.MultiHeadAttention
-    return cls.call is base.call and cls._compute_attention is base._compute_attention and not layer._flash_attention
 
 
 def _swapped(equation: str) -> str:

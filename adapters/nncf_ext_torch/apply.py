@@ -25,6 +25,7 @@ from nncf_ext_torch.optimizer_hook import TorchOptimizerHook
 from nncf_ext_torch.sharding import overwrite, to_numpy, whole
 from nncf_ext_torch.sites import module_edits, parameter_name
 from nncf_ext_torch.taps import remove_tap
+from nncf_ext_torch.torch_private import Dropout, without_function_modes
 from nncf_ext_torch.trace import TorchTrace
 
 PREFIX = "nncf_ext_"  # of the transforms' variables, which are parameters and buffers of the module that is edited
@@ -103,7 +104,7 @@ class Applied:
             return x
         if self.stand_in is not None:
             return self.stand_in(x, training)
-        with torch._C.DisableTorchFunction():  # a function mode around must not take these for the model's operators
+        with without_function_modes():  # a function mode around must not take these for the model's operators
             y = operators_of(self.edit, x, self.variables) if is_exporting() else self.edit.apply(xp, x, self.variables, training)
             return y if y.dtype == x.dtype else y.to(x.dtype)
 
@@ -166,7 +167,7 @@ class TorchAttached:
 
     def _dropout_layers(self) -> dict[str, Any]:
         called = {node: self.model.get_submodule(c.container) for node, c in self.traced.calls.items() if c.whole_module}
-        return {node: layer for node, layer in called.items() if isinstance(layer, nn.modules.dropout._DropoutNd)}
+        return {node: layer for node, layer in called.items() if isinstance(layer, Dropout)}
 
     def detach(self) -> None:
         self.optimizer_hook.end()

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
+from nncf_ext_torch.torch_private import pytree
 from nncf_ext_torch.trace import ExampleInput, evaluating, leaves
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from nncf_ext_torch.inference import run
+from nncf_ext_torch.torch_private import BatchNorm
 from nncf_ext_torch.trace import evaluating
 
 
@@ -63,11 +63,11 @@ def batch_statistics(model: nn.Module) -> Iterator[int]:
                 layer.get_buffer(name).copy_(tensor)
 
 
-def _tracking(model: nn.Module) -> list[_BatchNorm]:
+def _tracking(model: nn.Module) -> list[BatchNorm]:
     """The layers that training gives statistics: not those that are in inference mode while the model around them is not."""
-    found = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats and m.running_mean is not None]
+    found = [m for m in model.modules() if isinstance(m, BatchNorm) and m.track_running_stats and m.running_mean is not None]
     return [layer for layer in found if layer.training or not model.training]
 
 
-def _buffers(layers: list[_BatchNorm]) -> list[dict[str, torch.Tensor]]:
+def _buffers(layers: list[BatchNorm]) -> list[dict[str, torch.Tensor]]:
     return [{name: tensor.clone() for name, tensor in layer.named_buffers(recurse=False)} for layer in layers]

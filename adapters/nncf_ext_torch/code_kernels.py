@@ -10,6 +10,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from nncf_ext_torch import native
+from nncf_ext_torch.torch_private import without_function_modes
 
 _LANES = 4  # as in csrc/codes.c
 
@@ -18,7 +19,7 @@ def decoded(x: Tensor, codes: Tensor, centroids: Tensor) -> Tensor | None:
     """See `nncf_ext.numerics.decoded`; None for what the kernel does not serve. Differentiable once."""
     if not native.serves(x, centroids) or codes.dtype is not torch.int32 or not (x.is_contiguous() and codes.is_contiguous()):
         return None
-    with torch._C.DisableTorchFunction():
+    with without_function_modes():
         return _Decoded.apply(x, codes, centroids)
 
 

@@ -10,19 +10,18 @@ import torch
 from torch import nn
 
 from nncf_ext_torch.module_classes import EDITS
-
-_INSIDE = "_orig_mod"
+from nncf_ext_torch.torch_private import calls_not_compiled, compiled_in, is_call_compiled
 
 
 def model_in(model: nn.Module) -> nn.Module:
     """What `torch.compile` was given, where `model` is what it made of it: all that can be compressed is in there."""
-    inside = model._modules.get(_INSIDE)
+    inside = compiled_in(model)
     return model if inside is None else inside
 
 
 def run_by_python(model: nn.Module) -> AbstractContextManager[Any]:
     """For the time being nothing in `model` is compiled: modes and hooks are to see what it calls."""
-    if not any(_INSIDE in module._modules or _compiled_call(module) is not None for module in model.modules()):
+    if not any(compiled_in(module) is not None or is_call_compiled(module) for module in model.modules()):
         return nullcontext()  # without it the compiler need not be imported
     return torch.compiler.set_stance("force_eager")
 
@@ -30,21 +29,17 @@ def run_by_python(model: nn.Module) -> AbstractContextManager[Any]:
 @contextmanager
 def not_compiled(model: nn.Module) -> Iterator[None]:
     """The same for exporters, which compile themselves."""
-    taken: list[tuple[dict[str, Any], str, Any]] = []
+    taken: list[tuple[dict[str, Any], Any]] = []
     for module in model.modules():
-        if _compiled_call(module) is not None:
-            taken.append((vars(module), "_compiled_call_impl", vars(module).pop("_compiled_call_impl")))
-        if _INSIDE in module._modules:
+        inside = compiled_in(module)
+        if inside is not None:
             edits = vars(module).get(EDITS)
             holder = vars(module if edits is None else edits)
-            taken.append((holder, "forward", holder["forward"]))
-            holder["forward"] = module._modules[_INSIDE]
+            taken.append((holder, holder["forward"]))
+            holder["forward"] = inside
     try:
-        yield
+        with calls_not_compiled(list(model.modules())):
+            yield
     finally:
-        for holder, name, value in taken:
-            holder[name] = value
-
-
-def _compiled_call(module: nn.Module) -> Any:
-    return vars(module).get("_compiled_call_impl")
+        for holder, forward in taken:
+            holder["forward"] = forward

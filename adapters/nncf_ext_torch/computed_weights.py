@@ -17,6 +17,8 @@ from torch.nn.utils import parametrize, prune
 from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm
 from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
 
+from nncf_ext_torch.torch_private import forward_pre_hooks, pruned_name
+
 T = TypeVar("T")
 
 
@@ -98,7 +100,7 @@ def _unparametrize(module: nn.Module, name: str) -> None:
 
 
 def _hooked(module: nn.Module) -> Iterator[tuple[str, Computed]]:
-    for hook in module._forward_pre_hooks.values():
+    for hook in forward_pre_hooks(module).values():
         if isinstance(hook, WeightNorm):
             name = hook.name
             source, value, remove = (f"{name}_g", f"{name}_v"), hook.compute_weight, remove_weight_norm
@@ -107,7 +109,7 @@ def _hooked(module: nn.Module) -> Iterator[tuple[str, Computed]]:
             source, remove = (f"{name}_orig",), remove_spectral_norm
             value = _without_iteration(hook)
         elif isinstance(hook, prune.BasePruningMethod):
-            name = hook._tensor_name
+            name = pruned_name(hook)
             source, value, remove = (f"{name}_orig",), hook.apply_mask, prune.remove
         else:
             continue

@@ -16,6 +16,7 @@ from nncf_ext.calibration.initialization import micro_batches
 from nncf_ext.data import Input, ModelInputs, target_in
 from nncf_ext_torch import arguments
 from nncf_ext_torch.arguments import by_argument
+from nncf_ext_torch.compiled_models import model_in
 from nncf_ext_torch.sharding import to_numpy
 from nncf_ext_torch.trace import ExampleInput, leaves
 
@@ -103,7 +104,7 @@ class TorchData:
 
 def expected_inputs(model: nn.Module, example: Any = None) -> ModelInputs:
     """What the forward takes, by its signature; how many axes, by `example`."""
-    model = getattr(model, "_orig_mod", model)  # of torch.compile
+    model = model_in(model)
     parameters = list(inspect.signature(model.forward).parameters.values())
     if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
         return ModelInputs(made=_decoder_inputs(model))

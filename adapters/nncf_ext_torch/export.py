@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from nncf_ext.export.marked import DOMAIN, MARKER
 from nncf_ext_torch.apply import Applied, TorchAttached, detach, make_plain
@@ -22,6 +21,7 @@ from nncf_ext_torch.computed_weights import computed_in, copied
 from nncf_ext_torch.detectors import detectors_without_branches
 from nncf_ext_torch.module_classes import edited_modules
 from nncf_ext_torch.recurrent import projected_layer
+from nncf_ext_torch.torch_private import forward_pre_hooks, pytree, without_function_modes
 from nncf_ext_torch.trace import ExampleInput, evaluating, leaves, on_device_of
 
 OPSET = 18  # the exporter's own; ONNX Runtime 1.32 cannot load its QuantizeLinear from 21 on
@@ -45,7 +45,7 @@ def export_marked(
     if projected is not None:
         raise ValueError(f"{projected}: found an LSTM with proj_size, expected one without: ONNX's LSTM has no projection")
     call = in_order(model, on_device_of(model, call_of(model, example)))
-    for hook in model._forward_pre_hooks.values():
+    for hook in forward_pre_hooks(model).values():
         if isinstance(hook, _InputsInFloat32):
             call = ExampleInput(*hook(model, call.args, dict(call.kwargs)))
     call = _with_free_sizes(model, call, free)
@@ -193,7 +193,7 @@ def _output_name(path: tuple[int | str, ...]) -> str:
 
 def _marker(key: str, x: torch.Tensor, training: bool) -> torch.Tensor:
     """Stands in for a quantizer's edit while the model is traced."""
-    with torch._C.DisableTorchFunction():
+    with without_function_modes():
         return torch.onnx.ops.symbolic(f"{DOMAIN}::{MARKER}", (x,), {"key": key}, dtype=x.dtype, shape=x.shape, version=1)
 
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from nncf_ext_torch.programs import look
 from nncf_ext_torch.sharding import is_sharded
+from nncf_ext_torch.torch_private import version_of, without_function_modes
 
 
 class Follower:
@@ -45,7 +46,7 @@ class Follower:
         if original is None or written == self._seen or look.depth:  # in a look buffers are put back afterwards
             return
         self._seen = written
-        with torch.no_grad(), torch._C.DisableTorchFunction():
+        with torch.no_grad(), without_function_modes():
             for name, own in self._variables.items():
                 theirs = getattr(original.variables.owner, original.variables.attributes[name], None)
                 if theirs is not None and not own.is_floating_point() and own.shape == theirs.shape:
@@ -55,4 +56,4 @@ class Follower:
 def _written(owner: nn.Module) -> int:
     """How often somebody wrote into the layer's parameters. Copies begin with zero."""
     held = [p for p in owner._parameters.values() if p is not None and not is_sharded(p) and not p.is_inference()]
-    return sum(p._version for p in held)
+    return sum(version_of(p) for p in held)

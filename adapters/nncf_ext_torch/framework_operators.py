@@ -12,11 +12,12 @@ from torch import Tensor
 from nncf_ext.edits import Edit
 from nncf_ext.quantization.quantizers.fixed import FixedQuantizer, affine
 from nncf_ext_torch import xp
+from nncf_ext_torch.torch_private import is_tracing, tracing_paused
 
 
 def is_exporting() -> bool:
     """Whether operators are recorded for somebody who is to know them: `torch.export`, `torch.onnx`, `torch.jit.trace`."""
-    return torch.compiler.is_exporting() if torch.compiler.is_compiling() else torch._C._is_tracing()
+    return torch.compiler.is_exporting() if torch.compiler.is_compiling() else is_tracing()
 
 
 class _Operator(NamedTuple):
@@ -84,10 +85,5 @@ def _operator(edit: Edit, variables: Mapping[str, Any]) -> _Operator | None:
 @contextmanager
 def _constants() -> Iterator[None]:
     """What is computed here is a constant of the graph that `torch.jit.trace` makes."""
-    state = torch._C._get_tracing_state()
-    torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
+    with tracing_paused(), torch.no_grad():
+        yield

@@ -14,6 +14,7 @@ from nncf_ext.graph import Site
 from nncf_ext_torch.apply import applied_in
 from nncf_ext_torch.module_classes import install, uninstall
 from nncf_ext_torch.sites import module_edits
+from nncf_ext_torch.torch_private import without_function_modes
 from nncf_ext_torch.trace import ExampleInput, TorchTrace, evaluating, on_device_of
 
 _ATTRIBUTE = "_nncf_ext_observed"
@@ -26,7 +27,7 @@ class _Look:
         self.site, self.function, self.seen = site, function, seen
 
     def __call__(self, x: torch.Tensor, training: bool) -> torch.Tensor:
-        with torch._C.DisableTorchFunction():
+        with without_function_modes():
             self.seen[self.site] = self.function(x.detach())
         return x
 

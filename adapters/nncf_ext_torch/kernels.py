@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from nncf_ext import numerics
 from nncf_ext_torch import native
 from nncf_ext_torch.saved_tensors import is_held, set_recompute
+from nncf_ext_torch.torch_private import is_tracing, to_copy, without_function_modes
 
 aten = torch.ops.aten  # not torch.*: under torch.compile an adapter's function mode counts those as the model's own operators
 
@@ -49,9 +50,9 @@ def fake_quantize_symmetric(x: Tensor, scale: Tensor, lowest: int, highest: int)
 
 def scale_gradient(x: Tensor, factor: float) -> Tensor | None:
     """See `nncf_ext.numerics.scale_gradient`: a view, and one pass backward. None while operators are recorded."""
-    if torch.compiler.is_compiling() or torch._C._is_tracing():
+    if torch.compiler.is_compiling() or is_tracing():
         return None
-    with torch._C.DisableTorchFunction():
+    with without_function_modes():
         return _ScaledGradient.apply(x, factor)
 
 
@@ -84,7 +85,7 @@ def _axis_if_compiled(x: Tensor, step: Tensor, intervals: int, low: Tensor | Non
 
 
 def _native(x: Tensor, low: Tensor | None, step: Tensor, lowest: int, intervals: int, axis: int) -> Tensor:
-    with torch._C.DisableTorchFunction():
+    with without_function_modes():
         learned = step.requires_grad or (low is not None and low.requires_grad)
         if torch.is_grad_enabled() and (learned or x.requires_grad):
             held = is_held(x)
@@ -99,8 +100,8 @@ def _native(x: Tensor, low: Tensor | None, step: Tensor, lowest: int, intervals:
 def _in_aten(x: Tensor, low: Tensor, step: Tensor, intervals: int) -> Tensor:
     if torch.compiler.is_compiling():
         return _Aten.apply(x, low, step, intervals)
-    with torch._C.DisableTorchFunction():
-        if torch._C._is_tracing():  # it records operators, not autograd functions
+    with without_function_modes():
+        if is_tracing():  # it records operators, not autograd functions
             return _aten_forward(x, low, step, intervals)
         return _Aten.apply(x, low, step, intervals)
 
@@ -214,7 +215,7 @@ def _aten_forward(x: Tensor, low: Tensor, step: Tensor, intervals: int) -> Tenso
     first, last = _first_and_last(low, step, intervals)
     y = aten.round_.default(aten.div.Tensor(x, step))
     y = aten.mul_.Tensor(aten.clamp_max_.Tensor(aten.clamp_min_.Tensor(y, first), last), step)
-    return aten._to_copy.default(y, dtype=x.dtype) if y.dtype != x.dtype else y
+    return to_copy(y, dtype=x.dtype) if y.dtype != x.dtype else y
 
 
 def _first_and_last(low: Tensor, step: Tensor, intervals: int) -> tuple[Tensor, Tensor]:
@@ -225,4 +226,4 @@ def _first_and_last(low: Tensor, step: Tensor, intervals: int) -> tuple[Tensor, 
 
 def _sum_to(x: Tensor, like: Tensor) -> Tensor:
     """`x` summed to the shape of `like`, in its dtype if that is more precise."""
-    return aten.sum_to_size.default(x if x.dtype == like.dtype else aten._to_copy.default(x, dtype=like.dtype), like.shape)
+    return aten.sum_to_size.default(x if x.dtype == like.dtype else to_copy(x, dtype=like.dtype), like.shape)

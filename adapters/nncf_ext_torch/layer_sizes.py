@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from nncf_ext_torch.cut import Cut
+from nncf_ext_torch.torch_private import Convolution, NormWithStatistics, TransposedConvolution, has_one_width
 
 
 def sizes(module: nn.Module, cuts: Mapping[str, Cut]) -> dict[str, Any]:
@@ -26,16 +25,16 @@ def sizes(module: nn.Module, cuts: Mapping[str, Cut]) -> dict[str, Any]:
     if weight is None or "weight" not in cuts:
         return {}
     shape = tuple(weight.shape)
-    if isinstance(module, _ConvNd):
+    if isinstance(module, Convolution):
         groups = _groups(module.groups, cuts["weight"])
         grouped, other = shape[0], shape[1] * groups
-        inputs, outputs = (grouped, other) if isinstance(module, _ConvTransposeNd) else (other, grouped)
+        inputs, outputs = (grouped, other) if isinstance(module, TransposedConvolution) else (other, grouped)
         return {"groups": groups, "in_channels": inputs, "out_channels": outputs}
     if isinstance(module, nn.Linear):
         return {"out_features": shape[0], "in_features": shape[1]}
     if isinstance(module, nn.Embedding | nn.EmbeddingBag):
         return {"num_embeddings": shape[0], "embedding_dim": shape[1]}
-    if isinstance(module, _NormBase):
+    if isinstance(module, NormWithStatistics):
         return {"num_features": shape[0]}
     if isinstance(module, nn.GroupNorm):
         return {"num_channels": shape[0], "num_groups": _groups(module.num_groups, cuts["weight"])}
@@ -59,7 +58,7 @@ def _groups(groups: int, cut: Cut) -> int:
 
 
 def _multihead_attention(module: nn.MultiheadAttention) -> dict[str, Any]:
-    if module._qkv_same_embed_dim:
+    if has_one_width(module):
         width = module.in_proj_weight.shape[1]
         widths, inputs = [module.in_proj_weight.shape[0] / 3], (width, width)
     else:

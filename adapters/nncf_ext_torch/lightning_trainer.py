@@ -10,6 +10,7 @@ from typing import Any
 from nncf_ext.controller import Controller
 from nncf_ext.training.best_model import Waiting
 from nncf_ext_torch.apply import PREFIX
+from nncf_ext_torch.torch_private import averages_buffers
 
 callbacks: Any = import_module("lightning.pytorch.callbacks" if find_spec("lightning") else "pytorch_lightning.callbacks")
 
@@ -63,7 +64,7 @@ class CompressionCallback(callbacks.Callback):
 
     def _refuse_averaged_masks(self, others: Sequence[Any]) -> None:
         """ValueError where a callback will average masks or codes as numbers, and put them into the model when training ends."""
-        averages = [type(other).__name__ for other in others if getattr(other, "_use_buffers", False)]
+        averages = [type(other).__name__ for other in others if averages_buffers(other)]
         masks = [
             name for name, buffer in self._controller.model.named_buffers() if PREFIX in name and not buffer.is_floating_point()
         ]

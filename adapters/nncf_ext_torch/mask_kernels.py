@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from nncf_ext import noise
 from nncf_ext_torch import native
+from nncf_ext_torch.torch_private import version_of, without_function_modes
 
 _COUNT = "_nncf_ext_count"  # attribute of a score tensor: the count that a forward made of it, and its version then
 
@@ -27,10 +28,10 @@ def masked_by_score(x: Tensor, score: Tensor, rows: Tensor | None) -> Tensor | N
         return None
     if rows is not None and not (x.is_contiguous() and rows.dtype is torch.int32):
         return None  # noise is in the order of the indices
-    with torch._C.DisableTorchFunction():
+    with without_function_modes():
         y, count = _MaskedByScore.apply(x, score, rows)
         if count.requires_grad:
-            setattr(score, _COUNT, (count, score._version))
+            setattr(score, _COUNT, (count, version_of(score)))
         return y
 
 
@@ -38,9 +39,9 @@ def kept_count(score: Tensor) -> Tensor | None:
     """See `nncf_ext.numerics.kept_count`. Differentiable once."""
     if not native.serves(score) or not _is_dense(score):
         return None
-    with torch._C.DisableTorchFunction():
+    with without_function_modes():
         count, version = vars(score).pop(_COUNT, (None, None))
-        return count if version == score._version and torch.is_grad_enabled() else _KeptCount.apply(score)
+        return count if version == version_of(score) and torch.is_grad_enabled() else _KeptCount.apply(score)
 
 
 def _alike(x: Tensor, other: Tensor) -> bool:
@@ -70,7 +71,7 @@ class _MaskedByScore(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, score: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor]:
         # not save_for_backward, which frees: the gradients of y and of the count may be asked for one after the other
-        ctx.x, ctx.score, ctx.versions = x, score, (x._version, score._version)
+        ctx.x, ctx.score, ctx.versions = x, score, (version_of(x), version_of(score))
         ctx.rows = None if rows is None else rows.clone()  # the next step draws others, maybe before this one's backward
         ctx.set_materialize_grads(False)
         y, size, parts = torch.empty_like(x), x.numel(), native.parts(x.numel())
@@ -83,7 +84,7 @@ class _MaskedByScore(Function):
     @once_differentiable
     def backward(ctx: Any, g: Tensor | None, by_count: Tensor | None) -> tuple[Tensor | None, ...]:
         x, score = ctx.x, ctx.score
-        if (x._version, score._version) != ctx.versions:
+        if (version_of(x), version_of(score)) != ctx.versions:
             raise RuntimeError("a weight or its scores were written to between the forward and the backward pass")
         if g is None:
             return None, None if by_count is None else _by_scores(by_count, score), None

@@ -36,6 +36,7 @@ from nncf_ext_torch.realign import Table, table_of
 from nncf_ext_torch.recomputation import carry_context_into_recomputation
 from nncf_ext_torch.saved_tensors import recomputing_saved
 from nncf_ext_torch.sharding import is_sharded
+from nncf_ext_torch.torch_private import computing_with_attributes, is_managed_by_fsdp, list_parameters_anew, state_dict_methods
 
 
 @dataclass
@@ -103,7 +104,7 @@ def uninstall(model: nn.Module, attribute: str = EDITS) -> None:
             if edits.forward is not None:
                 vars(module).setdefault("forward", edits.forward)
             if isinstance(module, nn.RNNBase):
-                module._init_flat_weights()  # its list of parameters, some of which may have been replaced
+                list_parameters_anew(module)
 
 
 @contextmanager
@@ -131,8 +132,7 @@ def _subclass(base: type[nn.Module], parameters: tuple[str, ...], attribute: str
     made = {name: inspect.getattr_static(base, name, None) for name in parameters}  # a property where it is parametrized
     namespace: dict[str, Any] = {name: _parameter_property(name, attribute, made[name]) for name in parameters}
     if nn.RNNBase in base.__mro__:
-        namespace |= {"_flat_weights": property(_flat_weights, _set_flat_weights), "flatten_parameters": _leave_as_they_are}
-
+        namespace |= computing_with_attributes
     if issubclass(base, torch.fx.GraphModule):
         namespace["graph"] = property(_graph, base.graph.fset)
 
@@ -159,15 +159,6 @@ def _subclass(base: type[nn.Module], parameters: tuple[str, ...], attribute: str
             copied.__class__ = _subclass(type(copied), parameters, attribute)
         return copied
 
-    def save(self: Any, *args: Any, **kwargs: Any) -> Any:
-        _tell_steps(self, attribute, "follow")
-        return base._save_to_state_dict(self, *args, **kwargs)
-
-    def load(self: Any, *args: Any, **kwargs: Any) -> Any:
-        loaded = base._load_from_state_dict(self, *args, **kwargs)
-        _tell_steps(self, attribute, "accept_written")
-        return loaded
-
     if hasattr(base, "__deepcopy__"):
         namespace["__deepcopy__"] = deepcopy
     namespace.update(
@@ -176,8 +167,11 @@ def _subclass(base: type[nn.Module], parameters: tuple[str, ...], attribute: str
         __qualname__=base.__qualname__,
         __doc__=base.__doc__,
         __reduce_ex__=reduce,
-        _save_to_state_dict=save,
-        _load_from_state_dict=load,
+        **state_dict_methods(
+            base,
+            saving=lambda module: _tell_steps(module, attribute, "follow"),
+            loaded=lambda module: _tell_steps(module, attribute, "accept_written"),
+        ),
         _nncf_ext_attribute=attribute,
     )
     metaclass: Any = type(base)
@@ -239,24 +233,7 @@ def _graph(self: torch.fx.GraphModule) -> torch.fx.Graph:
             "torch.export of a compressed GraphModule would leave its transforms out: expected a module whose forward calls it, "
             "or controller.export_model"
         )
-    return self._graph
-
-
-def _flat_weights(self: nn.RNNBase) -> list[torch.Tensor | None]:
-    """The list that recurrent layers compute with, which torch keeps beside the attributes: as these are read now."""
-    kept: list[torch.Tensor | None] = vars(self)["_flat_weights"]
-    if len(kept) != len(self._flat_weights_names):  # while the layer is being made
-        return kept
-    return [getattr(self, name, None) for name in self._flat_weights_names]
-
-
-def _set_flat_weights(self: nn.RNNBase, value: list[torch.Tensor | None]) -> None:
-    names = self._flat_weights_names
-    vars(self)["_flat_weights"] = [self._parameters.get(name) for name in names] if len(value) == len(names) else value
-
-
-def _leave_as_they_are(self: nn.RNNBase) -> None:
-    """In place of `flatten_parameters`, which moves weights into one piece of memory for cuDNN: transformed ones are new ones."""
+    return torch.fx.GraphModule.graph.fget(self)  # type: ignore[attr-defined]
 
 
 def _forward(base: type[nn.Module], attribute: str) -> Callable[..., Any]:
@@ -337,7 +314,7 @@ def _forward(base: type[nn.Module], attribute: str) -> Callable[..., Any]:
     def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         edits: ModuleEdits = getattr(self, attribute)
         # FSDP frees whole parameters after the forward pass: there is nothing to compute a recipe from
-        sharded = getattr(self, "_is_fsdp_managed_module", False)
+        sharded = is_managed_by_fsdp(self)
         if torch.compiler.is_compiling() or sharded or not edits.parameters:
             return plain(self, *args, **kwargs)
         with recomputing_saved():

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from nncf_ext_torch.torch_private import is_dispatch_watched, is_tracing
+
 SMALLEST_PART = 1 << 17  # elements: less is not worth another thread
 CORES = os.cpu_count() or 1
 
@@ -48,7 +50,7 @@ def library() -> ctypes.CDLL | None:
 
 def serves(*tensors: Tensor) -> bool:
     """Whether kernels may compute with these: float32 in the CPU's memory, and nobody wants to see operators go by."""
-    if torch.compiler.is_compiling() or torch._C._is_tracing() or torch._C._len_torch_dispatch_stack():
+    if torch.compiler.is_compiling() or is_tracing() or is_dispatch_watched():
         return False
     return library() is not None and all(_is_plain(tensor) for tensor in tensors)
 

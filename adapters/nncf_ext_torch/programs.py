@@ -21,6 +21,8 @@ import torch
 from torch import nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from nncf_ext_torch.torch_private import without_function_modes
+
 Function = Callable[..., Any]
 
 
@@ -140,7 +142,7 @@ def nothing_kept(module: nn.Module) -> Iterator[None]:
         finally:
             look.depth -= 1
         return
-    with torch._C.DisableTorchFunction():
+    with without_function_modes():
         buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
     generators = random.getstate(), np.random.get_state()
     devices = [buffer.device for buffer, _ in buffers] + [parameter.device for parameter in module.parameters()]
@@ -152,7 +154,7 @@ def nothing_kept(module: nn.Module) -> Iterator[None]:
         look.depth -= 1
         random.setstate(generators[0])
         np.random.set_state(generators[1])
-        with torch.no_grad(), torch._C.DisableTorchFunction():
+        with torch.no_grad(), without_function_modes():
             for buffer, value in buffers:
                 buffer.copy_(value)
 

@@ -11,18 +11,18 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-from torch.overrides import _get_current_function_mode_stack
 from torch.utils import checkpoint
 
 from nncf_ext_torch.forward_scope import in_forward, scope
 from nncf_ext_torch.function_mode import FunctionMode
+from nncf_ext_torch.torch_private import CheckpointFrame, function_modes
 
 
 def carry_context_into_recomputation() -> None:
     """Have torch's checkpoints, of both kinds, keep what `again_here` keeps. Does nothing the second time."""
     if hasattr(checkpoint.CheckpointFunction.forward, _OURS):
         return
-    reentrant, frame = checkpoint.CheckpointFunction.forward, checkpoint._CheckpointFrame.__init__
+    reentrant, frame = checkpoint.CheckpointFunction.forward, CheckpointFrame.__init__
 
     @functools.wraps(reentrant)
     def forward(ctx: Any, run_function: Callable[..., Any], *args: Any) -> Any:
@@ -37,7 +37,7 @@ def carry_context_into_recomputation() -> None:
 
     setattr(forward, _OURS, True)
     checkpoint.CheckpointFunction.forward = staticmethod(forward)  # type: ignore[method-assign]
-    checkpoint._CheckpointFrame.__init__ = initialize  # type: ignore[method-assign]
+    CheckpointFrame.__init__ = initialize  # type: ignore[method-assign]
 
 
 _OURS = "_nncf_ext_carries"
@@ -47,7 +47,7 @@ def again_here(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function`, to be called later as if it were called now, at this place in the forward of a compressed model."""
     if not scope.entered:
         return function
-    modes = [mode.begun() for mode in _get_current_function_mode_stack() if isinstance(mode, FunctionMode)]
+    modes = [mode.begun() for mode in function_modes() if isinstance(mode, FunctionMode)]
 
     @functools.wraps(function)
     def again(*args: Any, **kwargs: Any) -> Any:

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nncf_ext_torch.torch_private import base_of, keeps_result, keeps_saved_tensors_otherwise, version_of, without_function_modes
+
 _RECOMPUTE = "_nncf_ext_recipe"  # attribute of a tensor that has one
 
 
@@ -31,27 +33,26 @@ class _Packed:
 
 def is_held(x: Tensor) -> bool:
     """Whether `x` stays in memory until the backward pass anyway: a parameter, or a result that its operator keeps."""
-    return x.is_leaf or hasattr(type(x.grad_fn), "_saved_result")
+    return x.is_leaf or keeps_result(x.grad_fn)
 
 
 def set_recompute(y: Tensor, compute: Callable[[], Tensor]) -> None:
     """`compute` makes `y` again, bit for bit and in the same layout, out of tensors that are held anyway."""
-    setattr(y, _RECOMPUTE, _Recompute(compute, y._version))
+    setattr(y, _RECOMPUTE, _Recompute(compute, version_of(y)))
 
 
 def recomputing_saved() -> AbstractContextManager[Any]:
     """Around a forward pass. Does nothing where it has no use, or where the user keeps tensors in a way of their own."""
-    users: Any = torch._C._autograd._top_saved_tensors_default_hooks(False)  # pyright: ignore[reportAttributeAccessIssue]
-    if users is not None or not torch.is_grad_enabled():
+    if keeps_saved_tensors_otherwise() or not torch.is_grad_enabled():
         return nullcontext()
     return torch.autograd.graph.saved_tensors_hooks(_pack, _unpack)
 
 
 def _pack(tensor: Tensor) -> Tensor | _Packed:
-    with torch._C.DisableTorchFunction():  # a function mode around must not take these for the model's operators
-        base = tensor if tensor._base is None else tensor._base  # a linear layer keeps its weight transposed
+    with without_function_modes():  # a function mode around must not take these for the model's operators
+        base = base_of(tensor)  # a linear layer keeps its weight transposed
         recompute: _Recompute | None = getattr(base, _RECOMPUTE, None)
-        if recompute is None or recompute.version != base._version:
+        if recompute is None or recompute.version != version_of(base):
             return tensor
         return _Packed(recompute, (tensor.size(), tensor.stride(), tensor.storage_offset()))
 
@@ -59,5 +60,5 @@ def _pack(tensor: Tensor) -> Tensor | _Packed:
 def _unpack(packed: Tensor | _Packed) -> Tensor:
     if isinstance(packed, Tensor):
         return packed
-    with torch._C.DisableTorchFunction(), torch.no_grad():
+    with without_function_modes(), torch.no_grad():
         return packed.recompute.compute().as_strided(*packed.place)

@@ -11,6 +11,7 @@ from torch import nn
 from nncf_ext.graph import Site
 from nncf_ext_torch.module_classes import EDITS, edited_modules, install
 from nncf_ext_torch.sites import module_edits
+from nncf_ext_torch.torch_private import remove_forward_hooks
 from nncf_ext_torch.trace import ExampleInput, TorchTrace
 
 AfterForward = Callable[[Any, Any, Mapping[Site, Any]], None]
@@ -63,10 +64,7 @@ def tap(model: nn.Module, traced: TorchTrace, sites: Collection[Site], after_for
 
 
 def remove_tap(model: nn.Module) -> None:
-    for key, hook in list(model._forward_hooks.items()):
-        if isinstance(hook, _Tap):
-            model._forward_hooks.pop(key)
-            model._forward_hooks_with_kwargs.pop(key, None)
+    remove_forward_hooks(model, _Tap)
     for module, edits in list(edited_modules(model)):
         steps = list(edits.steps())
         if any(isinstance(step, _Look) for step in steps):

@@ -15,7 +15,6 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from nncf_ext.graph import INPUT, OUTPUT, Edge, Graph, Node, Parameter
@@ -24,6 +23,7 @@ from nncf_ext_torch import operators, recurrent
 from nncf_ext_torch.attributes import attributes
 from nncf_ext_torch.computed_weights import computed_in
 from nncf_ext_torch.programs import CallLog, Program, look, nothing_kept, own_arguments
+from nncf_ext_torch.torch_private import forward_pre_hooks, pytree
 
 
 @dataclass(frozen=True)
@@ -211,14 +211,14 @@ class _Recorder(TorchFunctionMode):
                 handles.append(module.register_forward_pre_hook(self._enter_module, prepend=True, with_kwargs=True))
                 handles.append(module.register_forward_hook(self._leave_module))
             for full, (module, name, how) in self.computed.items():
-                for key, hook in module._forward_pre_hooks.items():
+                for key, hook in forward_pre_hooks(module).items():
                     if hook is how.hook:
-                        module._forward_pre_hooks[key] = partial(self._make, hook, name, full)
+                        forward_pre_hooks(module)[key] = partial(self._make, hook, name, full)
                         hooks.append((module, key, hook))
             yield
         finally:
             for module, key, hook in hooks:
-                module._forward_pre_hooks[key] = hook
+                forward_pre_hooks(module)[key] = hook
             for handle in handles:
                 handle.remove()
 

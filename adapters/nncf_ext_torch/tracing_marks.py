@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 import torch
 from torch.overrides import handle_torch_function, has_torch_function
 
+from nncf_ext_torch.torch_private import without_function_modes
+
 T = TypeVar("T")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -27,7 +29,7 @@ def no_nncf_trace() -> Iterator[None]:
     >>> [layer.operator for layer in preview_compression(Network(4, 2), config).layers]
     ['Gemm']
     """
-    with torch._C.DisableTorchFunction():
+    with without_function_modes():
         yield
 
 
@@ -63,7 +65,7 @@ def register_operator(name: str | None = None) -> Callable[[Function], Function]
             tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
             if has_torch_function(tensors):
                 return handle_torch_function(operator, tensors, *args, **kwargs)
-            with torch._C.DisableTorchFunction():
+            with without_function_modes():
                 return function(*args, **kwargs)
 
         operator.__name__ = name or function.__name__

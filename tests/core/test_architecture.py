@@ -44,6 +44,14 @@ HEAVY = {
 }  # seconds to load: only inside functions
 
 
+PRIVATE = ("keras_private", "torch_private")  # of each adapter the one module that touches private names of its framework
+# Parameters, buffers and modules that an nn.Module has registered: its subclasses everywhere rely on these three, and no public
+# function tells what is registered as None, or writes past `__setattr__`.
+OF_MODULES = {"_parameters", "_buffers", "_modules"}
+OF_PYTHON = {"_getframe", "_fields"}
+READ_BY_NAME = {"getattr", "hasattr", "setattr", "delattr", "get", "pop", "set", "setdefault"}
+
+
 def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
@@ -164,6 +172,83 @@ def test_adapters_name_no_algorithm(path):
 def test_an_adapter_knows_one_framework(path):
     other = {"nncf_ext_torch": {"tensorflow", "keras"}, "nncf_ext_tensorflow": {"torch"}}[path.relative_to(ROOT).parts[1]]
     assert not packages(all_imports(path)) & other
+
+
+def is_private(name: object) -> bool:
+    return isinstance(name, str) and name.isidentifier() and name.startswith("_") and name.strip("_") != "" and name[:2] != "__"
+
+
+def attributes_made(tree: ast.AST) -> set[str]:
+    """What the classes in `tree` give their instances: methods, fields, and what is written to `self`."""
+    made: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            made |= {each.name for each in node.body if isinstance(each, ast.FunctionDef)}
+            fields = [each.target for each in node.body if isinstance(each, ast.AnnAssign)]
+            made |= {target.id for target in fields if isinstance(target, ast.Name)}
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "self":
+            made.add(node.attr)
+    return made
+
+
+def private_names(tree: ast.AST, own: set[str]) -> set[str]:
+    """Private names of others in `tree`, as attributes, imports, and strings that attributes are read by.
+
+    own: attributes that are ours. What begins with `_nncf_ext` is, too, on the objects of a framework.
+    """
+    found: set[str] = set()
+    for name in imports(tree, ""):
+        package, *parts = name.split(".")
+        inner = {"keras": "src", "tensorflow": "python"}.get(package)
+        if package in FRAMEWORKS and any(is_private(part) or part == inner for part in parts):
+            found.add(name)
+    texts: list[ast.expr] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            inherited = ast.unparse(node.value) == "super()"
+            others = is_private(node.attr) and (inherited or node.attr not in own)
+            if others or node.attr == "__internal__" or ast.unparse(node) == "keras.src":
+                found.add(node.attr)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in READ_BY_NAME:
+            texts += node.args[:2]
+        elif isinstance(node, ast.Subscript):
+            texts.append(node.slice)
+        elif isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.In | ast.NotIn):
+            texts.append(node.left)
+    found |= {text.value for text in texts if isinstance(text, ast.Constant) and is_private(text.value) and text.value not in own}
+    return {name for name in found if not name.startswith("_nncf_ext")}
+
+
+@pytest.mark.parametrize("package", ["nncf_ext_torch", "nncf_ext_tensorflow"])
+def test_one_module_of_an_adapter_touches_private_names_of_its_framework(package):
+    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in ADAPTERS if package in path.parts}
+    own = OF_PYTHON | {name for path in trees if path.stem not in PRIVATE for name in attributes_made(trees[path])}
+    own |= OF_MODULES if package == "nncf_ext_torch" else set()
+    found = {name_of(path): private_names(tree, own) for path, tree in trees.items() if path.stem not in PRIVATE}
+    assert {path: names for path, names in found.items() if names} == {}
+
+
+@pytest.mark.parametrize(
+    ("code", "names"),
+    [
+        ("import torch\ntorch._C._is_tracing()", {"_C", "_is_tracing"}),
+        ("from torch.utils import _pytree", {"torch.utils._pytree"}),
+        ("import torch._dynamo", {"torch._dynamo"}),
+        ("from keras.src.models import Functional", {"keras.src.models", "keras.src.models.Functional"}),
+        ("def f(layer): return layer._flatten_layers()", {"_flatten_layers"}),
+        ("class A(Model):\n    def _inputs(self, x): return super()._inputs(x)", {"_inputs"}),
+        ("def f(layer): return getattr(layer, '_functional', None)", {"_functional"}),
+        ("def f(layer): return vars(layer)['_spec'] if '_is_set' in vars(layer) else None", {"_spec", "_is_set"}),
+        ("def f(layer): return vars(layer).get('_spec')", {"_spec"}),
+        ("class A:\n    def __init__(self): self._own = 1\n    def f(self, other): return other._own", set()),
+        ("class A:\n    _own: int\n    def _g(self): return self._own + self._g()", set()),
+        ("from nncf_ext_torch.sites import _own\nname = f'{1}_x'.removesuffix('_x')\n_own(name, x='_x')", set()),
+        ("def f(module): return getattr(module, '_nncf_ext', module.__dict__)", set()),
+    ],
+)
+def test_what_a_private_name_of_others_is(code, names):
+    tree = ast.parse(code)
+    assert private_names(tree, attributes_made(tree)) == names
 
 
 @pytest.mark.parametrize("path", ALGORITHMS, ids=name_of)

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from nncf_ext_torch.torch_private import without_function_modes
+from nncf_ext_torch.torch_private import version_of, without_function_modes
 
 Function = Callable[..., Any]
 
@@ -143,9 +143,9 @@ def nothing_kept(module: nn.Module) -> Iterator[None]:
             look.depth -= 1
         return
     with without_function_modes():
-        buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
+        buffers = [(buffer, _version(buffer), buffer.clone()) for buffer in module.buffers()]
     generators = random.getstate(), np.random.get_state()
-    devices = [buffer.device for buffer, _ in buffers] + [parameter.device for parameter in module.parameters()]
+    devices = [buffer.device for buffer, _, _ in buffers] + [parameter.device for parameter in module.parameters()]
     look.depth += 1
     try:
         with torch.no_grad(), torch.random.fork_rng(sorted({d.index or 0 for d in devices if d.type == "cuda"})):
@@ -155,8 +155,14 @@ def nothing_kept(module: nn.Module) -> Iterator[None]:
         random.setstate(generators[0])
         np.random.set_state(generators[1])
         with torch.no_grad(), without_function_modes():
-            for buffer, value in buffers:
-                buffer.copy_(value)
+            for buffer, version, value in buffers:
+                if version is None or version != _version(buffer):  # autograd refuses what it keeps, and was written into
+                    buffer.copy_(value)
+
+
+def _version(tensor: torch.Tensor) -> int | None:
+    """How often it was written into; None where nobody counts."""
+    return None if tensor.is_inference() else version_of(tensor)
 
 
 def own_arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -80,3 +80,27 @@ def test_another_form_without_the_traced_one_inside_is_refused() -> None:
     with pytest.raises(RuntimeError, match="another kind of argument 'x'"):
         model({"img": X})
     assert model(X).shape == (4, 4, 8, 8)
+
+
+class Functional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.body(x)))
+
+
+def test_inputs_have_gradients_in_the_first_step_too() -> None:
+    """What a forward calls is looked for in the first one, between the inputs' quantizer and the backward pass of it."""
+    torch.manual_seed(0)
+    x = torch.randn(4, 4)
+    config = NNCFConfig.from_dict({"compression": {"algorithm": "quantization"}})
+    _, model = create_compressed_model(Functional(), register_default_init_args(config, [(x, 0)]))
+    model.train()
+    gradients = []
+    for _ in range(2):
+        given = x.clone().requires_grad_()
+        model(given).sum().backward()
+        gradients.append(given.grad)
+    assert gradients[0] is not None and gradients[0].abs().sum() > 0 and torch.equal(gradients[0], gradients[1])

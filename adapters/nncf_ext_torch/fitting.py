@@ -7,6 +7,7 @@ in, whole numbers and per-channel tensors of the old size get the new one; what 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,6 +91,23 @@ def watched(model: nn.Module, traced: TorchTrace, recording: bool = False) -> Fo
         for handle in handles:
             handle.remove()
     return watch
+
+
+@contextmanager
+def moved_by_one_place(model: nn.Module) -> Iterator[None]:
+    """Within, every weight is larger or smaller by one unit in its last place."""
+    before = [(parameter, parameter.detach().clone()) for parameter in model.parameters() if parameter.is_floating_point()]
+    draw = torch.Generator().manual_seed(0)
+    try:
+        with torch.no_grad():
+            for parameter, value in before:
+                signs = torch.randint(0, 2, value.shape, generator=draw).to(value) * 2 - 1
+                parameter.copy_(value * (1 + signs * torch.finfo(value.dtype).eps))
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, value in before:
+                parameter.copy_(value)
 
 
 def fit(

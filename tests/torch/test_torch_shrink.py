@@ -490,6 +490,43 @@ def test_channels_that_are_not_zero_are_named_and_nothing_changes() -> None:
     assert refused(partly, IMAGE, RESIDUAL, "before").startswith("Linear head: ")
 
 
+class Decided(nn.Module):
+    """What the last places of sums decide about, as a detector's choice of boxes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 64, 1)
+
+    def scores(self, x: Tensor) -> Tensor:
+        return torch.relu(self.conv(x)).movedim(1, -1).contiguous().sum(-1)
+
+    def forward(self, x: Tensor) -> Any:
+        return torch.frac(self.scores(x) * 1e6)
+
+
+class Counted(Decided):
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x), self.scores(x) * self.conv.out_channels
+
+
+THIRD = tuple(range(0, 64, 3))
+DECIDED = of(THIRD, "conv.weight", "conv.bias")
+
+
+def test_outputs_that_the_last_place_decides_may_be_others() -> None:
+    before = zeroed(lively(Decided()), DECIDED)
+    after = copy.deepcopy(before)
+    traced = trace(after, IMAGE)
+    remove_channels(after, removals_of(traced, DECIDED), traced)
+    assert after.conv.out_channels == len(THIRD)
+    assert not torch.equal(before(*IMAGE.args), after(*IMAGE.args))
+    torch.testing.assert_close(before.scores(*IMAGE.args), after.scores(*IMAGE.args))
+
+
+def test_a_wrong_width_is_found_beside_such_outputs() -> None:
+    refused(zeroed(lively(Counted()), DECIDED), IMAGE, DECIDED, "does not give what it gave before channels")
+
+
 @pytest.mark.parametrize(
     ("wanted", "words"),
     [

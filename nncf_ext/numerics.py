@@ -7,6 +7,8 @@ below by name.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,9 +18,28 @@ from nncf_ext import noise
 SMALLEST = 1e-16  # keeps a learned range from becoming zero
 
 
+_differentiated_twice = False
+
+
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """Within, forward passes of compressed models can be differentiated twice: for gradient penalties, Hessians, meta-learning.
+
+    The second derivatives are those of straight-through estimates, in which the grid of a quantizer and its codes are constant.
+    Slower, and with more memory, as no compiled kernel is used. For the whole process; compiled functions are as when they were
+    traced.
+    """
+    global _differentiated_twice
+    before, _differentiated_twice = _differentiated_twice, True
+    try:
+        yield
+    finally:
+        _differentiated_twice = before
+
+
 def _fused(xp: Any, name: str, *args: Any) -> Any:
     """What the namespace's fused form makes of `args`; None where it has none, or none for such arrays."""
-    form = getattr(xp, "fused", {}).get(name)
+    form = None if _differentiated_twice else getattr(xp, "fused", {}).get(name)
     return None if form is None else form(*args)
 
 
@@ -45,9 +66,9 @@ def fake_quantize(xp: Any, x: Any, low: Any, step: Any, intervals: int) -> Any:
     Gradients (Esser et al. 2020, eq. 3, for a grid with an offset): with v = x/step, z = round(-low/step),
     I = [-z <= v <= intervals - z], H above and L below it:  dx = I,  dlow = H + L,  dstep = I*(round(v) - v) + H*intervals.
     """
-    fused = getattr(xp, "fused", {}).get("fake_quantize")
-    if fused is not None:
-        return fused(x, low, step, intervals)
+    y = _fused(xp, "fake_quantize", x, low, step, intervals)
+    if y is not None:
+        return y
     return fake_quantize_composite(xp, x, low, step, intervals)
 
 
@@ -71,9 +92,9 @@ def symmetric_grid(xp: Any, scale: Any, lowest: int, highest: int) -> tuple[Any,
 
 def fake_quantize_symmetric(xp: Any, x: Any, scale: Any, lowest: int, highest: int) -> Any:
     """`fake_quantize` on `symmetric_grid`:  dscale = (dstep + lowest * dlow) / highest * sign(scale)."""
-    fused = getattr(xp, "fused", {}).get("fake_quantize_symmetric")
-    if fused is not None:
-        return fused(x, scale, lowest, highest)
+    y = _fused(xp, "fake_quantize_symmetric", x, scale, lowest, highest)
+    if y is not None:
+        return y
     return fake_quantize(xp, x, *symmetric_grid(xp, scale, lowest, highest), highest - lowest)
 
 

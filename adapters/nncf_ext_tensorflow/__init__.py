@@ -2,6 +2,7 @@
 
 from nncf_ext.algorithm import CompressionStage
 from nncf_ext.nncf_config import is_accuracy_aware_training
+from nncf_ext.numerics import twice_differentiable
 from nncf_ext_tensorflow.accuracy_aware import accuracy_aware_fit
 from nncf_ext_tensorflow.callbacks import AverageWeights, create_compression_callbacks, only_when_compressed
 from nncf_ext_tensorflow.creation import create_compressed_model, preview_compression
@@ -23,4 +24,5 @@ __all__ = [
     "only_when_compressed",
     "preview_compression",
     "register_default_init_args",
+    "twice_differentiable",
 ]

@@ -2,6 +2,7 @@
 
 from nncf_ext.algorithm import CompressionStage
 from nncf_ext.nncf_config import is_accuracy_aware_training
+from nncf_ext.numerics import twice_differentiable
 from nncf_ext_torch.accuracy_aware import (
     AdaptiveCompressionTrainingLoop,
     EarlyExitCompressionTrainingLoop,
@@ -58,5 +59,6 @@ __all__ = [
     "register_operator",
     "save_pruned",
     "trainer_callback",
+    "twice_differentiable",
     "wrap_dataloader_for_init",
 ]

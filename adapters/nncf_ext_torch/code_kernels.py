@@ -7,17 +7,22 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from nncf_ext_torch import native
-from nncf_ext_torch.torch_private import without_function_modes
+from nncf_ext_torch.first_derivatives import first_derivative
+from nncf_ext_torch.torch_private import in_transform, without_function_modes
 
 _LANES = 4  # as in csrc/codes.c
 
 
 def decoded(x: Tensor, codes: Tensor, centroids: Tensor) -> Tensor | None:
     """See `nncf_ext.numerics.decoded`; None for what the kernel does not serve. Differentiable once."""
-    if not native.serves(x, centroids) or codes.dtype is not torch.int32 or not (x.is_contiguous() and codes.is_contiguous()):
+    if (
+        in_transform()
+        or not native.serves(x, centroids)
+        or codes.dtype is not torch.int32
+        or not (x.is_contiguous() and codes.is_contiguous())
+    ):
         return None
     with without_function_modes():
         return _Decoded.apply(x, codes, centroids)
@@ -34,7 +39,7 @@ class _Decoded(Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @first_derivative
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, codes = ctx.saved_tensors
         g, dx, size = g.contiguous(), torch.empty_like(x), x.numel()

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from nncf_ext import numerics
 from nncf_ext_torch import native
+from nncf_ext_torch.first_derivatives import first_derivative
 from nncf_ext_torch.saved_tensors import is_held, set_recompute
-from nncf_ext_torch.torch_private import is_tracing, to_copy, without_function_modes
+from nncf_ext_torch.torch_private import in_transform, is_tracing, to_copy, without_function_modes
 
 aten = torch.ops.aten  # not torch.*: under torch.compile an adapter's function mode counts those as the model's own operators
 
@@ -25,20 +25,24 @@ MAX_INTERVALS = 1 << 21  # the kernel rounds exactly up to 2**22
 WORTH_A_RECIPE = 1 << 16  # elements: below, computing them again costs more time than their memory is worth
 
 
-def fake_quantize(x: Tensor, low: Tensor, step: Tensor, intervals: int) -> Tensor:
+def fake_quantize(x: Tensor, low: Tensor, step: Tensor, intervals: int) -> Tensor | None:
     """See `nncf_ext.numerics.fake_quantize`; the result has the dtype of `x`. Differentiable once.
 
     For the backward pass the compiled kernel keeps x if that is held anyway (a leaf, the result of a Relu), else one byte per
     element in place of x: then each element's share of the gradient by `step` is off by at most 1/504 of its output gradient.
     """
+    if in_transform():
+        return None
     axis = _axis_if_compiled(x, step, intervals, low)
     if axis is not None:
         return _native(x, low, step, 0, intervals, axis)
     return _in_aten(x, low, step, intervals)
 
 
-def fake_quantize_symmetric(x: Tensor, scale: Tensor, lowest: int, highest: int) -> Tensor:
+def fake_quantize_symmetric(x: Tensor, scale: Tensor, lowest: int, highest: int) -> Tensor | None:
     """See `nncf_ext.numerics.fake_quantize_symmetric`, and above."""
+    if in_transform():
+        return None
     axis = _axis_if_compiled(x, scale, highest - lowest)
     if axis is not None:
         return _native(x, None, scale, lowest, highest - lowest, axis)
@@ -50,7 +54,7 @@ def fake_quantize_symmetric(x: Tensor, scale: Tensor, lowest: int, highest: int)
 
 def scale_gradient(x: Tensor, factor: float) -> Tensor | None:
     """See `nncf_ext.numerics.scale_gradient`: a view, and one pass backward. None while operators are recorded."""
-    if torch.compiler.is_compiling() or is_tracing():
+    if torch.compiler.is_compiling() or is_tracing() or in_transform():
         return None
     with without_function_modes():
         return _ScaledGradient.apply(x, factor)
@@ -148,7 +152,7 @@ class _Native(Function):
         return _forward(x, code, low, step, lowest, intervals, axis)
 
     @staticmethod
-    @once_differentiable
+    @first_derivative
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         saved, low, step = ctx.saved_tensors
         lowest, intervals, axis = ctx.constants
@@ -193,7 +197,7 @@ class _Aten(Function):
         return _aten_forward(x, low, step, intervals)
 
     @staticmethod
-    @once_differentiable
+    @first_derivative
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, low, step = ctx.saved_tensors
         first, last = _first_and_last(low, step, ctx.intervals)

@@ -13,18 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from nncf_ext import noise
 from nncf_ext_torch import native
-from nncf_ext_torch.torch_private import version_of, without_function_modes
+from nncf_ext_torch.first_derivatives import first_derivative
+from nncf_ext_torch.torch_private import in_transform, version_of, without_function_modes
 
 _COUNT = "_nncf_ext_count"  # attribute of a score tensor: the count that a forward made of it, and its version then
 
 
 def masked_by_score(x: Tensor, score: Tensor, rows: Tensor | None) -> Tensor | None:
     """See `nncf_ext.numerics.masked_by_score`. Differentiable once."""
-    if not native.serves(x, score) or not _alike(x, score):
+    if in_transform() or not native.serves(x, score) or not _alike(x, score):
         return None
     if rows is not None and not (x.is_contiguous() and rows.dtype is torch.int32):
         return None  # noise is in the order of the indices
@@ -37,7 +37,7 @@ def masked_by_score(x: Tensor, score: Tensor, rows: Tensor | None) -> Tensor | N
 
 def kept_count(score: Tensor) -> Tensor | None:
     """See `nncf_ext.numerics.kept_count`. Differentiable once."""
-    if not native.serves(score) or not _is_dense(score):
+    if in_transform() or not native.serves(score) or not _is_dense(score):
         return None
     with without_function_modes():
         count, version = vars(score).pop(_COUNT, (None, None))
@@ -81,7 +81,7 @@ class _MaskedByScore(Function):
         return y, counts if parts == 1 else counts.sum()
 
     @staticmethod
-    @once_differentiable
+    @first_derivative
     def backward(ctx: Any, g: Tensor | None, by_count: Tensor | None) -> tuple[Tensor | None, ...]:
         x, score = ctx.x, ctx.score
         if (version_of(x), version_of(score)) != ctx.versions:
@@ -106,7 +106,7 @@ class _KeptCount(Function):
         return counts if parts == 1 else counts.sum()
 
     @staticmethod
-    @once_differentiable
+    @first_derivative
     def backward(ctx: Any, g: Tensor) -> Tensor:
         return _by_scores(g, *ctx.saved_tensors)
 

@@ -156,8 +156,13 @@ def nothing_kept(module: nn.Module) -> Iterator[None]:
         np.random.set_state(generators[1])
         with torch.no_grad(), without_function_modes():
             for buffer, version, value in buffers:
-                if version is None or version != _version(buffer):  # autograd refuses what it keeps, and was written into
+                if not _is_as_before(buffer, version, value):  # autograd refuses what it keeps, and was written into
                     buffer.copy_(value)
+
+
+def _is_as_before(tensor: torch.Tensor, version: int | None, value: torch.Tensor) -> bool:
+    """By its values too: BatchNorm's operators write into statistics and do not count it."""
+    return version is not None and version == _version(tensor) and (tensor.is_meta or torch.equal(tensor, value))
 
 
 def _version(tensor: torch.Tensor) -> int | None:

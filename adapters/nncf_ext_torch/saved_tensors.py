@@ -14,7 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nncf_ext_torch.torch_private import base_of, keeps_result, keeps_saved_tensors_otherwise, version_of, without_function_modes
+from nncf_ext_torch.torch_private import (
+    base_of,
+    in_transform,
+    keeps_result,
+    keeps_saved_tensors_otherwise,
+    version_of,
+    without_function_modes,
+)
 
 _RECOMPUTE = "_nncf_ext_recipe"  # attribute of a tensor that has one
 
@@ -43,7 +50,7 @@ def set_recompute(y: Tensor, compute: Callable[[], Tensor]) -> None:
 
 def recomputing_saved() -> AbstractContextManager[Any]:
     """Around a forward pass. Does nothing where it has no use, or where the user keeps tensors in a way of their own."""
-    if keeps_saved_tensors_otherwise() or not torch.is_grad_enabled():
+    if keeps_saved_tensors_otherwise() or not torch.is_grad_enabled() or in_transform():
         return nullcontext()
     return torch.autograd.graph.saved_tensors_hooks(_pack, _unpack)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C import _functorch  # pyright: ignore[reportMissingImports]
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm  # noqa: F401  (the classes are part of this module's interface)
 from torch.nn.modules.batchnorm import _NormBase as NormWithStatistics  # noqa: F401
 from torch.nn.modules.conv import _ConvNd as Convolution  # noqa: F401
@@ -28,6 +29,11 @@ to_copy = torch.ops.aten._to_copy.default  # the operator of `Tensor.to`
 
 
 # Tensors and autodiff ---------------------------------------------------------------------------------------------------
+
+
+def in_transform() -> bool:
+    """Whether a transform of torch.func (grad, vmap, jvp) is at work: tensors have no memory that a kernel could read then."""
+    return not torch.compiler.is_compiling() and _functorch.peek_interpreter_stack() is not None
 
 
 def version_of(tensor: Tensor) -> int:
@@ -156,7 +162,8 @@ _INSIDE, _CALL = "_orig_mod", "_compiled_call_impl"
 
 def compiled_in(module: nn.Module) -> nn.Module | None:
     """What `torch.compile` was given, where it made `module` of it."""
-    return module._modules.get(_INSIDE)
+    inside = module._modules  # of a ScriptModule, no dict
+    return inside[_INSIDE] if _INSIDE in inside else None  # noqa: SIM401
 
 
 def is_call_compiled(module: nn.Module) -> bool:

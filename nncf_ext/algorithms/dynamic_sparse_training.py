@@ -249,6 +249,18 @@ class DynamicSparseTraining(DynamicSparseTrainingConfig, Algorithm):
             self._connect(training, edit, structure, first_units(xp, structure, units, kept) if sparse else units == units)
         return {**state, "sparse": sparse, "updates": state["updates"] + 1}
 
+    def _expect_no_step(self, training: Training) -> None:
+        """RuntimeError where the weights were trained in a step whose gradients were asked for, and no optimizer gave them."""
+        xp = training.xp
+        for edit in training.edits:
+            weight = xp.stop_gradient(training.attached.parameter(edit.site))
+            gone = xp.where(_as_numbers(training, edit, "mask") > 0, xp.zeros_like(weight), weight)
+            if int(xp.count_nonzero(gone)):
+                raise RuntimeError(
+                    f"{self.algorithm}: weights of {edit.site} without a connection were trained, and no optimizer was seen: "
+                    "expected one of the framework's (torch.optim.Optimizer, keras.optimizers.Optimizer)"
+                )
+
     def _is_sparse(self, epoch: int) -> bool:
         params = self.params
         assert params.final_epoch is not None
@@ -276,6 +288,7 @@ class DynamicSparseTraining(DynamicSparseTrainingConfig, Algorithm):
             return state
         gradients = training.attached.optimizer_hook.dense_gradients()
         if gradients is None:
+            self._expect_no_step(training)
             return state
         xp, step = training.xp, state["moving"]
         wanted = {edit.key: kept for edit, _, kept in self._layers(training, self._level(step))}

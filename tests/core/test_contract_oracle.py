@@ -33,6 +33,7 @@ TAKEN = {
     "nncf_ext.coding.response_fit.Moments": "for fit",
     "nncf_ext.coding.response_fit.fit": "the correction of their error: tests/core/test_product_quantization.py",
     "nncf_ext.edits.Edit": None,
+    "nncf_ext.edits.ObserverSpec": None,
     "nncf_ext.quantization.quantizers.NNCFQuantizer": None,
     "nncf_ext.quantization.quantizers.QuantizerTransform": None,
     "nncf_ext.algorithms.corad.Gates": None,

@@ -120,7 +120,7 @@ def small() -> Small:
 
 
 def floats(outputs: Any) -> list[Tensor]:
-    return [tensor for _, tensor in ADAPTER.flatten(outputs)]
+    return [tensor for _, tensor in ADAPTER.data.flatten(outputs)]
 
 
 def run(model: nn.Module, example: ExampleInput = EXAMPLE) -> list[Tensor]:
@@ -590,4 +590,4 @@ def test_flatten_and_batch_size() -> None:
     nested: Mapping[str, Any] = {"x": (a, [b, torch.tensor(1)]), "y": None}
     assert same(floats(nested), [a, b])
     assert len(floats(models_torch.bert(1, 64)(**TOKENS.kwargs))) == 1
-    assert ADAPTER.batch_size(TOKENS) == 2
+    assert ADAPTER.data.samples(TOKENS) == 2

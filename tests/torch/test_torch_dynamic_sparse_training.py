@@ -195,3 +195,26 @@ def test_shares_of_flops():
     report = ctrl.statistics().dynamic_sparse_training
     assert report.inference_flops == pytest.approx(0.5, abs=1e-3)
     assert report.training_flops == pytest.approx(0.5 + 0.5 / 9, abs=1e-3)
+
+
+def test_an_optimizer_that_is_none_of_torchs_is_told_where_it_makes_weights_dense():
+    ctrl, model = compressed()
+    with pytest.raises(RuntimeError, match="weights of .* without a connection were trained, and no optimizer was seen"):
+        for step in range(8):
+            ctrl.scheduler.step()
+            model.zero_grad()
+            (task_loss(model.train(), step) + ctrl.loss()).backward()
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter -= 0.05 * parameter.grad
+    assert step == 4  # the third step's gradients were dense, and the next step finds their trace
+
+
+def test_steps_that_are_left_out_are_waited_for():
+    """A GradScaler leaves out what overflowed."""
+    ctrl, model = compressed()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    train(ctrl, model, [optimizer], range(3))
+    train(ctrl, model, [], range(3, 6))
+    train(ctrl, model, [optimizer], range(6, 8))
+    assert all((parameter[~mask] == 0).all() for parameter, mask in layers(ctrl))

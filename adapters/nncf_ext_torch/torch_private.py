@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._C import _functorch  # pyright: ignore[reportMissingImports]
+from torch._C import _functorch  # pyright: ignore[reportAttributeAccessIssue]
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm  # noqa: F401  (the classes are part of this module's interface)
 from torch.nn.modules.batchnorm import _NormBase as NormWithStatistics  # noqa: F401
 from torch.nn.modules.conv import _ConvNd as Convolution  # noqa: F401

@@ -235,8 +235,14 @@ def sequential():
 MODELS = {"functional": (cnn, (8, 8, 3)), "subclassed": (mixed, (4,)), "transformer": (transformer, (6, 16))}
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("mode", ["graph", "eager", "jit"])
+@pytest.mark.parametrize(
+    ("mode", "name"),
+    [
+        pytest.param(mode, name, marks=pytest.mark.slow if mode == "jit" and name != "functional" else ())
+        for mode in ("graph", "eager", "jit")
+        for name in MODELS
+    ],
+)
 def test_fit_trains_weights_and_ranges(name, mode):
     build, shape = MODELS[name]
     model = build()
@@ -341,7 +347,7 @@ def test_mixed_precision(policy):
     assert np.isfinite(model.fit(x, data(8, 3), verbose=0).history["loss"][0])
 
 
-@pytest.mark.parametrize("name", [*MODELS, "sequential"])
+@pytest.mark.parametrize("name", ["functional", "subclassed", pytest.param("transformer", marks=pytest.mark.slow), "sequential"])
 def test_save_and_load(name, tmp_path):
     build, shape = MODELS.get(name, (sequential, (4,)))
     model = build()

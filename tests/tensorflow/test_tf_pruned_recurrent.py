@@ -144,7 +144,7 @@ FORMS = {  # and sizes of what the last layers read
     "encoder and decoder of two directions": (encoder_decoder_of_directions, [16]),
     "stack's states": (lambda x: stacked()(x, initial_state=list(stacked(return_state=True)(x)[1:])), [16]),
 }
-SLOW = ("two stacks", "encoder and decoder of two directions", "stack's states")
+SLOW = ("ave", "mul", "two stacks", "encoder and decoder of two directions", "stack's states")
 
 
 @pytest.mark.parametrize("form", [pytest.param(form, marks=pytest.mark.slow) if form in SLOW else form for form in FORMS])
@@ -189,7 +189,13 @@ def test_first_states_that_the_user_gives_stay():
 
 
 @pytest.mark.parametrize(
-    "params", [{"all_weights": True}, {"filter_importance": "geometric_median"}, {"filter_importance": "L1"}], ids=str
+    "params",
+    [
+        {"all_weights": True},
+        {"filter_importance": "geometric_median"},
+        pytest.param({"filter_importance": "L1"}, marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
 def test_other_choices_of_units(params, tmp_path):
     small = check(*compressed(several, {**PRUNE, "params": {**PRUNE["params"], **params}}), tmp_path)

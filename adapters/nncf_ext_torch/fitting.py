@@ -94,14 +94,14 @@ def watched(model: nn.Module, traced: TorchTrace, recording: bool = False) -> Fo
 
 
 @contextmanager
-def moved_by_one_place(model: nn.Module) -> Iterator[None]:
+def moved_by_one_place(model: nn.Module, draw: int) -> Iterator[None]:
     """Within, every weight is larger or smaller by one unit in its last place."""
     before = [(parameter, parameter.detach().clone()) for parameter in model.parameters() if parameter.is_floating_point()]
-    draw = torch.Generator().manual_seed(0)
+    random = torch.Generator().manual_seed(draw)
     try:
         with torch.no_grad():
             for parameter, value in before:
-                signs = torch.randint(0, 2, value.shape, generator=draw).to(value) * 2 - 1
+                signs = torch.randint(0, 2, value.shape, generator=random).to(value) * 2 - 1
                 parameter.copy_(value * (1 + signs * torch.finfo(value.dtype).eps))
         yield
     finally:

@@ -28,7 +28,8 @@ from nncf_ext_torch.sharding import is_sharded, to_numpy
 from nncf_ext_torch.sites import parameter_name
 from nncf_ext_torch.trace import TorchTrace
 
-_ROUNDINGS = 16  # times what one draw of moved weights makes, the rounding of other sums may make
+_DRAWS = 4  # of moved weights
+_ROUNDINGS = 16  # times what they make, the rounding of other sums may make
 _TF32 = 2.0**-10  # a step of what GPUs multiply float32 in
 
 
@@ -51,8 +52,10 @@ def remove_channels(model: nn.Module, removals: Sequence[Removal], traced: Torch
         resizes, done = _shrunk(model, traced, cuts, changes, right)
         if not done:
             after = watched(model, traced, recording=True)
-            with moved_by_one_place(model):
-                moved = watched(model, traced, recording=True)
+            moved = []
+            for draw in range(_DRAWS):
+                with moved_by_one_place(model, draw):
+                    moved.append(watched(model, traced, recording=True))
             changes.undo()
             before = watched(model, traced, recording=True)
             if not _differ_by_rounding(model, before, after, moved):
@@ -148,24 +151,26 @@ def _close(model: nn.Module, expected: Sequence[torch.Tensor], found: Sequence[t
     )
 
 
-def _differ_by_rounding(model: nn.Module, before: Forward, after: Forward, moved: Forward) -> bool:
+def _differ_by_rounding(model: nn.Module, before: Forward, after: Forward, moved: Sequence[Forward]) -> bool:
     """Whether whatever modules give differs no more than it does where the weights of the smaller model have moved by their last
     place: a detector sorts and suppresses, and the least rounding makes other boxes of what is in front of that."""
-    names = [[name for name, _ in forward.outputs] for forward in (before, after, moved)]
-    if names[0] != names[1] or names[1] != names[2]:
+    runs = [[(name, len(tensors)) for name, tensors in forward.outputs] for forward in (before, after, *moved)]
+    if any(run != runs[0] for run in runs):
         return False
-    for (name, a), (_, b), (_, c) in zip(before.outputs, after.outputs, moved.outputs, strict=True):
-        if len(a) != len(b) or len(b) != len(c):
-            return False
-        for large, small, again in zip(a, b, c, strict=True):
-            if large.shape != small.shape and name and small.shape == again.shape:
+    for index, (name, larger) in enumerate(before.outputs):
+        for place, large in enumerate(larger):
+            small, *again = (forward.outputs[index][1][place] for forward in (after, *moved))
+            if large.shape != small.shape and name and all(tensor.shape == small.shape for tensor in again):
                 continue  # channels have left
             if _close(model, [large], [small]):
                 continue
-            of_itself = largest_difference(*(to_numpy(x.double()) for x in (small, again)))
-            if largest_difference(*(to_numpy(x.double()) for x in (large, small))) > _ROUNDINGS * of_itself:
+            if _difference(large, small) > _ROUNDINGS * max(_difference(small, tensor) for tensor in again):
                 return False
     return True
+
+
+def _difference(expected: torch.Tensor, found: torch.Tensor) -> float:
+    return largest_difference(to_numpy(expected.double()), to_numpy(found.double()))
 
 
 def _failed(model: nn.Module, traced: TorchTrace, cuts: Mapping[torch.Tensor, _Source], run: Forward) -> str:

@@ -49,7 +49,8 @@ class Parity:
     own: the model's largest difference to itself, see `Own`; NaN where it is unknown. exact: whether the file is no further off,
     at worst and in the root mean square, but for a factor and for rounding; exact_optimized: whether this holds of what ONNX
     Runtime's optimisations make of it on this processor, too. random: positions of outputs that differ from run to run; varying:
-    of those whose size numbers decide (detections), and decided otherwise in the file than in the model. These are not compared.
+    of those whose size numbers decide (detections), and not always alike. These are not compared; where the model itself
+    always has the same size and the file another one, the file is not exact.
     """
 
     difference: float
@@ -82,7 +83,7 @@ class Parity:
                 text += ", but not as ONNX Runtime optimises it on this processor (8-bit sums saturate on some)"
         for positions, why in (
             (self.random, "random, other numbers in every run of the model"),
-            (self.varying, "numbers decide about the size, which is another one after the least rounding"),
+            (self.varying, "numbers decide about the size, which is not always the same"),
         ):
             if positions:
                 which = f"{'s' * (len(positions) > 1)} {', '.join(map(str, positions))}"
@@ -132,7 +133,10 @@ def parity(
         raise ValueError(f"{path.name}: found {len(pairs[0][0])} outputs of floating-point numbers, expected {len(pairs[0][1])}")
     moves = [] if own is None else [*zip(own.moved, references, strict=True), *(pair for move in own.biases for pair in move)]
     free = _sizes_by_numbers(plain) - set(random)
-    varying = tuple(i for i in outputs if i in free and any(np.shape(a[i]) != np.shape(b[i]) for a, b in (*pairs, *moves)))
+    by_rounding = {i for i in free if any(np.shape(a[i]) != np.shape(b[i]) for a, b in moves)}
+    by_the_file = {i for i in free if any(np.shape(a[i]) != np.shape(b[i]) for a, b in pairs)}
+    varying = tuple(sorted(by_rounding | by_the_file))
+    explained = own is None or by_the_file <= by_rounding
     compared = [i for i in outputs if i not in (*random, *varying)]
     for found, expected in pairs:
         shapes = [f.shape for f in found], [np.shape(e) for e in expected]
@@ -143,7 +147,7 @@ def parity(
         step = max((_span([r[i] for r in references]) for i in compared or outputs), default=0.0) / 255 or 1.0
     count = sum(len(inputs[0]) for inputs in samples)
     if not compared:
-        return Parity(float("nan"), float("nan"), float(step), count, random=random, varying=varying)
+        return Parity(float("nan"), float("nan"), float(step), count, exact=explained, random=random, varying=varying)
     worst = [max(differences[i].largest for i in compared) for differences in by_file.values()]
     if own is None:
         return Parity(worst[0], worst[1], float(step), count)
@@ -155,7 +159,7 @@ def parity(
     yardsticks = {i: (by_model[i], *(differences[i] for differences in by_biases)) for i in compared}
     exact = [all(_is_exact(differences[i], yardsticks[i], floor) for i in compared) for differences in by_file.values()]
     difference_of_model = max(yardstick.largest for i in compared for yardstick in yardsticks[i])
-    return Parity(worst[0], worst[1], float(step), count, difference_of_model, exact[1], random, exact[0], varying)
+    return Parity(worst[0], worst[1], float(step), count, difference_of_model, exact[1] and explained, random, exact[0], varying)
 
 
 def _differences(

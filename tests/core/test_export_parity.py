@@ -1,6 +1,8 @@
 """Writing an exported model and comparing it with its origin."""
 
 import numpy as np
+import onnx
+import onnx.parser
 import onnx_ir as ir
 import pytest
 
@@ -111,3 +113,15 @@ def test_writing_is_atomic(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         write(ir.from_onnx_text(DOUBLE), target)
     assert target.read_bytes() == b"before" and [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_a_size_that_is_another_one_in_the_file_alone_is_not_exact(tmp_path):
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 18]> g (float[3] x) => (float[u0] y) '
+        "{ c = Constant <value = bool[3] {1, 0, 1}> () y = Compress <axis = 0> (x, c) }"
+    )
+    onnx.save(model, tmp_path / "m.onnx")
+    x, whole, part = np.ones(3, np.float32), np.ones(3, np.float32), np.ones(2, np.float32)
+    for moved, exact in ((whole, False), (part, True)):
+        found = parity(tmp_path / "m.onnx", [[x]], [[whole]], own=Own([[moved]], [whole], None))
+        assert found.varying == (0,) and found.exact == exact
